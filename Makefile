@@ -1,0 +1,28 @@
+# Every target makes .venv first, with the versions that constraints.txt pins.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: test check demo bench docs clean
+
+.venv/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+test: .venv/.done
+	$(BIN)/python -m pytest
+
+check: .venv/.done
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+demo: .venv/.done
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/cholesterol.sh
+
+docs: .venv/.done
+	$(BIN)/python -m docs.generate
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

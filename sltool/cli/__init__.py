@@ -1,0 +1,1 @@
+"""What a person types: thin commands, the only code that prints."""

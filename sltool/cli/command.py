@@ -1,0 +1,233 @@
+"""What all commands share: several values after one option, common options, one way to print."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from typer.core import TyperCommand
+
+from sltool.errors import UsageError
+from sltool.layout import StudyFolder
+from sltool.progress import Advance
+
+
+class ManyValues(TyperCommand):
+    """Lets an option that may be repeated take several values at once: `--sites A B`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        many = {
+            name
+            for param in self.params
+            if getattr(param, "multiple", False)
+            for name in (*param.opts, *param.secondary_opts)
+        }
+        return super().parse_args(ctx, list(_repeat(args, many)))
+
+
+def _repeat(args: list[str], many: set[str]) -> Iterator[str]:
+    """`--sites A B` -> `--sites A --sites B`."""
+    option: str | None = None
+    first = False
+    for arg in args:
+        if arg.startswith("-"):
+            option, first = (arg if arg in many else None), True
+        elif option and not first:
+            yield option
+        else:
+            first = False
+        yield arg
+
+
+@dataclass
+class Terminal:
+    """How a command talks: results on stdout, everything else on stderr. A `Progress`."""
+
+    study: Path = field(default_factory=Path)
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    @functools.cached_property
+    def _stderr(self) -> Any:
+        from rich.console import Console
+
+        return Console(stderr=True, soft_wrap=True, highlight=False)
+
+    @property
+    def folder(self) -> StudyFolder:
+        """The study's folder."""
+        return StudyFolder(self.study)
+
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Advance]:
+        """A progress bar on stderr; nothing where stderr is no terminal."""
+        if self.quiet or not self._stderr.is_terminal:
+            yield lambda steps: None
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._stderr, transient=True) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda steps: progress.advance(task, steps)
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self._stderr.print(f"note: {text}", markup=False)
+
+    def detail(self, text: str) -> None:
+        if self.verbose:
+            self._stderr.print(text, markup=False)
+
+    def result(self, document: dict[str, Any], *lines: str) -> None:
+        """What the command found: one JSON document, or lines for people."""
+        if self.as_json:
+            print(json.dumps(document, indent=2, allow_nan=False))
+        elif not self.quiet:
+            for line in lines:
+                print(line)
+
+    def table(self, document: dict[str, Any], head: list[str], rows: list[list[str]]) -> None:
+        """As `result`, for people as an aligned table; the first column is left-aligned."""
+        widths = [max(len(row[n]) for row in [head, *rows]) for n in range(len(head))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if n == 0 else cell.rjust(width)
+                for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in [head, *rows]
+        ]
+        self.result(document, *lines)
+
+
+StudyOption = Annotated[
+    Path, typer.Option("--study", metavar="DIR", help="The study's folder. Default: this one.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors and nothing else.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Say more on stderr.")]
+PluginsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugins-dir", metavar="PATH", help="Plug-in files or folders to load (trusted code)."
+    ),
+]
+
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Do it again, though it is done.")]
+SitesOption = Annotated[
+    list[str] | None, typer.Option("--sites", metavar="NAME", help="Sites. Default: all.")
+]
+
+_COMMON = {
+    "study": (StudyOption, Path()),
+    "as_json": (JsonOption, False),
+    "quiet": (QuietOption, False),
+    "verbose": (VerboseOption, False),
+    "plugins_dir": (PluginsOption, None),
+}
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a command. Its first parameter is the `Terminal` that the common options make."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(**options: Any) -> None:
+            common = {key: options.pop(key) for key in _COMMON}
+            _load_plugins(common.pop("plugins_dir"), terminal := Terminal(**common))
+            function(terminal, **options)
+
+        signature = inspect.signature(function, eval_str=True)
+        own = list(signature.parameters.values())[1:]
+        shared = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for key, (kind, default) in _COMMON.items()
+        ]
+        keyword_only = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+        run.__signature__ = inspect.Signature([*keyword_only, *shared])  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in [*own, *shared]}
+        del run.__wrapped__
+        app.command(name, cls=ManyValues)(run)
+        return function
+
+    return add
+
+
+def _load_plugins(paths: list[Path] | None, terminal: Terminal) -> None:
+    from sltool.registry import broken_plugins, load_plugins
+
+    load_plugins(paths or [])
+    for plugin in broken_plugins:
+        terminal.note(f"the plug-in {plugin.origin} could not be loaded: {plugin.reason}")
+
+
+def pick_device(name: str) -> Any:
+    """'auto', 'cpu', 'cuda' or 'cuda:N' -> a torch.device.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device '{name}'", expected="auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"there is no device '{name}' here",
+            expected=f"a number below {torch.cuda.device_count()}"
+            if torch.cuda.is_available()
+            else "cpu: this machine has no CUDA device that torch can use",
+        )
+    return cast(Any, device)
+
+
+def one_or_all(terminal: Terminal, site: str | None, hint: str) -> list[str]:
+    """The site that was named, or all whose private data lies in this folder."""
+    from sltool.errors import StageOrderError
+
+    names = [site] if site else terminal.folder.site_names()
+    if not names:
+        raise StageOrderError(
+            "there is no site's data here", where=terminal.folder.sites, hint=f"run `{hint}` first"
+        )
+    return names
+
+
+def human_bytes(size: float) -> str:
+    """1536 -> '1.5 KiB'."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

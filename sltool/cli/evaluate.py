@@ -1,0 +1,53 @@
+"""`sltool evaluate`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from sltool.cli.command import DeviceOption, SitesOption, Terminal, command, pick_device
+from sltool.cli.server_train import RunOption
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "evaluate")(evaluate)
+
+
+def evaluate(
+    terminal: Terminal,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metrics", metavar="NAME", help="Names as in `sltool list metrics`. Default: all."
+        ),
+    ] = None,
+    run: RunOption = "default",
+    split: Annotated[
+        Literal["test", "validation"], typer.Option("--split", help="test or validation.")
+    ] = "test",
+    sites: SitesOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a run's best network on the samples of all sites; write predictions.csv."""
+    from sltool.server.evaluation import evaluate as evaluate_run
+    from sltool.server.queue import Queue
+    from sltool.study import load_study
+
+    folder = terminal.folder
+    study = load_study(folder)
+    study.check_sites(sites or [])
+    store = Queue(folder, study).store
+    done = evaluate_run(
+        folder, study, store, run, split, metrics or [], sites or [], pick_device(device)
+    )
+    terminal.table(
+        {"run": done.run, "split": done.split, "samples": done.samples, "metrics": done.metrics},
+        ["metric", f"{done.split} ({done.samples} samples)"],
+        [[name, format_metric(value)] for name, value in done.metrics.items()],
+    )
+
+
+def format_metric(value: float | None) -> str:
+    """Four decimals; a dash where the metric is not defined."""
+    return "-" if value is None else f"{value:.4f}"

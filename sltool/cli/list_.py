@@ -1,0 +1,39 @@
+"""`sltool list`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from sltool.cli.command import Terminal, command
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "list")(list_)
+
+
+def list_(
+    terminal: Terminal,
+    kind: Annotated[
+        Literal["datasets", "models", "metrics"],
+        typer.Argument(help="datasets, models or metrics."),
+    ],
+) -> None:
+    """Show the datasets, models or metrics that are there, and where each comes from."""
+    from sltool.registry import registries
+
+    registry = registries[kind]
+    entries = registry.entries()
+    for plugin in registry.broken:
+        terminal.note(f"the plug-in {plugin.origin} could not be loaded: {plugin.reason}")
+    width = max(len(one.name) for one in entries)
+    origin = max(len(one.origin) for one in entries)
+    terminal.result(
+        {
+            kind: [
+                {"name": one.name, "origin": one.origin, "summary": one.summary} for one in entries
+            ]
+        },
+        *(f"{one.name:<{width}}  {one.origin:<{origin}}  {one.summary}" for one in entries),
+    )

@@ -1,0 +1,77 @@
+"""The program: its commands, and the one place where errors are printed."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import NoReturn
+
+import typer
+
+from sltool.cli import (
+    client_encode,
+    compare,
+    enroll,
+    evaluate,
+    list_,
+    partition,
+    prepare,
+    server_train,
+    ship,
+)
+from sltool.errors import SltoolError
+
+app = typer.Typer(
+    name="sltool",
+    help="Train one model on the data of many hospitals without sharing an image or a record.",
+    epilog="Exit codes: 0 done, 2 wrong usage, 3 bad input data, 4 a shard was refused, "
+    "5 not trusted, 6 the study does not match, 1 a fault of ours.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (
+    prepare,
+    partition,
+    client_encode,
+    ship,
+    server_train,
+    evaluate,
+    compare,
+    enroll,
+    list_,
+):
+    module.add_to(app)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from sltool import __version__
+
+        print(f"sltool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True),
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the documented code."""
+    try:
+        app()
+    except SltoolError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; run the command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except Exception:  # noqa: BLE001 - the last resort: whatever else is raised is our fault
+        traceback.print_exc()
+        print("error: this is a fault of sltool; please report the lines above", file=sys.stderr)
+        sys.exit(SltoolError.exit_code)
+    sys.exit(0)

@@ -1,0 +1,71 @@
+"""`sltool prepare`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sltool.cli.command import ForceOption, SeedOption, Terminal, command
+
+SHOWN = 10
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "prepare")(prepare)
+
+
+def prepare(
+    terminal: Terminal,
+    dataset: Annotated[
+        str | None, typer.Argument(help="As in `sltool list datasets`; known once study.yaml is.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--source", metavar="PATH", help="The dataset's file or folder.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A study.yaml key of a new study: model.cut=2."
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that decode. 0: one a core.")
+    ] = 0,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
+) -> None:
+    """Read a source into prepared.h5; in an empty folder, write study.yaml first."""
+    from sltool.site.new_study import prepare_study
+
+    outcome = prepare_study(
+        terminal.folder,
+        dataset,
+        source,
+        settings or [],
+        workers or len(os.sched_getaffinity(0)),
+        seed,
+        force,
+        terminal,
+    )
+    for note in outcome.notes:
+        terminal.note(note)
+    lines = ["already prepared (--force prepares again)"] if outcome.again else []
+    for one in outcome.refused[:SHOWN]:
+        lines.append(f"refused {one.record}: {one.reason}")
+    if len(outcome.refused) > SHOWN:
+        lines.append(f"... and {len(outcome.refused) - SHOWN} more in {terminal.folder.refused}")
+    classes = "".join(f", {count} {name}" for name, count in outcome.counts.items())
+    lines.append(f"prepared {outcome.samples} samples{classes}; {len(outcome.refused)} refused")
+    terminal.result(
+        {
+            "dataset": outcome.dataset,
+            "samples": outcome.samples,
+            "classes": outcome.counts,
+            "refused": [{"record": one.record, "reason": one.reason} for one in outcome.refused],
+            "notes": outcome.notes,
+        },
+        *lines,
+    )

@@ -1,0 +1,54 @@
+"""`sltool ship`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sltool.cli.command import ForceOption, Terminal, command, human_bytes, one_or_all
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "ship")(ship)
+
+
+def ship(
+    terminal: Terminal,
+    site: Annotated[
+        str | None, typer.Option("--site", metavar="NAME", help="Default: every site here.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="DIR|URL", help="A folder or s3://bucket/prefix. Default: server/inbox."
+        ),
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Copy a site's finished shards from its outbox to the server's inbox, a disk or a bucket."""
+    from sltool.site.ship import ship as ship_site
+    from sltool.study import load_study
+
+    folder = terminal.folder
+    study = load_study(folder)
+    names = one_or_all(terminal, site, "sltool partition")
+    study.check_sites(names)
+    destination = to or str(folder.inbox)
+    done = [ship_site(folder.site(name), destination, terminal, force) for name in names]
+    documents = [
+        {
+            "site": one.site,
+            "shards": one.shards,
+            "bytes": one.bytes,
+            "destination": one.destination,
+            "already_shipped": one.again,
+        }
+        for one in done
+    ]
+    lines = [
+        f"site {one.site}: {'already shipped, ' if one.again else ''}{one.shards} shards, "
+        f"{human_bytes(one.bytes)}, to {one.destination}"
+        for one in done
+    ]
+    terminal.result(documents[0] if len(done) == 1 else {"sites": documents}, *lines)

@@ -1,0 +1,1 @@
+"""Datasets: a source's real layout -> samples, labels, groups. One file each."""

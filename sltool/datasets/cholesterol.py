@@ -1,0 +1,236 @@
+"""LDL cholesterol from a table (the paper's cholesterol case)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from sltool.datasets.base import Dataset, Refused, Scan
+from sltool.errors import BadDataError, StudyFileError
+from sltool.registry import datasets
+from sltool.study import Labels, Positive, Samples, Section
+
+TARGET = "LDL"
+
+# Means and standard deviations of 29,537 persons of NHANES 2001-2020; for sex, the middle and half
+# the distance of its two codes; for bmi and blood pressure, round clinical values.
+STANDARD: dict[str, tuple[float, float]] = {
+    "age": (40.9, 22.0),
+    "sex": (1.5, 0.5),
+    "height": (165.4, 13.0),
+    "weight": (76.4, 23.6),
+    "bmi": (27.0, 6.0),
+    "bp": (95.0, 14.0),
+    "TC": (184.2, 41.4),
+    "HDL": (54.1, 15.3),
+    "TG": (110.6, 65.2),
+    TARGET: (108.0, 35.0),
+}
+# What a living adult or child can have; outside lies a typing or unit mistake.
+PLAUSIBLE: dict[str, tuple[float, float]] = {
+    "age": (0, 120),
+    "sex": (1, 2),
+    "height": (40, 250),
+    "weight": (2, 400),
+    "bmi": (8, 100),
+    "bp": (30, 200),
+    "TC": (20, 1000),
+    "HDL": (2, 250),
+    "TG": (5, 5000),
+    TARGET: (1, 900),
+}
+UNITS = {"age": "years", "sex": "1 male, 2 female", "height": "cm", "weight": "kg", "bp": "mmHg"}
+MG_PER_MMOL = {"TC": 38.67, "HDL": 38.67, TARGET: 38.67, "TG": 88.57}
+
+LIPIDS = ("TC", "HDL", "TG")
+PAPER_COLUMNS = ("age", "sex", "height", "weight", *LIPIDS)
+BUNDLED_COLUMNS = ("age", "sex", "bmi", "bp", *LIPIDS)
+KNOWN_HEADERS = {"height": "height_cm", "weight": "weight_kg"}
+
+
+@datasets.register("cholesterol")
+class Cholesterol(Dataset):
+    """LDL from age, sex, body measures and lipids: a CSV file, or the bundled 442 patients."""
+
+    class Settings(Section):
+        columns: tuple[str, ...] = Field(
+            default=PAPER_COLUMNS,
+            min_length=1,
+            description="The columns the network sees, in this order.",
+        )
+        headers: dict[str, str] = Field(
+            default={},
+            description="Column map: our name -> the header in the file, where they differ.",
+        )
+        patient: str | None = Field(
+            default=None,
+            description="Header of the patient's number, if a patient has several rows.",
+        )
+        units: Literal["mg/dL", "mmol/L"] = Field(
+            default="mg/dL", description="Of the lipids in the file; mmol/L is converted to mg/dL."
+        )
+        plausible: dict[str, tuple[float, float]] = Field(
+            default=PLAUSIBLE,
+            description="A row with a value outside its column's range (mg/dL, cm, kg, years, "
+            "mmHg) or with a missing value is refused.",
+        )
+        standard: dict[str, tuple[float, Positive]] = Field(
+            default=STANDARD,
+            description="Mean and standard deviation of each column, agreed on (NHANES), never "
+            "computed from a site's data.",
+        )
+
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "model": {"name": "mlp", "widths": [16, 64, 64]},
+        "training": {"epochs": 200, "batch_size": 2048, "learning_rate": 0.01},
+    }
+    source_help = (
+        "a CSV file with the columns age, sex, height_cm, weight_kg, TC, HDL, TG and LDL "
+        "(or a column map under dataset.headers in study.yaml)"
+    )
+
+    settings: Settings
+
+    @classmethod
+    def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+        if source is None:
+            return {"columns": list(BUNDLED_COLUMNS)}, []
+        if not source.is_file():
+            return {}, []
+        present = set(_read_csv(source, rows=0).columns)
+        headers = {ours: theirs for ours, theirs in KNOWN_HEADERS.items() if theirs in present}
+        # Only who the patient is may be absent; without the lipids there is nothing to learn.
+        absent = [
+            name
+            for name in PAPER_COLUMNS
+            if name not in LIPIDS and headers.get(name, name) not in present
+        ]
+        columns = [name for name in PAPER_COLUMNS if name not in absent]
+        notes = [f"the table has no {', '.join(absent)}: the study does without"] if absent else []
+        return {"columns": columns, "headers": headers}, notes
+
+    def samples(self) -> Samples:
+        used = self.settings.standard
+        missing = [name for name in (*self.settings.columns, TARGET) if name not in used]
+        if missing:
+            raise StudyFileError(
+                f"dataset.standard has no mean and standard deviation for {', '.join(missing)}",
+                expected="[mean, sd] for every name in dataset.columns",
+            )
+        pairs = [used[name] for name in self.settings.columns]
+        return Samples(
+            shape=(len(pairs),),
+            mean=tuple(mean for mean, _ in pairs),
+            sd=tuple(sd for _, sd in pairs),
+            labels=Labels(
+                kind="regression", unit="mg/dL", mean=used[TARGET][0], sd=used[TARGET][1]
+            ),
+        )
+
+    def scan(self, source: Path | None) -> Scan:
+        if source is None:
+            table, records, notes = bundled_table()
+        else:
+            table, records, notes = self._csv(self.need_source(source))
+        values = table[[*self.settings.columns, TARGET]]
+        reasons = self._reasons(values)
+        good = [number for number, reason in enumerate(reasons) if not reason]
+        array = values.to_numpy(dtype=np.float32)[good]
+        patients = table["patient"].astype(str).tolist() if "patient" in table else records
+        return Scan(
+            inputs=np.ascontiguousarray(array[:, :-1]),
+            labels=np.ascontiguousarray(array[:, -1]),
+            records=[records[number] for number in good],
+            groups=[patients[number] for number in good],
+            refused=[
+                Refused(records[number], reason) for number, reason in enumerate(reasons) if reason
+            ],
+            notes=notes,
+        )
+
+    def _csv(self, source: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
+        raw = _read_csv(source)
+        theirs = self._headers()
+        missing = [header for header in theirs.values() if header not in raw.columns]
+        if missing:
+            raise BadDataError(
+                f"the table has no column {', '.join(repr(header) for header in missing)}",
+                where=source,
+                expected=f"the columns {', '.join(theirs.values())}; "
+                f"there are: {', '.join(map(str, raw.columns))}",
+                hint="name the file's headers under dataset.headers in study.yaml, or take the "
+                "column out of dataset.columns",
+            )
+        table = pd.DataFrame({name: raw[header] for name, header in theirs.items()})
+        for name in (*self.settings.columns, TARGET):
+            table[name] = pd.to_numeric(table[name], errors="coerce")
+            if self.settings.units == "mmol/L" and name in MG_PER_MMOL:
+                table[name] *= MG_PER_MMOL[name]
+        # The header is line 1 of the file.
+        return table, [f"line {number + 2}" for number in range(len(table))], []
+
+    def _headers(self) -> dict[str, str]:
+        """Our name -> the file's header, for every column that is read."""
+        names = (*self.settings.columns, TARGET)
+        headers = {name: self.settings.headers.get(name, name) for name in names}
+        if self.settings.patient:
+            headers["patient"] = self.settings.patient
+        return headers
+
+    def _reasons(self, values: pd.DataFrame) -> list[str]:
+        """For each row, '' or why it is refused."""
+        reasons = [""] * len(values)
+        for name in values.columns:
+            column = values[name].to_numpy(dtype=float)
+            low, high = self.settings.plausible.get(name, (-np.inf, np.inf))
+            missing = ~np.isfinite(column)
+            outside = ~missing & ((column < low) | (column > high))
+            for number in np.flatnonzero(missing):
+                reasons[number] = reasons[number] or f"{name} is missing or not a number"
+            for number in np.flatnonzero(outside):
+                unit = UNITS.get(name, "mg/dL")
+                reasons[number] = reasons[number] or (
+                    f"{name} {column[number]:g} is outside {low:g} to {high:g} ({unit})"
+                )
+        return reasons
+
+
+def _read_csv(source: Path, rows: int | None = None) -> pd.DataFrame:
+    if not source.is_file():
+        raise BadDataError("the source is a folder", where=source, expected=Cholesterol.source_help)
+    try:
+        return pd.read_csv(source, nrows=rows, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise BadDataError(f"the file is not a CSV table: {error}", where=source) from error
+
+
+def bundled_table() -> tuple[pd.DataFrame, list[str], list[str]]:
+    """The 442 patients of Efron et al., "Least Angle Regression", 2004, bundled with scikit-learn.
+
+    Lipids are in mg/dL; its s5 is the natural logarithm of the triglycerides.
+    """
+    from sklearn.datasets import load_diabetes
+
+    frame = load_diabetes(scaled=False, as_frame=True).data
+    table = pd.DataFrame(
+        {
+            "age": frame["age"],
+            "sex": frame["sex"],
+            "bmi": frame["bmi"],
+            "bp": frame["bp"],
+            "TC": frame["s1"],
+            "HDL": frame["s3"],
+            "TG": np.exp(frame["s5"]),
+            TARGET: frame["s2"],
+        }
+    )
+    note = (
+        "the LDL of these 442 patients was computed with Friedewald's formula "
+        "(LDL = TC - HDL - TG/5), not measured: the network only has to find that formula"
+    )
+    return table, [f"patient {number}" for number in range(len(table))], [note]

@@ -1,0 +1,116 @@
+"""Image files -> arrays of one size. Runs in worker processes, so it imports little."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
+
+
+@dataclass(frozen=True)
+class Decode:
+    """How an image file becomes an array.
+
+    Attributes:
+        height, width: in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        pad: keep the aspect ratio and fill the rest with black, instead of stretching.
+    """
+
+    height: int
+    width: int
+    channels: int = 1
+    pad: bool = False
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files that `prepare` decodes in parallel."""
+
+    paths: Sequence[Path]
+    decode: Decode
+
+
+def decode_image(path: Path, decode: Decode) -> NDArray[np.uint8]:
+    """Read one file as uint8 of shape (channels, height, width).
+
+    Raises:
+        OSError, ValueError, SyntaxError: Pillow cannot read the file as an image.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        # Pillow only warns of an image that grows to hundreds of megapixels.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            image.draft("L" if decode.channels == 1 else "RGB", (decode.width, decode.height))
+            image.load()
+            picture = _eight_bit(image).convert("L" if decode.channels == 1 else "RGB")
+    fitted = _fit(picture, decode)
+    array = np.asarray(fitted, dtype=np.uint8)
+    return array[None] if decode.channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _eight_bit(image: Any) -> Any:
+    """16-bit and float pictures scaled to 0..255; Pillow's own conversion would clip them."""
+    from PIL import Image
+
+    if not image.mode.startswith(("I", "F")):
+        # Palettes with transparency convert through RGBA.
+        return image.convert("RGBA") if "transparency" in image.info else image
+    pixels = np.asarray(image, dtype=np.float32)
+    top = 65535.0 if image.mode.startswith("I") else max(float(pixels.max(initial=0)), 1.0)
+    return Image.fromarray((pixels.clip(0, top) * (255.0 / top)).astype(np.uint8))
+
+
+def _fit(picture: Any, decode: Decode) -> Any:
+    from PIL import Image, ImageOps
+
+    size = (decode.width, decode.height)
+    if picture.size == size:
+        return picture
+    if decode.pad:
+        return ImageOps.pad(picture, size, Image.Resampling.BILINEAR, color=0)
+    return picture.resize(size, Image.Resampling.BILINEAR)
+
+
+def decode_batch(
+    paths: Sequence[Path], decode: Decode
+) -> tuple[NDArray[np.uint8], list[int], list[str]]:
+    """Decode files in a row.
+
+    Returns:
+        The readable ones as uint8 (n, channels, height, width), their numbers in `paths`, and for
+        each file '' or why it could not be read.
+    """
+    images, kept, reasons = [], [], []
+    for number, path in enumerate(paths):
+        try:
+            images.append(decode_image(path, decode))
+            kept.append(number)
+            reasons.append("")
+        except (OSError, ValueError, SyntaxError, Warning, EOFError) as error:
+            reasons.append(_reason(error))
+    shape = (0, decode.channels, decode.height, decode.width)
+    return (np.stack(images) if images else np.empty(shape, np.uint8)), kept, reasons
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).split("\n", 1)[0]
+    return "not an image that Pillow knows" if "cannot identify" in text else text or repr(error)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files below a folder, sorted; hidden files are passed over."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )

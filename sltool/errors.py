@@ -1,0 +1,127 @@
+"""Every error that sltool raises on purpose, and the exit code of each.
+
+SltoolError               1   a fault of ours
+├── UsageError            2   the command or the study file is wrong
+│   ├── StudyFileError        study.yaml has a mistake
+│   ├── StageOrderError       another stage has to run first
+│   └── UnknownNameError      no dataset, model, metric or site of this name
+├── BadDataError          3   the input data cannot be used
+│   └── StorageError          a file could not be read or written (space, permission)
+├── ShardRefusedError     4   a shard breaks the format or carries bad data
+├── NotTrustedError       5   key, signature or enrolment
+└── StudyMismatchError    6   a file belongs to another study or encoding
+
+Each says what is wrong, where, what was expected and what to do next; `cli/main.py` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import ClassVar
+
+
+class SltoolError(Exception):
+    """The root of the tree.
+
+    Args:
+        what: one sentence that says what is wrong.
+        where: the file, key or row.
+        expected: what would have been right.
+        hint: what the user should do next.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self, what: str, *, where: str | Path = "", expected: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = str(where)
+        self.expected = expected
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        for label, text in self.details():
+            lines.append(f"  {label + ':':<10}{text}")
+        return "\n".join(lines)
+
+    def details(self) -> list[tuple[str, str]]:
+        """The facts beside `what` that are known, as (label, text)."""
+        facts = [("where", self.where), ("expected", self.expected), ("next", self.hint)]
+        return [(label, text) for label, text in facts if text]
+
+
+class UsageError(SltoolError):
+    """The command or the study file is wrong."""
+
+    exit_code = 2
+
+
+class StudyFileError(UsageError):
+    """study.yaml has a mistake."""
+
+
+class StageOrderError(UsageError):
+    """Another stage has to run first."""
+
+
+class UnknownNameError(UsageError):
+    """No dataset, model, metric, site or run of this name."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> UnknownNameError:
+        """The error for `name`, with its nearest match and the list of what there is."""
+        names = sorted(known)
+        return cls(
+            f"unknown {kind} '{name}'{nearest(name, names)}",
+            expected=f"one of {', '.join(names)}" if names else f"there is no {kind} yet",
+            hint=hint,
+        )
+
+
+class BadDataError(SltoolError):
+    """The input data cannot be used."""
+
+    exit_code = 3
+
+
+class StorageError(BadDataError):
+    """A file could not be read or written: no space, no permission, no such folder."""
+
+    @classmethod
+    def of(cls, error: OSError, path: str | Path, doing: str = "write") -> StorageError:
+        """The error for an operating system's refusal at `path`."""
+        return cls(
+            f"could not {doing} the file: {error.strerror or error}",
+            where=path,
+            hint="check the free space and the permissions there, then run the command again; "
+            "nothing half-written was left under a final name",
+        )
+
+
+class ShardRefusedError(SltoolError):
+    """A shard breaks the format or carries bad data."""
+
+    exit_code = 4
+
+
+class NotTrustedError(SltoolError):
+    """Key, signature or enrolment."""
+
+    exit_code = 5
+
+
+class StudyMismatchError(SltoolError):
+    """A file belongs to another study or encoding."""
+
+    exit_code = 6
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' for the closest of `known`, or nothing."""
+    matches = get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

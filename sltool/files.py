@@ -1,0 +1,83 @@
+"""Publishing files: a file appears whole under its final name, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sltool.errors import StorageError
+
+PART = ".part"
+
+
+@contextmanager
+def publish(path: Path, mode: int | None = None) -> Iterator[Path]:
+    """Yield `NAME.part` to write to; on success flush, fsync, rename and fsync the folder.
+
+    Args:
+        path: the final name; its folder is made if need be.
+        mode: permission bits, set before the body writes anything.
+
+    Raises:
+        StorageError: the operating system refused a step. The partial file is removed.
+    """
+    part = path.with_name(path.name + PART)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if mode is not None:
+            part.unlink(missing_ok=True)
+            os.close(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_EXCL, mode))
+        yield part
+        fsync(part)
+        part.replace(path)
+        fsync(path.parent)
+    except OSError as error:
+        _discard(part)
+        raise StorageError.of(error, path) from error
+    except BaseException:
+        _discard(part)
+        raise
+
+
+def _discard(part: Path) -> None:
+    if part.parent.is_dir() and os.access(part.parent, os.W_OK):
+        part.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Push a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str, mode: int | None = None) -> None:
+    """Publish a text file, UTF-8."""
+    with publish(path, mode) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish a JSON document, indented for readers."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys, no spaces and ASCII only: what digests and signatures cover."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode("ascii")
+
+
+def sha256(path: Path, start: int = 0) -> str:
+    """Hex SHA-256 of a file from byte `start` to its end."""
+    with path.open("rb") as file:
+        file.seek(start)
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Models: a privacy layer and a server network that fit. One file each."""

@@ -1,0 +1,238 @@
+"""Names -> datasets, models and metrics.
+
+Built-ins, installed packages (entry points `sltool.datasets`, `sltool.models`, `sltool.metrics`)
+and plug-in files (`--plugins-dir`, `SLTOOL_PLUGINS`) all register in the same way:
+
+    from sltool.registry import datasets
+
+    @datasets.register("my-dataset")
+    class MyDataset(Dataset): ...
+
+Nothing is ever loaded from the current folder by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from sltool.errors import UnknownNameError, UsageError
+
+T = TypeVar("T")
+Registered = TypeVar("Registered")
+
+PLUGINS_VARIABLE = "SLTOOL_PLUGINS"
+
+_origin: ContextVar[str | None] = ContextVar("origin", default=None)
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered object.
+
+    `origin` says where it comes from: 'built-in', a distribution and its version, or a file.
+    `facts` is what was said of it at its registration.
+    """
+
+    name: str
+    object: T
+    origin: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the object's docstring."""
+        return (inspect.getdoc(self.object) or "").split("\n", 1)[0]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plug-in that could not be loaded, and why."""
+
+    origin: str
+    reason: str
+
+
+class Registry(Generic[T]):
+    """The names of one kind ('dataset', 'model' or 'metric')."""
+
+    def __init__(self, kind: str, builtins: tuple[str, ...]) -> None:
+        self.kind = kind
+        self.group = f"sltool.{kind}s"
+        self._builtins = builtins
+        self._builtins_loaded = False
+        self._entries: dict[str, Entry[T]] = {}
+        self._waiting: dict[str, importlib.metadata.EntryPoint] | None = None
+        self.broken: list[Broken] = []
+
+    def register(self, name: str, **facts: Any) -> Callable[[Registered], Registered]:
+        """A decorator that gives the object its name.
+
+        Args:
+            facts: what there is to know of it beside its docstring (see `sltool.metrics`).
+
+        Raises:
+            UsageError: the name is taken; the message names both places.
+        """
+
+        def keep(registered: Registered) -> Registered:
+            origin = _origin.get() or inspect.getsourcefile(registered) or "?"  # type: ignore[arg-type]
+            self._check_free(name, origin)
+            self._entries[name] = Entry(name, registered, origin, facts)  # type: ignore[arg-type]
+            return registered
+
+        return keep
+
+    def get(self, name: str) -> T:
+        """The object of this name; raises as `entry` does."""
+        return self.entry(name).object
+
+    def entry(self, name: str) -> Entry[T]:
+        """The entry of this name.
+
+        Raises:
+            UnknownNameError: there is none; the message has the nearest and all names.
+        """
+        self._load_builtins()
+        if name not in self._entries and name in self._entry_points():
+            self._load_entry_point(name)
+        if name in self._entries:
+            return self._entries[name]
+        raise UnknownNameError.of(
+            self.kind, name, [*self._entries, *self._entry_points()], hint=self._advice()
+        )
+
+    def entries(self) -> list[Entry[T]]:
+        """All that is registered, by name. Loads every plug-in of this kind."""
+        self._load_builtins()
+        for name in list(self._entry_points()):
+            self._load_entry_point(name)
+        return [self._entries[name] for name in sorted(self._entries)]
+
+    def _load_builtins(self) -> None:
+        if not self._builtins_loaded:
+            self._builtins_loaded = True
+            with _coming_from("built-in"):
+                for module in self._builtins:
+                    importlib.import_module(module)
+
+    def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
+        if self._waiting is None:
+            self._waiting = {}
+            for point in importlib.metadata.entry_points(group=self.group):
+                self._check_free(point.name, _distribution(point))
+                self._waiting[point.name] = point
+        return self._waiting
+
+    def _check_free(self, name: str, origin: str) -> None:
+        taken = None
+        if name in self._entries:
+            taken = self._entries[name].origin
+        elif self._waiting and name in self._waiting:
+            taken = _distribution(self._waiting[name])
+        if taken is not None and taken != origin:
+            raise UsageError(
+                f"two {self.kind}s are called '{name}'",
+                where=f"{taken} and {origin}",
+                hint="rename one of them, or uninstall or leave out one of the plug-ins",
+            )
+
+    def _load_entry_point(self, name: str) -> None:
+        point = self._entry_points()[name]
+        origin = _distribution(point)
+        with _reported(origin, self.broken), _coming_from(origin):
+            found = point.load()
+            if name not in self._entries:
+                self._entries[name] = Entry(name, found, origin)
+        del self._entry_points()[name]
+
+    def _advice(self) -> str:
+        broken = [*self.broken, *broken_plugins]
+        if broken:
+            return "a plug-in could not be loaded: " + "; ".join(
+                f"{plugin.origin}: {plugin.reason}" for plugin in broken
+            )
+        return f"`sltool list {self.kind}s` shows what each one is"
+
+
+def _distribution(point: importlib.metadata.EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+@contextmanager
+def _coming_from(origin: str) -> Iterator[None]:
+    token = _origin.set(origin)
+    try:
+        yield
+    finally:
+        _origin.reset(token)
+
+
+@contextmanager
+def _reported(origin: str, broken: list[Broken]) -> Iterator[None]:
+    """Note a foreign plug-in's failure instead of letting it take the tool down."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+        broken.append(Broken(origin, f"{type(error).__name__}: {error}"))
+
+
+datasets: Registry[Any] = Registry(
+    "dataset", ("sltool.datasets.cholesterol", "sltool.datasets.covid_ct")
+)
+models: Registry[Any] = Registry("model", ("sltool.models.covid_cnn", "sltool.models.mlp"))
+metrics: Registry[Any] = Registry("metric", ("sltool.metrics",))
+registries: dict[str, Registry[Any]] = {
+    "datasets": datasets,
+    "models": models,
+    "metrics": metrics,
+}
+
+broken_plugins: list[Broken] = []
+_loaded_files: set[Path] = set()
+
+
+def load_plugins(paths: list[Path]) -> None:
+    """Run the plug-in files of the given files and folders, and of `SLTOOL_PLUGINS`.
+
+    A file that fails is noted in `broken_plugins`; the others are loaded all the same.
+
+    Raises:
+        UsageError: a path does not exist, or a name is taken.
+    """
+    variable = os.environ.get(PLUGINS_VARIABLE, "")
+    for path in [*paths, *(Path(part) for part in variable.split(os.pathsep) if part)]:
+        for file in _plugin_files(path):
+            if file not in _loaded_files:
+                _loaded_files.add(file)
+                with _reported(str(file), broken_plugins), _coming_from(str(file)):
+                    _run_file(file)
+
+
+def _plugin_files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UsageError("there is no such plug-in file or folder", where=path)
+    files = sorted(path.glob("*.py")) if path.is_dir() else [path]
+    return [file.resolve() for file in files]
+
+
+def _run_file(file: Path) -> None:
+    name = f"sltool_plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)

@@ -1,0 +1,1 @@
+"""At the server: queue, store, sampler, trainer, checkpoint, evaluation. Sees only shards."""

@@ -1,0 +1,52 @@
+"""The figures of several runs, as `evaluate` left them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sltool.errors import StageOrderError, UnknownNameError
+from sltool.layout import StudyFolder
+from sltool.server.evaluation import read_metrics
+from sltool.server.run import run_settings
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run's figures on a split."""
+
+    run: str
+    sites: list[str]
+    samples: int
+    metrics: dict[str, Any]
+
+
+def compare_runs(folder: StudyFolder, names: Sequence[str], split: str) -> list[Row]:
+    """One row a run, in the order of `names` (none: every run that was evaluated on `split`).
+
+    Raises:
+        UnknownNameError: there is no run of that name.
+        StageOrderError: a run was not evaluated on that split, or none was.
+    """
+    rows = []
+    for name in names or folder.run_names():
+        run = folder.run(name)
+        if not run.settings.is_file():
+            raise UnknownNameError.of("run", name, folder.run_names())
+        figures = read_metrics(run).get(split)
+        if figures is None and names:
+            raise StageOrderError(
+                f"run '{name}' has no {split} figures",
+                where=run.metrics,
+                hint=f"run `sltool evaluate --run {name} --split {split}` first",
+            )
+        if figures is not None:
+            rows.append(Row(name, run_settings(run)["sites"], **figures))
+    if not rows:
+        raise StageOrderError(
+            f"no run has {split} figures yet",
+            where=folder.runs,
+            hint="run `sltool server-train` and `sltool evaluate` first",
+        )
+    return rows

@@ -1,0 +1,133 @@
+"""`evaluate`: a run's best network on the samples of a split."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from sltool.errors import StageOrderError, StudyMismatchError
+from sltool.files import write_json, write_text
+from sltool.layout import RunFolder, StudyFolder
+from sltool.metrics import Array, check_metrics, compute, metrics_for
+from sltool.models.base import build
+from sltool.server.run import run_settings
+from sltool.server.store import Samples, Store
+from sltool.server.task import Task
+from sltool.server.trainer import predict
+from sltool.study import Study
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one run on one split."""
+
+    run: str
+    split: str
+    samples: int
+    metrics: dict[str, float | None]
+
+
+def evaluate(
+    folder: StudyFolder,
+    study: Study,
+    store: Store,
+    name: str,
+    split: str,
+    metrics: list[str],
+    sites: Sequence[str],
+    device: torch.device,
+) -> Evaluation:
+    """Predict, write `predictions.csv` and `metrics.json`, and return the figures.
+
+    Args:
+        metrics: names; none means all for the study's kind of labels.
+        sites: whose samples; none means all, whatever the run was trained on.
+
+    Raises:
+        StageOrderError: the run has no model, or no shard of that split has arrived.
+        StudyMismatchError: the run belongs to another encoding or model.
+    """
+    run = folder.run(name)
+    _check_run(run, study, store)
+    samples = store.samples(split, sites)
+    if not len(samples):
+        raise StageOrderError(
+            f"no {split} sample has arrived", where=store.folder, hint="ship the sites' shards"
+        )
+    kind = study.samples.labels.kind
+    names = metrics or metrics_for(kind)
+    check_metrics(names, kind)
+    y_pred = _predict(run, study, samples, device)
+    figures = compute(names, samples.labels.numpy().astype(float), y_pred.astype(float))
+    _write_predictions(run, split, study, samples, y_pred)
+    result = Evaluation(name, split, len(samples), figures)
+    _write_metrics(run, result)
+    return result
+
+
+def _check_run(run: RunFolder, study: Study, store: Store) -> None:
+    settings = run_settings(run)
+    for key, now in (
+        ("encoding", store.encoding),
+        ("model", study.model.model_dump(mode="json")),
+    ):
+        if settings[key] != now:
+            raise StudyMismatchError(
+                f"run '{run.name}' was trained with another {key}",
+                where=run.settings,
+                expected=f"{now}, not {settings[key]}",
+                hint="train again, or bring back the study.yaml of that run",
+            )
+
+
+def _predict(run: RunFolder, study: Study, samples: Samples, device: torch.device) -> Array:
+    network = build(study, seed=0).server_network
+    network.load_state_dict(load_file(run.model))
+    task = Task(study.samples.labels, study.training.loss)
+    return task.predict(predict(network.to(device), samples, device)).numpy()
+
+
+def _write_predictions(
+    run: RunFolder, split: str, study: Study, samples: Samples, y_pred: Array
+) -> None:
+    columns = ["y_pred"]
+    if y_pred.ndim == 2:
+        columns = [f"y_pred_{name}" for name in study.samples.labels.classes]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["pseudonym", "group", "site", "y_true", *columns])
+    y_true = samples.labels.tolist()
+    for number in range(len(samples)):
+        writer.writerow(
+            [
+                samples.pseudonyms[number].decode("ascii"),
+                samples.groups[number].decode("ascii"),
+                samples.sites[samples.site[number]],
+                y_true[number],
+                *np.atleast_1d(y_pred[number]).tolist(),
+            ]
+        )
+    write_text(run.predictions(split), text.getvalue())
+
+
+def _write_metrics(run: RunFolder, result: Evaluation) -> None:
+    """Enter the figures into `metrics.json`, beside those of other splits."""
+    known = read_metrics(run)
+    known[result.split] = {"samples": result.samples, "metrics": result.metrics}
+    write_json(run.metrics, known)
+
+
+def read_metrics(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """`metrics.json`: split -> {samples, metrics}; {} where nothing was evaluated."""
+    if not run.metrics.is_file():
+        return {}
+    known: dict[str, dict[str, Any]] = json.loads(run.metrics.read_text(encoding="utf-8"))
+    return known

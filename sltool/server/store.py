@@ -1,0 +1,228 @@
+"""The store: accepted feature maps in plain arrays that training reads at memory speed.
+
+For each split four files grow row by row: `SPLIT.features` (in the study's dtype), `SPLIT.labels`
+(float32 or int64), `SPLIT.pseudonyms` and `SPLIT.groups` (fixed-length bytes). `index.json` lists
+the segments, one a shard; it is replaced as a whole, and that is the moment at which a shard is in
+the store. What lies behind the last segment is left from a crash and is written over.
+
+The store can be deleted at any time: it is made again from `accepted/`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sltool.errors import BadDataError, StorageError
+from sltool.files import write_json
+
+ID_DTYPE = np.dtype("S32")
+GROUP_DTYPE = np.dtype("S65")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One shard's rows: samples `start` to `start + samples` of its split's files."""
+
+    digest: str
+    site: str
+    split: str
+    sequence: int
+    start: int
+    samples: int
+    views: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one row of the store is."""
+
+    feature_shape: tuple[int, ...]
+    dtype: str
+    views: int
+    regression: bool
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample's feature maps, all views."""
+        return math.prod(self.feature_shape) * np.dtype(self.dtype).itemsize * self.views
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one split and some sites, in an order that does not depend on arrival.
+
+    Attributes:
+        features: (all rows of the split's file, *feature_shape), memory-mapped.
+        rows: (N,) int64, the first row of each sample in `features`; its views follow.
+        views: feature maps a sample.
+        labels: (N,) float32 or int64.
+        site: (N,) index into `sites`.
+        pseudonyms, groups: (N,) bytes.
+    """
+
+    features: torch.Tensor
+    rows: torch.Tensor
+    views: int
+    labels: torch.Tensor
+    site: NDArray[np.int64]
+    sites: list[str]
+    pseudonyms: NDArray[np.bytes_]
+    groups: NDArray[np.bytes_]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Store:
+    """The store in `folder`, for one encoding."""
+
+    def __init__(self, folder: Path, encoding: str, shape: Shape) -> None:
+        self.folder = folder
+        self.encoding = encoding
+        self.shape = shape
+        self.segments = self._read_index()
+
+    def __contains__(self, digest: object) -> bool:
+        return any(segment.digest == digest for segment in self.segments)
+
+    def sites(self) -> list[str]:
+        """The sites that have sent training samples."""
+        return sorted({one.site for one in self.segments if one.split == "train"})
+
+    def add(
+        self,
+        segment: Segment,
+        features: Iterable[NDArray[Any]],
+        labels: NDArray[Any],
+        pseudonyms: NDArray[np.bytes_],
+        groups: NDArray[np.bytes_],
+    ) -> None:
+        """Append one shard's rows.
+
+        Args:
+            segment: its `start` is ignored; the store knows where its rows go.
+
+        Raises:
+            StorageError: no space or no permission; the store stays as it was.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        start = self._length(segment.split)
+        label_dtype = np.float32 if self.shape.regression else np.int64
+        self._append(segment.split, "features", start * self.shape.sample_bytes, features)
+        for name, column in (
+            ("labels", labels.astype(label_dtype)),
+            ("pseudonyms", pseudonyms.astype(ID_DTYPE)),
+            ("groups", groups.astype(GROUP_DTYPE)),
+        ):
+            self._append(segment.split, name, start * column.itemsize, [column])
+        self._write_index([*self.segments, Segment(**{**asdict(segment), "start": start})])
+
+    def samples(self, split: str, sites: Sequence[str] | None = None) -> Samples:
+        """The samples of `split` at `sites` (default: all)."""
+        chosen = sorted(
+            (
+                one
+                for one in self.segments
+                if one.split == split and (not sites or one.site in sites)
+            ),
+            key=lambda one: (one.site, one.sequence),
+        )
+        names = sorted({one.site for one in chosen})
+        index = _concatenate([np.arange(one.start, one.start + one.samples) for one in chosen])
+        length = self._length(split)
+        label_dtype = np.dtype(np.float32 if self.shape.regression else np.int64)
+        return Samples(
+            features=self._features(split, length),
+            rows=torch.from_numpy(index * self.shape.views),
+            views=self.shape.views,
+            labels=torch.from_numpy(self._column(split, "labels", label_dtype, length)[index]),
+            site=_concatenate([np.full(one.samples, names.index(one.site)) for one in chosen]),
+            sites=names,
+            pseudonyms=self._column(split, "pseudonyms", ID_DTYPE, length)[index],
+            groups=self._column(split, "groups", GROUP_DTYPE, length)[index],
+        )
+
+    def pseudonyms(self) -> set[bytes]:
+        """All pseudonyms in the store."""
+        found: set[bytes] = set()
+        for split in {segment.split for segment in self.segments}:
+            found.update(self._column(split, "pseudonyms", ID_DTYPE, self._length(split)).tolist())
+        return found
+
+    def clear(self) -> None:
+        """Forget everything, to be made again from `accepted/`."""
+        self._write_index([])
+
+    def _length(self, split: str) -> int:
+        """Committed samples of a split."""
+        return sum(one.samples for one in self.segments if one.split == split)
+
+    def _path(self, split: str, name: str) -> Path:
+        return self.folder / f"{split}.{name}"
+
+    def _append(self, split: str, name: str, offset: int, blocks: Iterable[NDArray[Any]]) -> None:
+        path = self._path(split, name)
+        try:
+            with path.open("r+b" if path.exists() else "w+b") as file:
+                file.truncate(offset)
+                file.seek(offset)
+                for block in blocks:
+                    file.write(np.ascontiguousarray(block).data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError.of(error, path) from error
+
+    def _features(self, split: str, length: int) -> torch.Tensor:
+        shape = (length * self.shape.views, *self.shape.feature_shape)
+        if length == 0:
+            return torch.empty(shape, dtype=getattr(torch, self.shape.dtype))
+        # shared=True maps the file; nothing here writes to it.
+        return torch.from_file(
+            str(self._path(split, "features")),
+            shared=True,
+            size=math.prod(shape),
+            dtype=getattr(torch, self.shape.dtype),
+        ).reshape(shape)
+
+    def _column(self, split: str, name: str, dtype: np.dtype[Any], length: int) -> NDArray[Any]:
+        if length == 0:
+            return np.empty(0, dtype)
+        return np.fromfile(self._path(split, name), dtype, length)
+
+    def _read_index(self) -> list[Segment]:
+        path = self.folder / "index.json"
+        if not path.is_file():
+            return []
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"))
+            if index["encoding"] != self.encoding:
+                return []
+            return [Segment(**segment) for segment in index["segments"]]
+        except OSError as error:
+            raise StorageError.of(error, path, "read") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadDataError(
+                "the store's index is damaged",
+                where=path,
+                hint="delete the folder `server/store`; it is made again from `server/accepted`",
+            ) from error
+
+    def _write_index(self, segments: list[Segment]) -> None:
+        index = {"encoding": self.encoding, "segments": [asdict(one) for one in segments]}
+        write_json(self.folder / "index.json", index)
+        self.segments = segments
+
+
+def _concatenate(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -1,0 +1,132 @@
+"""A shard's manifest, its signature, and the user block that holds both.
+
+The user block is the first 4096 bytes of the file (docs/reference/shard-format.md):
+
+    sltool-shard 1 \\n
+    the manifest as canonical JSON \\n
+    ed25519:BASE64 of the signature over the manifest's bytes \\n
+    zero bytes to the end
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from sltool.errors import ShardRefusedError
+from sltool.files import canonical_json
+from sltool.study import Section, SiteName, Study
+
+USER_BLOCK = 4096
+MAGIC = b"sltool-shard 1"
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(gt=0, lt=2**40)]
+
+
+class Noise(Section):
+    """What the site did against reconstruction."""
+
+    clip: float | None
+    sd: float
+
+
+class Payload(Section):
+    """All bytes after the user block."""
+
+    bytes: Count
+    sha256: Digest
+
+
+class Content(Section):
+    """What the rows of a shard are; the same for all shards of one encoding."""
+
+    study: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    encoding: Digest
+    feature_shape: tuple[Count, ...]
+    dtype: Literal["float16", "float32"]
+    scale: None = None
+    views: Count
+    label: Literal["regression", "binary", "multiclass"]
+    classes: int = Field(ge=0)
+    noise: Noise
+
+    @classmethod
+    def of(cls, study: Study, digest: str, feature_shape: tuple[int, ...]) -> Content:
+        """What this study's shards hold."""
+        return cls(
+            study=study.id,
+            encoding=digest,
+            feature_shape=feature_shape,
+            dtype=study.encoding.dtype,
+            views=1,
+            label=study.samples.labels.kind,
+            classes=len(study.samples.labels.classes),
+            noise=Noise(clip=study.encoding.clip, sd=study.encoding.noise),
+        )
+
+
+class Place(Section):
+    """Which shard of a site this is."""
+
+    site: SiteName
+    split: Literal["train", "validation", "test"]
+    sequence: int = Field(ge=0, lt=100_000)
+
+    @property
+    def name(self) -> str:
+        """The shard's file name."""
+        return f"{self.site}-{self.split}-{self.sequence:05d}.h5"
+
+
+class Manifest(Section):
+    """Everything that the signature covers, the payload by its digest."""
+
+    format: Literal[1] = 1
+    content: Content
+    place: Place
+    previous: Digest | None
+    samples: Count
+    key: str
+    tool: str
+    payload: Payload
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the manifest: the shard's identity, which the next one names."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def pack(manifest: Manifest, signature: str) -> bytes:
+    """The user block, `USER_BLOCK` bytes."""
+    block = b"\n".join([MAGIC, manifest.to_bytes(), signature.encode("ascii"), b""])
+    if len(block) > USER_BLOCK:
+        raise ValueError(f"the manifest takes {len(block)} of {USER_BLOCK} bytes")
+    return block.ljust(USER_BLOCK, b"\0")
+
+
+def unpack(block: bytes) -> tuple[Manifest, str]:
+    """The manifest and the signature of a user block, neither of them trusted yet.
+
+    Raises:
+        ShardRefusedError: the block is not, byte for byte, what `pack` makes.
+    """
+    lines = block.split(b"\n", 3)
+    if len(block) != USER_BLOCK or lines[0] != MAGIC or len(lines) != 4:
+        raise ShardRefusedError(
+            "the file does not begin as a shard", expected=f"'{MAGIC.decode()}' on its first line"
+        )
+    try:
+        manifest = Manifest.model_validate_json(lines[1])
+        signature = lines[2].decode("ascii")
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ShardRefusedError("the manifest breaks the format") from error
+    if pack(manifest, signature) != block:
+        raise ShardRefusedError("the user block is not in canonical form")
+    return manifest, signature

@@ -1,0 +1,52 @@
+"""The HDF5 part of a shard: its four datasets, and how each is laid out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from sltool.shard.manifest import Content
+
+ID_BYTES = 32  # 16 random bytes in hex
+GROUP_BYTES = 65  # patient, or patient/examination
+GZIP_LEVEL = 1
+CHUNK_BYTES = 64 * 1024
+IMAGES_PER_CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Member:
+    """One HDF5 dataset of a shard: exactly this shape, dtype and chunk shape."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...]
+
+
+def members(content: Content, samples: int) -> dict[str, Member]:
+    """The datasets of a shard with this many samples, by name."""
+    return {
+        "features": _features(content, samples),
+        "labels": _column(samples, np.float32 if content.label == "regression" else np.int32),
+        "pseudonyms": _column(samples, f"S{ID_BYTES}"),
+        "groups": _column(samples, f"S{GROUP_BYTES}"),
+    }
+
+
+def _features(content: Content, samples: int) -> Member:
+    rows, dtype = samples * content.views, np.dtype(content.dtype)
+    if len(content.feature_shape) == 3:
+        per_chunk = IMAGES_PER_CHUNK
+    else:
+        per_chunk = max(1, CHUNK_BYTES // (math.prod(content.feature_shape) * dtype.itemsize))
+    chunks = (min(rows, per_chunk), *content.feature_shape)
+    return Member((rows, *content.feature_shape), dtype, chunks)
+
+
+def _column(samples: int, dtype: DTypeLike) -> Member:
+    dtype = np.dtype(dtype)
+    return Member((samples,), dtype, (min(samples, CHUNK_BYTES // dtype.itemsize),))

@@ -1,0 +1,1 @@
+"""Inside the hospital: what reads and writes private data, and the outbox."""

@@ -1,0 +1,242 @@
+"""`client-encode`: run the privacy layer over a site's samples once, and write signed shards."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import nn
+
+from sltool.errors import BadDataError, StageOrderError, StudyMismatchError
+from sltool.files import sha256, write_json
+from sltool.layout import SiteFolder, StudyFolder
+from sltool.models.base import build, feature_shape
+from sltool.progress import Advance, Progress
+from sltool.shard.keys import SigningKey
+from sltool.shard.manifest import Content, Manifest, Place
+from sltool.shard.payload import GROUP_BYTES, ID_BYTES
+from sltool.shard.writer import Rows, write_shard
+from sltool.site.private import PrivateFile, open_private
+from sltool.site.records import read_record
+from sltool.study import SPLITS, Study
+
+SLAB = 256
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What lies in a site's outbox."""
+
+    site: str
+    samples: int
+    shards: int
+    bytes: int
+    seconds: float
+    again: bool
+
+
+def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
+    """The privacy layer with the study's weights, for inference.
+
+    Raises:
+        StageOrderError: the weights are missing.
+        StudyMismatchError: they do not fit the model.
+    """
+    path = folder.privacy_layer
+    study.encoding_digest(path)
+    layer = build(study, seed=0).privacy_layer
+    try:
+        layer.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise StudyMismatchError(
+            "the privacy layer's weights do not fit the study's model",
+            where=path,
+            hint="take study.yaml and privacy-layer.safetensors from the same study; "
+            "`sltool prepare --force` makes new weights, for all sites",
+        ) from error
+    return layer.eval()
+
+
+def encode(
+    folder: StudyFolder,
+    study: Study,
+    site_name: str,
+    progress: Progress,
+    device: torch.device,
+    shard_bytes: int,
+    force: bool,
+) -> Encoded:
+    """Fill `outbox/SITE`; recognises an outbox that is already complete.
+
+    Raises:
+        StageOrderError: there is no private data or no key of this site.
+        StudyMismatchError: the site's key is not the one in study.yaml.
+    """
+    started = time.monotonic()
+    study.check_sites([site_name])
+    site = folder.site(site_name)
+    digest = study.encoding_digest(folder.privacy_layer)
+    with open_private(site.private, study.id, "sltool partition") as private:
+        key = _site_key(site, study)
+        state = {"encoding": digest, "private": sha256(site.private), "shard_bytes": shard_bytes}
+        done = read_record(site.encoded)
+        if not force and done.get("state") == state and _complete(site, done["shards"]):
+            return _summary(site, done, time.monotonic() - started, again=True)
+        layer = load_privacy_layer(folder, study).to(device)
+        content = Content.of(study, digest, feature_shape(study, layer.to("cpu")))
+        encoder = Encoder(study, layer.to(device), device, private.seed)
+        _empty(site)
+        with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
+            shards = list(_write_all(site, private, content, encoder, key, shard_bytes, advance))
+    record = {
+        "state": state,
+        "samples": sum(manifest.samples for manifest in shards),
+        "shards": [manifest.place.name for manifest in shards],
+    }
+    write_json(site.encoded, record)
+    return _summary(site, record, time.monotonic() - started, again=False)
+
+
+def _site_key(site: SiteFolder, study: Study) -> SigningKey:
+    if not site.key.is_file():
+        raise StageOrderError(
+            f"site {site.name} has no key",
+            where=site.key,
+            hint=f"run `sltool partition --site {site.name}` first",
+        )
+    key = SigningKey.load(site.key)
+    if key.public != study.sites[site.name].key:
+        raise StudyMismatchError(
+            f"the key of site {site.name} is not the one in study.yaml",
+            where=site.key,
+            expected=study.sites[site.name].key,
+            hint=f"enter {key.public} under sites.{site.name}.key, or bring back the old key",
+        )
+    return key
+
+
+def _complete(site: SiteFolder, shards: list[str]) -> bool:
+    return all((site.outbox / name).is_file() for name in shards)
+
+
+def _summary(site: SiteFolder, record: dict[str, Any], seconds: float, again: bool) -> Encoded:
+    size = sum((site.outbox / name).stat().st_size for name in record["shards"])
+    return Encoded(site.name, record["samples"], len(record["shards"]), size, seconds, again)
+
+
+def _empty(site: SiteFolder) -> None:
+    """Take away what an earlier or broken encoding left, so that `ship` cannot send it."""
+    site.encoded.unlink(missing_ok=True)
+    for path in (*site.outbox.glob("*.h5"), *site.outbox.glob("*.h5.part")):
+        path.unlink()
+
+
+class Encoder:
+    """Samples -> what travels: standardise, privacy layer, clip, noise, dtype."""
+
+    def __init__(self, study: Study, layer: nn.Module, device: torch.device, seed: int) -> None:
+        columns = (1, -1) + (1,) * (len(study.samples.shape) - 1)
+        self._mean = torch.tensor(study.samples.mean, device=device).reshape(columns)
+        self._sd = torch.tensor(study.samples.sd, device=device).reshape(columns)
+        self._layer = layer
+        self._device = device
+        self._settings = study.encoding
+        self._dtype = getattr(torch, study.encoding.dtype)
+        self._noise = torch.Generator(device).manual_seed(seed)
+
+    @torch.inference_mode()
+    def __call__(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """(n, *shape) in the source's units -> (n, *feature_shape) in the shard's dtype.
+
+        Raises:
+            BadDataError: a value does not fit the dtype.
+        """
+        x = torch.from_numpy(inputs).to(self._device, torch.float32)
+        maps = self._layer((x - self._mean) / self._sd)
+        if self._settings.clip is not None:
+            norms = maps.flatten(1).norm(dim=1).clamp(min=self._settings.clip)
+            maps = maps * (self._settings.clip / norms).reshape(-1, *(1,) * (maps.dim() - 1))
+        if self._settings.noise:
+            maps = maps + self._settings.noise * torch.randn(
+                maps.shape, generator=self._noise, device=self._device
+            )
+        maps = maps.to(self._dtype)
+        if not torch.isfinite(maps).all():
+            raise BadDataError(
+                f"a feature map does not fit {self._settings.dtype}",
+                hint="set encoding.dtype to float32 in study.yaml, for all sites",
+            )
+        return np.asarray(maps.cpu().numpy())
+
+
+def _write_all(
+    site: SiteFolder,
+    private: PrivateFile,
+    content: Content,
+    encoder: Encoder,
+    key: SigningKey,
+    shard_bytes: int,
+    advance: Advance,
+) -> Iterator[Manifest]:
+    labels = private.labels
+    splits = np.array(private.text("split"))
+    pseudonyms = np.array(private.text("pseudonyms"), dtype=f"S{ID_BYTES}")
+    groups = np.array(private.text("group_pseudonyms"), dtype=f"S{GROUP_BYTES}")
+    for split in SPLITS:
+        rows = np.flatnonzero(splits == split)
+        previous = None
+        for sequence, part in enumerate(_cut(rows, _samples_per_shard(content, shard_bytes))):
+            start, stop = int(part[0]), int(part[-1]) + 1
+            manifest = write_shard(
+                site.outbox,
+                content,
+                Place(site=site.name, split=split, sequence=sequence),
+                previous,
+                _encoded(private, start, stop, encoder, advance),
+                Rows(labels[start:stop], pseudonyms[start:stop], groups[start:stop]),
+                key,
+            )
+            previous = manifest.digest
+            yield manifest
+
+
+def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """A split's rows lie together in `private.h5`; cut them into shards."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _samples_per_shard(content: Content, shard_bytes: int) -> int:
+    sample = math.prod(content.feature_shape) * np.dtype(content.dtype).itemsize * content.views
+    return max(1, shard_bytes // sample)
+
+
+def _encoded(
+    private: PrivateFile, start: int, stop: int, encoder: Encoder, advance: Advance
+) -> Iterator[NDArray[Any]]:
+    for slab in private.slabs(start, stop, SLAB):
+        yield encoder(slab)
+        advance(len(slab))
+
+
+def outbox_shards(site: SiteFolder) -> list[Path]:
+    """The finished shards of a site.
+
+    Raises:
+        StageOrderError: `client-encode` has not finished.
+    """
+    record = read_record(site.encoded)
+    if not record or not _complete(site, record["shards"]):
+        raise StageOrderError(
+            f"site {site.name} has nothing to ship",
+            where=site.outbox,
+            hint=f"run `sltool client-encode --site {site.name}` first",
+        )
+    return [site.outbox / name for name in record["shards"]]

@@ -1,0 +1,208 @@
+"""`prepare` in a study's folder: make the study if there is none, then read the source."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sltool.datasets.base import Dataset
+from sltool.errors import StudyMismatchError, UsageError
+from sltool.files import canonical_json, publish, write_text
+from sltool.layout import StudyFolder
+from sltool.models.base import build
+from sltool.progress import Progress
+from sltool.registry import datasets, models
+from sltool.site.encode import load_privacy_layer
+from sltool.site.prepare import Prepared, prepare, prepared_before
+from sltool.study import Choice, ModelChoice, Study, load_study, validate
+from sltool.studyfile import render, replace_samples
+
+
+def prepare_study(
+    folder: StudyFolder,
+    name: str | None,
+    source: Path | None,
+    overrides: Sequence[str],
+    workers: int,
+    seed: int,
+    force: bool,
+    progress: Progress,
+) -> Prepared:
+    """Make study.yaml and privacy-layer.safetensors if need be, then `prepared.h5`.
+
+    Args:
+        name: the dataset; None where study.yaml names it.
+        overrides: 'key=value' for keys of a new study.yaml.
+        workers: processes that decode images.
+
+    Raises:
+        UsageError: no dataset is named, or a new study's setting is wrong.
+        StudyMismatchError: the folder holds a study of another dataset, or an agreed one that does
+            not fit its own settings.
+    """
+    notes: list[str] = []
+    if folder.study_file.exists():
+        study = _existing(folder, name, overrides)
+    else:
+        study, notes = _new(folder, name, source, overrides)
+    dataset = _dataset(study)
+    study = _agreed(folder, study, dataset, seed, force, progress)
+    state = _state(study, source)
+    done = None if force else prepared_before(folder, study, state)
+    if done is None:
+        done = prepare(folder, study, dataset, source, progress, workers, state)
+    return replace(done, notes=[*notes, *done.notes])
+
+
+def _existing(folder: StudyFolder, name: str | None, overrides: Sequence[str]) -> Study:
+    study = load_study(folder)
+    if name and name != study.dataset.name:
+        raise StudyMismatchError(
+            f"this folder holds a study of the dataset '{study.dataset.name}', not '{name}'",
+            where=folder.study_file,
+            hint="make a new folder for a new study",
+        )
+    if overrides:
+        raise UsageError(
+            "--set is for a new study; this folder has one",
+            where=folder.study_file,
+            hint="change the key in study.yaml",
+        )
+    return study
+
+
+def _new(
+    folder: StudyFolder, name: str | None, source: Path | None, overrides: Sequence[str]
+) -> tuple[Study, list[str]]:
+    if name is None:
+        raise UsageError(
+            "which dataset? There is no study.yaml here that says so",
+            where=folder.root,
+            hint="run `sltool prepare DATASET`; `sltool list datasets` shows what there is",
+        )
+    kind = datasets.get(name)
+    settings, notes = kind.adapt(source)
+    content: dict[str, Any] = {"id": secrets.token_hex(16), "split": {}}
+    for section, values in kind.recipe.items():
+        content[section] = dict(values)
+    content["dataset"] = {"name": name, **content.get("dataset", {}), **settings}
+    for override in overrides:
+        _override(content, override)
+    chosen = dict(content["dataset"])
+    chosen.pop("name")
+    options = validate(kind.Settings, chosen, where="--set", prefix="dataset")
+    content["samples"] = kind(options).samples().model_dump(mode="json")
+    study = validate(Study, content, where="--set")
+    build(study, seed=0)
+    write_text(folder.study_file, study_text(study))
+    return load_study(folder), notes
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UsageError(f"'--set {override}' does not parse", expected="KEY=VALUE")
+    *path, last = key.split(".")
+    section = content
+    for step in path:
+        section = section.setdefault(step, {})
+        if not isinstance(section, dict):
+            raise UsageError(f"'--set {override}': '{step}' has no keys")
+    try:
+        section[last] = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise UsageError(f"'--set {override}': the value is not YAML: {error}") from error
+
+
+def study_text(study: Study) -> str:
+    """A commented study.yaml, every key with its value."""
+    kind = datasets.get(study.dataset.name)
+    model = models.get(study.model.name)
+    sections: Mapping[str, object] = {
+        "format": study.format,
+        "id": study.id,
+        "dataset": (
+            Choice(name=study.dataset.name),
+            validate(kind.Settings, study.dataset.settings(), where="study.yaml"),
+        ),
+        "samples": (study.samples,),
+        "split": (study.split,),
+        "model": (
+            ModelChoice(name=study.model.name, cut=study.model.cut),
+            validate(model.Settings, study.model.settings(), where="study.yaml"),
+        ),
+        "encoding": (study.encoding,),
+        "training": (study.training,),
+        "sites": {name: site.model_dump(mode="json") for name, site in study.sites.items()},
+    }
+    descriptions = {name: field.description or "" for name, field in Study.model_fields.items()}
+    return render(sections, descriptions)
+
+
+def _dataset(study: Study) -> Dataset:
+    kind = datasets.get(study.dataset.name)
+    settings = validate(
+        kind.Settings, study.dataset.settings(), where="study.yaml", prefix="dataset"
+    )
+    dataset: Dataset = kind(settings)
+    return dataset
+
+
+def _agreed(
+    folder: StudyFolder, study: Study, dataset: Dataset, seed: int, force: bool, progress: Progress
+) -> Study:
+    """Bring `samples` and the privacy layer in line with the settings.
+
+    Once a site is listed, the study is agreed on: then they may change by --force alone.
+    """
+    open_to_change = force or not study.sites
+    samples = dataset.samples()
+    if samples != study.samples:
+        if not open_to_change:
+            raise StudyMismatchError(
+                "the `samples` section does not follow from the `dataset` section",
+                where=folder.study_file,
+                expected=str(samples.model_dump(mode="json")),
+                hint="undo the change, or --force and hand the new study.yaml to every site",
+            )
+        replace_samples(folder.study_file, samples)
+        study = load_study(folder)
+        progress.note("study.yaml: `samples` was brought in line with `dataset`")
+    if folder.privacy_layer.is_file():
+        try:
+            load_privacy_layer(folder, study)
+        except StudyMismatchError:
+            if not open_to_change:
+                raise
+            progress.note("new weights for the privacy layer, which fits the changed model")
+            _write_privacy_layer(folder, study, seed)
+    elif study.sites and not force:
+        study.encoding_digest(folder.privacy_layer)
+    else:
+        _write_privacy_layer(folder, study, seed)
+    return study
+
+
+def _write_privacy_layer(folder: StudyFolder, study: Study, seed: int) -> None:
+    from safetensors.torch import save
+
+    layer = build(study, seed).privacy_layer
+    weights = {name: value.contiguous() for name, value in layer.state_dict().items()}
+    with publish(folder.privacy_layer) as part:
+        part.write_bytes(save(weights))
+
+
+def _state(study: Study, source: Path | None) -> str:
+    made_from = {
+        "dataset": study.dataset.model_dump(mode="json"),
+        "samples": study.samples.model_dump(mode="json"),
+        "source": str(source.resolve()) if source else None,
+    }
+    return hashlib.sha256(canonical_json(made_from)).hexdigest()

@@ -1,0 +1,199 @@
+"""`partition`: copy each site's rows of `prepared.h5` to its own private folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import secrets
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sltool.errors import BadDataError
+from sltool.files import write_text
+from sltool.layout import SiteFolder, StudyFolder
+from sltool.progress import Progress
+from sltool.site.assign import Assignment, assign
+from sltool.site.private import PrivateFile, create_private, open_private, write_text_column
+from sltool.study import SPLITS, Study
+
+
+def partition(
+    folder: StudyFolder,
+    study: Study,
+    ratios: list[float],
+    names: list[str],
+    progress: Progress,
+    seed: int,
+    secret_order: bool,
+    state: str,
+) -> Assignment:
+    """Copy each site's rows of `prepared.h5` to its `private.h5`, and write `pseudonyms.csv`.
+
+    Args:
+        secret_order: draw the order of rows from the system's randomness, not from `seed`, so
+            that nobody who knows the seed can tell the order of admission.
+        state: kept in each `private.h5`, to recognise work that is done.
+    """
+    with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
+        people = _People.of(prepared)
+        labels = prepared.labels
+        assignment = assign(
+            labels, people.groups, prepared.text("official"), study.split, ratios, names, seed
+        )
+        _check_classes(assignment, labels, study)
+        parts = []
+        for number, name in enumerate(names):
+            site_seed = secrets.randbits(63) if secret_order else seed * 1000 + number
+            rows = _shipping_order(assignment, number, site_seed)
+            parts.append(_Part(folder.site(name), rows, assignment.split[rows], site_seed))
+        _write_parts(study, prepared, people, parts, progress, state)
+    return assignment
+
+
+@dataclass(frozen=True)
+class _People:
+    """Who the samples of `prepared.h5` belong to."""
+
+    records: list[str]
+    groups: list[str]
+    examinations: list[str]
+
+    @classmethod
+    def of(cls, prepared: PrivateFile) -> _People:
+        return cls(*(prepared.text(name) for name in ("records", "groups", "examinations")))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One site's share: the rows of `prepared.h5` in shipping order, and the split of each."""
+
+    site: SiteFolder
+    rows: NDArray[np.int64]
+    splits: NDArray[np.int64]
+    seed: int
+
+
+def _check_classes(assignment: Assignment, labels: NDArray[np.generic], study: Study) -> None:
+    classes = study.samples.labels.classes
+    for code, name in enumerate(classes):
+        if not ((labels == code) & (assignment.split == 0)).any():
+            raise BadDataError(
+                f"no training sample is left of the class '{name}'",
+                expected="enough patients of every class for all three splits",
+            )
+
+
+def _shipping_order(assignment: Assignment, site: int, seed: int) -> NDArray[np.int64]:
+    """The site's rows: training, validation, test, each shuffled."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        rng.permutation(np.flatnonzero((assignment.site == site) & (assignment.split == code)))
+        for code in range(len(SPLITS))
+    ]
+    return np.concatenate(parts)
+
+
+def _write_parts(
+    study: Study,
+    prepared: PrivateFile,
+    people: _People,
+    parts: list[_Part],
+    progress: Progress,
+    state: str,
+) -> None:
+    with ExitStack() as stack:
+        arrays = []
+        for part in parts:
+            part.site.private_dir.mkdir(parents=True, exist_ok=True)
+            part.site.private_dir.chmod(0o700)
+            file = stack.enter_context(create_private(part.site.private, study.id, state))
+            file.attrs["seed"] = part.seed
+            arrays.append(_make_inputs(file, prepared, len(part.rows)))
+            _write_columns(file, prepared, people, part)
+        _scatter(prepared, parts, arrays, progress)
+
+
+def _make_inputs(file: h5py.File, prepared: PrivateFile, rows: int) -> NDArray[Any]:
+    """A contiguous dataset is a plain array in the file, so its rows can be set in any order."""
+    source = prepared.inputs
+    target = file.create_dataset("inputs", shape=(rows, *source.shape[1:]), dtype=source.dtype)
+    target[...] = 0
+    file.flush()
+    return np.memmap(
+        file.filename,
+        mode="r+",
+        dtype=source.dtype,
+        shape=target.shape,
+        offset=target.id.get_offset(),
+    )
+
+
+def _scatter(
+    prepared: PrivateFile, parts: list[_Part], arrays: list[NDArray[Any]], progress: Progress
+) -> None:
+    """Copy the inputs to their places in one pass, a bounded block in memory at a time."""
+    total = prepared.inputs.shape[0]
+    owner, place = np.full(total, -1), np.zeros(total, dtype=np.int64)
+    for number, part in enumerate(parts):
+        owner[part.rows] = number
+        place[part.rows] = np.arange(len(part.rows))
+    done = 0
+    with progress.bar("partition", total) as advance:
+        for slab in prepared.slabs(0, total):
+            owners = owner[done : done + len(slab)]
+            for number in np.unique(owners[owners >= 0]):
+                mine = np.flatnonzero(owners == number)
+                arrays[number][place[done + mine]] = slab[mine]
+            done += len(slab)
+            advance(len(slab))
+
+
+def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part: _Part) -> None:
+    """The columns beside the inputs, and the table that leads from a pseudonym to the patient."""
+    file["labels"] = prepared.labels[part.rows]
+    splits = [SPLITS[code] for code in part.splits]
+    pseudonyms = [secrets.token_hex(16) for _ in part.rows]
+    groups = _group_pseudonyms(people, part.rows)
+    for name, values in (
+        ("split", splits),
+        ("pseudonyms", pseudonyms),
+        ("group_pseudonyms", groups),
+    ):
+        write_text_column(file, name, values)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["pseudonym", "group", "split", "record", "patient", "examination"])
+    for number, row in enumerate(part.rows):
+        writer.writerow(
+            [
+                pseudonyms[number],
+                groups[number],
+                splits[number],
+                people.records[row],
+                people.groups[row],
+                people.examinations[row],
+            ]
+        )
+    write_text(part.site.pseudonyms, text.getvalue(), mode=0o600)
+
+
+def _group_pseudonyms(people: _People, rows: NDArray[np.int64]) -> list[str]:
+    """A random id for each patient and, after a slash, for each examination of a patient."""
+    ids: dict[tuple[str, ...], str] = {}
+
+    def random_id(*key: str) -> str:
+        return ids.setdefault(key, secrets.token_hex(16))
+
+    pseudonyms = []
+    for row in rows:
+        patient, examination = people.groups[row], people.examinations[row]
+        pseudonym = random_id(patient)
+        if examination:
+            pseudonym += "/" + random_id(patient, examination)
+        pseudonyms.append(pseudonym)
+    return pseudonyms

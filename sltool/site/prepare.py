@@ -1,0 +1,231 @@
+"""`prepare`: a source's samples, decoded and of one shape, in `prepared.h5`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sltool.datasets.base import Dataset, Loader, Refused, Scan, UnreadableSampleError
+from sltool.datasets.images import Decode, ImageFiles, decode_batch
+from sltool.errors import BadDataError
+from sltool.files import write_text
+from sltool.layout import StudyFolder
+from sltool.progress import Progress
+from sltool.site.private import create_private, open_private, write_text_column
+from sltool.study import Labels, Study
+
+BATCH = 64
+# Below this many files, starting worker processes costs more than it saves.
+PARALLEL_FROM = 500
+UNREADABLE_LIMIT = 0.01
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` did; `again` where the same source had been prepared before."""
+
+    dataset: str
+    samples: int
+    counts: dict[str, int]
+    refused: list[Refused]
+    notes: list[str]
+    again: bool = False
+
+
+# A batch: the arrays (n, *shape), their numbers in the scan, and what was unreadable.
+Batch = tuple[NDArray[Any], list[int], list[Refused]]
+
+
+def prepare(
+    folder: StudyFolder,
+    study: Study,
+    dataset: Dataset,
+    source: Path | None,
+    progress: Progress,
+    workers: int,
+    state: str,
+) -> Prepared:
+    """Write `prepared.h5` and, if samples were left out, `refused.csv`.
+
+    Raises:
+        BadDataError: nothing usable, a class without samples, or too many unreadable files.
+    """
+    scan = dataset.scan(source)
+    if len(scan) == 0:
+        raise BadDataError(
+            f"no usable sample was found; {len(scan.refused)} were refused",
+            where=source or "",
+            expected=dataset.source_help,
+            hint=_first_reasons(scan.refused),
+        )
+    refused = list(scan.refused)
+    with create_private(folder.prepared, study.id, state) as file:
+        kept = _write_inputs(file, scan, study.samples.shape, refused, progress, workers)
+        _check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
+        counts = _write_columns(file, scan, kept, study.samples.labels)
+        result = Prepared(study.dataset.name, len(kept), counts, refused, scan.notes)
+        file.attrs["result"] = json.dumps(asdict(result))
+    _write_refused(folder.refused, refused)
+    return result
+
+
+def prepared_before(folder: StudyFolder, study: Study, state: str) -> Prepared | None:
+    """The result of an earlier `prepare` with this state, if there is one."""
+    if not folder.prepared.is_file():
+        return None
+    with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
+        if prepared.state != state:
+            return None
+        result = json.loads(prepared.file.attrs["result"])
+    result["refused"] = [Refused(**one) for one in result["refused"]]
+    return Prepared(**{**result, "again": True})
+
+
+def _write_inputs(
+    file: h5py.File,
+    scan: Scan,
+    shape: tuple[int, ...],
+    refused: list[Refused],
+    progress: Progress,
+    workers: int,
+) -> list[int]:
+    """Stream the arrays to the file; returns the numbers of the samples that were readable."""
+    inputs: h5py.Dataset | None = None
+    kept: list[int] = []
+    with progress.bar("prepare", len(scan)) as advance:
+        for arrays, numbers, unreadable in _batches(scan, workers):
+            if inputs is None:
+                inputs = file.create_dataset(
+                    "inputs",
+                    shape=(0, *shape),
+                    maxshape=(None, *shape),
+                    dtype=arrays.dtype,
+                    chunks=(BATCH, *shape),
+                )
+            if len(numbers):
+                inputs.resize(len(kept) + len(numbers), axis=0)
+                inputs[len(kept) :] = arrays
+            kept += numbers
+            refused += unreadable
+            advance(len(numbers) + len(unreadable))
+    return kept
+
+
+def _batches(scan: Scan, workers: int) -> Iterator[Batch]:
+    """The scan's samples in order, at most a few batches in memory at a time."""
+    spans = [range(start, min(start + BATCH, len(scan))) for start in range(0, len(scan), BATCH)]
+    if isinstance(scan.inputs, np.ndarray):
+        for span in spans:
+            yield scan.inputs[span.start : span.stop], list(span), []
+    elif isinstance(scan.inputs, ImageFiles):
+        paths = list(scan.inputs.paths)
+        decode = partial(_decode_span, decode=scan.inputs.decode)
+        jobs = [(span.start, paths[span.start : span.stop]) for span in spans]
+        with _processes(workers if len(scan) >= PARALLEL_FROM else 1) as pool:
+            for arrays, numbers, reasons in _in_order(pool, decode, jobs, workers):
+                unreadable = [Refused(scan.records[n], reason) for n, reason in reasons]
+                yield arrays, numbers, unreadable
+    else:
+        load = partial(_load_span, loader=scan.inputs, records=scan.records)
+        with ThreadPoolExecutor(workers) as threads:
+            yield from _in_order(threads, load, spans, workers)
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Executor]:
+    if workers == 1:
+        with ThreadPoolExecutor(1) as pool:
+            yield pool
+    else:
+        # Not fork: torch's threads may hold locks in this process.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield pool
+
+
+def _in_order(pool: Executor, work: Any, jobs: list[Any], workers: int) -> Iterator[Any]:
+    """`map` with a bounded number of jobs under way."""
+    waiting = iter(jobs)
+    under_way = [pool.submit(work, job) for job in islice(waiting, 2 * workers)]
+    while under_way:
+        yield under_way.pop(0).result()
+        under_way += [pool.submit(work, job) for job in islice(waiting, 1)]
+
+
+def _decode_span(
+    job: tuple[int, list[Path]], decode: Decode
+) -> tuple[NDArray[np.uint8], list[int], list[tuple[int, str]]]:
+    # Runs in a worker: plain data in and out, never a plug-in's object.
+    start, paths = job
+    arrays, kept, reasons = decode_batch(paths, decode)
+    bad = [(start + number, reason) for number, reason in enumerate(reasons) if reason]
+    return arrays, [start + number for number in kept], bad
+
+
+def _load_span(span: range, loader: Loader, records: Sequence[str]) -> Batch:
+    arrays, kept, refused = [], [], []
+    for number in span:
+        try:
+            arrays.append(loader(number))
+            kept.append(number)
+        except UnreadableSampleError as error:
+            refused.append(Refused(records[number], str(error)))
+    return (np.stack(arrays) if arrays else np.empty(0, np.float32)), kept, refused
+
+
+def _check_unreadable(unreadable: int, total: int, refused: list[Refused]) -> None:
+    if unreadable > UNREADABLE_LIMIT * total:
+        raise BadDataError(
+            f"{unreadable} of {total} files cannot be read",
+            expected=f"at most {UNREADABLE_LIMIT:.0%}",
+            hint=_first_reasons(refused[-unreadable:]),
+        )
+
+
+def _first_reasons(refused: list[Refused]) -> str:
+    return "look at " + "; ".join(f"{one.record}: {one.reason}" for one in refused[:3])
+
+
+def _write_columns(file: h5py.File, scan: Scan, kept: list[int], labels: Labels) -> dict[str, int]:
+    """Write the columns beside `inputs`; returns the count of each class."""
+    values = scan.labels[kept]
+    file["labels"] = values
+    write_text_column(file, "records", [scan.records[number] for number in kept])
+    write_text_column(file, "groups", [scan.groups[number] for number in kept])
+    for name, column in (("examinations", scan.examinations), ("official", scan.official)):
+        write_text_column(file, name, [column[number] if column else "" for number in kept])
+    if labels.kind == "regression":
+        return {}
+    found = Counter(values.tolist())
+    counts = {name: found[number] for number, name in enumerate(labels.classes)}
+    for name, count in counts.items():
+        if count == 0:
+            raise BadDataError(
+                f"the class '{name}' has no sample", expected="samples of every class"
+            )
+    return counts
+
+
+def _write_refused(path: Path, refused: list[Refused]) -> None:
+    if not refused:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["record", "reason"])
+    writer.writerows((one.record, one.reason) for one in refused)
+    write_text(path, text.getvalue(), mode=0o600)

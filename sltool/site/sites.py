@@ -1,0 +1,100 @@
+"""`partition` in a study's folder: simulated sites, or one real one; skips what is done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+
+from sltool.errors import UsageError
+from sltool.files import canonical_json
+from sltool.layout import StudyFolder
+from sltool.progress import Progress
+from sltool.site.assign import parse_ratios, site_names
+from sltool.site.enrol import enrol
+from sltool.site.partition import partition
+from sltool.site.private import open_private
+from sltool.study import SPLITS, Study, check_site_name, load_study
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Samples of each split at each site; `again` where they lay there before."""
+
+    counts: dict[str, dict[str, int]]
+    again: bool
+
+
+def make_sites(
+    folder: StudyFolder,
+    ratios: str,
+    site: str | None,
+    seed: int,
+    force: bool,
+    progress: Progress,
+) -> Outcome:
+    """Make `sites/NAME` and a key for each, and list them in study.yaml.
+
+    Args:
+        ratios: shares of simulated sites A, B, C ..., '7:2:1'.
+        site: the real site that all rows belong to; then `ratios` is not used.
+
+    Raises:
+        StageOrderError: nothing is prepared.
+        UsageError: the ratios do not parse or leave a site empty, or other sites lie there.
+    """
+    study = load_study(folder)
+    shares = [1.0] if site else parse_ratios(ratios)
+    names = [check_site_name(site)] if site else site_names(len(shares))
+    state = _state(folder, study, shares, names, seed)
+    before = _before(folder, study, names)
+    if not force:
+        if len(before) == len(names) and set(before.values()) == {state}:
+            enrol(folder, study, names)
+            return Outcome({name: _counts(folder, study, name) for name in names}, again=True)
+        if set(before.values()) - {state}:
+            raise UsageError(
+                f"the sites {', '.join(before)} were made from other samples, ratios or seed",
+                where=folder.sites,
+                hint="--force makes them anew with new pseudonyms; shards that were shipped "
+                "before will not fit them",
+            )
+    assignment = partition(
+        folder, study, shares, names, progress, seed, secret_order=site is not None, state=state
+    )
+    if not site:
+        for stale in set(folder.site_names()) - set(names):
+            folder.site(stale).private.unlink()
+    enrol(folder, study, names)
+    return Outcome(assignment.counts(), again=False)
+
+
+def _state(
+    folder: StudyFolder, study: Study, shares: list[float], names: list[str], seed: int
+) -> str:
+    with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
+        made_from = {
+            "prepared": prepared.state,
+            "split": study.split.model_dump(mode="json"),
+            "shares": shares,
+            "names": names,
+            "seed": seed,
+        }
+    return hashlib.sha256(canonical_json(made_from)).hexdigest()
+
+
+def _before(folder: StudyFolder, study: Study, names: list[str]) -> dict[str, str]:
+    """The state of each of the sites that lie there."""
+    states = {}
+    for name in names:
+        path = folder.site(name).private
+        if path.is_file():
+            with open_private(path, study.id, "sltool partition") as private:
+                states[name] = private.state
+    return states
+
+
+def _counts(folder: StudyFolder, study: Study, name: str) -> dict[str, int]:
+    with open_private(folder.site(name).private, study.id, "sltool partition") as private:
+        found = Counter(private.text("split"))
+    return {split: found[split] for split in SPLITS}

@@ -1,0 +1,312 @@
+"""study.yaml: the agreement that every site and the server hold.
+
+The schema below is also the reference: each field's description becomes the comment in study.yaml
+and the row in docs/reference/study-file.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from sltool.errors import (
+    StageOrderError,
+    StorageError,
+    StudyFileError,
+    UnknownNameError,
+    UsageError,
+    nearest,
+)
+from sltool.files import canonical_json, sha256
+from sltool.layout import StudyFolder
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+SPLITS = ("train", "validation", "test")
+
+SITE_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}$"
+SiteName = Annotated[str, StringConstraints(pattern=SITE_NAME)]
+PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of study.yaml: no unknown keys, no infinities, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Choice(Section):
+    """A registered name and its settings, which the registered class checks (`settings_of`)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    name: str = Field(description="As in `sltool list`.")
+
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class ModelChoice(Choice):
+    cut: int = Field(
+        default=1,
+        ge=0,
+        description="How many hidden layers stand at the site. 0 ships the input itself: "
+        "only for comparisons.",
+    )
+
+
+class Labels(Section):
+    kind: Literal["regression", "binary", "multiclass"] = Field(
+        description="What is predicted: regression, binary or multiclass."
+    )
+    classes: tuple[str, ...] = Field(
+        default=(), description="Class names in the order of their numbers; the last is positive."
+    )
+    unit: str = Field(default="", description="The unit of a regression label.")
+    mean: float = Field(
+        default=0.0, description="Regression: the server predicts (label - mean) / sd."
+    )
+    sd: Positive = Field(default=1.0, description="Agreed on, never computed from private data.")
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Labels:
+        count = len(self.classes)
+        fits = {"regression": count == 0, "binary": count == 2, "multiclass": count >= 3}
+        if not fits[self.kind]:
+            raise ValueError(f"{self.kind} labels cannot have {count} classes")
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the server network predicts for a sample."""
+        return len(self.classes) if self.kind == "multiclass" else 1
+
+
+class Samples(Section):
+    """What one prepared sample is; written by `prepare` from the dataset's settings."""
+
+    shape: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        description="(channels, height, width) of an image or (columns,) of a table row."
+    )
+    mean: tuple[float, ...] = Field(
+        description="Standardisation, one per channel or column: the network sees (x - mean) / sd."
+    )
+    sd: tuple[Positive, ...] = Field(description="Agreed on, never computed from private data.")
+    labels: Labels = Field(description="The labels.")
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Samples:
+        if not len(self.mean) == len(self.sd) == self.shape[0]:
+            raise ValueError(f"mean and sd need {self.shape[0]} numbers each")
+        return self
+
+
+class Split(Section):
+    validation: Fraction = Field(
+        default=0.1, description="Share of all samples for choosing the best epoch."
+    )
+    test: Fraction = Field(default=0.1, description="Share of all samples for the final figures.")
+    official: bool = Field(
+        default=False, description="Keep the source's own split lists where it has them."
+    )
+
+
+class Encoding(Section):
+    dtype: Literal["float16", "float32"] = Field(
+        default="float16", description="How feature maps travel: float16 or float32."
+    )
+    clip: Positive | None = Field(
+        default=None, description="Greatest L2 norm of one sample's feature map; null: no limit."
+    )
+    noise: float = Field(
+        default=0.0,
+        ge=0,
+        description="Standard deviation of the Gaussian noise added at the site, in feature units.",
+    )
+
+
+class Training(Section):
+    """Settings of the server alone: they may change without a new encoding."""
+
+    epochs: int = Field(default=100, gt=0, description="Passes over all training samples.")
+    batch_size: int = Field(default=64, gt=0, description="Samples a step.")
+    loss: Literal["auto", "mse", "mae", "huber", "cross-entropy"] = Field(
+        default="auto",
+        description="auto: mse for regression, (binary) cross-entropy for classes.",
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(
+        default="adam", description="adam, adamw or sgd (momentum 0.9)."
+    )
+    learning_rate: Positive = Field(default=1e-3, description="The highest rate of the schedule.")
+    schedule: Literal["constant", "cosine", "one-cycle"] = Field(
+        default="constant", description="How the rate moves over the steps of the run."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty or decoupled decay.")
+
+
+class Site(Section):
+    key: PublicKey = Field(description="The site's Ed25519 public key.")
+    revoked: date | None = Field(
+        default=None, description="From this day on the key is not trusted."
+    )
+
+
+class Study(Section):
+    format: Literal[1] = Field(default=1, description="Version of this file's layout.")
+    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] = Field(
+        description="The study's id. Every shard bears it."
+    )
+    dataset: Choice = Field(description="Where samples come from and how they are prepared.")
+    samples: Samples = Field(
+        description="What one prepared sample is. Written by `prepare`; the server reads it too."
+    )
+    split: Split = Field(default=Split(), description="Used by `partition`.")
+    model: ModelChoice = Field(description="The network, and where it is cut.")
+    encoding: Encoding = Field(default=Encoding(), description="What `client-encode` ships.")
+    training: Training = Field(
+        default=Training(),
+        description="What `server-train` does. May change at any time without a new encoding.",
+    )
+    sites: dict[SiteName, Site] = Field(
+        default={}, description="The sites and their public keys; `partition` adds them."
+    )
+
+    def encoding_digest(self, privacy_layer: Path) -> str:
+        """Hex SHA-256 over everything that changes the meaning of a feature map.
+
+        That is: the study's id, dataset, samples, model (but for its `server` settings), encoding
+        and the bytes of `privacy-layer.safetensors`.
+
+        Raises:
+            StageOrderError: the privacy layer's weights are not there.
+        """
+        if not privacy_layer.is_file():
+            raise StageOrderError(
+                "the privacy layer's weights are missing",
+                where=privacy_layer,
+                hint="run `sltool prepare`, or copy the file that came with study.yaml",
+            )
+        model = self.model.model_dump(mode="json")
+        model.pop("server", None)
+        meaning = {
+            "study": self.id,
+            "dataset": self.dataset.model_dump(mode="json"),
+            "samples": self.samples.model_dump(mode="json"),
+            "model": model,
+            "encoding": self.encoding.model_dump(mode="json"),
+            "privacy_layer": sha256(privacy_layer),
+        }
+        return hashlib.sha256(canonical_json(meaning)).hexdigest()
+
+    def check_sites(self, names: Iterable[str]) -> None:
+        """Raise `UnknownNameError` unless every name is a site of this study."""
+        for name in names:
+            if name not in self.sites:
+                raise UnknownNameError.of(
+                    "site", name, self.sites, hint="see `sites:` in study.yaml"
+                )
+
+
+def check_site_name(name: str) -> str:
+    """`name`, if a site can be called so; raises `UsageError` otherwise."""
+    if not re.fullmatch(SITE_NAME, name):
+        raise UsageError(
+            f"a site cannot be called '{name}'",
+            expected="a letter, then up to 31 letters, digits or underscores",
+        )
+    return name
+
+
+def load_study(folder: StudyFolder) -> Study:
+    """Read and check `study.yaml`.
+
+    Raises:
+        StageOrderError: there is none.
+        StudyFileError: a key or value is wrong; the message has its path and what is allowed.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    path = folder.study_file
+    if not path.is_file():
+        raise StageOrderError(
+            "there is no study here",
+            where=path,
+            expected="a folder with a study.yaml",
+            hint="run `sltool prepare DATASET` here, or point --study at the study's folder",
+        )
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StorageError.of(error, path, "read") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise StudyFileError(f"study.yaml is not valid YAML: {error}", where=path) from error
+    if not isinstance(content, dict):
+        raise StudyFileError("study.yaml is not a mapping of keys", where=path)
+    return validate(Study, content, where=path)
+
+
+def validate(
+    schema: type[SectionT], content: Any, *, where: str | Path, prefix: str = ""
+) -> SectionT:
+    """`schema(**content)`, with mistakes told by their path in study.yaml.
+
+    Raises:
+        StudyFileError: on the first mistakes, with the nearest key or the allowed values.
+    """
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        raise _mistakes(schema, error, where, prefix) from None
+
+
+def _mistakes(
+    schema: type[BaseModel], error: ValidationError, where: str | Path, prefix: str
+) -> StudyFileError:
+    told = []
+    for mistake in error.errors(include_url=False):
+        path = ".".join([*filter(None, [prefix]), *(str(step) for step in mistake["loc"])])
+        if mistake["type"] == "extra_forbidden":
+            keys = _keys_beside(schema, mistake["loc"])
+            told.append(
+                f"unknown key '{path}'{nearest(str(mistake['loc'][-1]), keys)} "
+                f"(allowed: {', '.join(keys)})"
+            )
+        else:
+            got = "" if mistake["type"] == "missing" else f", not {mistake['input']!r}"
+            told.append(f"{path}: {mistake['msg']}{got}")
+    return StudyFileError(
+        told[0] if len(told) == 1 else f"{len(told)} mistakes: " + "; ".join(told),
+        where=where,
+        hint="correct the file and run the command again",
+    )
+
+
+def _keys_beside(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed where the last step of `loc` stands."""
+    for step in loc[:-1]:
+        field = schema.model_fields.get(str(step))
+        if field is None:
+            # Inside `sites`, the step is a site's name and the value a Site.
+            continue
+        annotation: Any = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            schema = annotation
+        else:
+            schema = getattr(annotation, "__args__", (None, schema))[-1]
+    return list(schema.model_fields)

@@ -1,0 +1,111 @@
+"""What the tests share: a place for the real data, and the real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("SLTOOL_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one run of the real command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def ok(self) -> Ran:
+        """This run, which must have succeeded."""
+        assert self.code == 0, f"exit code {self.code}\n{self.out}\n{self.err}"
+        return self
+
+
+class Sltool:
+    """The command line in one folder. `run` starts a real process; calling it stays in this one."""
+
+    def __init__(self, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._capfd = capfd
+
+    def run(self, *args: object, **environment: str) -> Ran:
+        """`sltool ARGS` as a process of its own, as a user types it."""
+        done = subprocess.run(
+            [sys.executable, "-m", "sltool", *map(str, args)],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def __call__(self, *args: object) -> Ran:
+        """The same through the program's `main` in this process, which spares `import torch`."""
+        from sltool.cli.main import main
+
+        before, argv = Path.cwd(), sys.argv
+        self._capfd.readouterr()
+        os.chdir(self.folder)
+        sys.argv = ["sltool", *map(str, args)]
+        try:
+            main()
+        except SystemExit as end:
+            captured = self._capfd.readouterr()
+            return Ran(int(end.code or 0), captured.out, captured.err)
+        finally:
+            os.chdir(before)
+            sys.argv = argv
+
+
+@pytest.fixture
+def sltool(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Sltool:
+    """The command line in an empty folder."""
+    folder = tmp_path / "study"
+    folder.mkdir()
+    return Sltool(folder, capfd)
+
+
+@pytest.fixture
+def data() -> Callable[[str], Path]:
+    """A path in the folder of real data; the test is skipped where that is absent."""
+
+    def find(name: str) -> Path:
+        path = DATA / name
+        if not path.exists():
+            pytest.skip(f"no real data at {path}: set SLTOOL_TEST_DATA")
+        return path
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def _clean_plugins() -> Iterator[None]:
+    """No test sees another's plug-ins."""
+    from sltool import registry
+
+    for one in registry.registries.values():
+        one._load_builtins()
+    kept = {name: dict(one._entries) for name, one in registry.registries.items()}
+    yield
+    for name, one in registry.registries.items():
+        one._entries = kept[name]
+        one._waiting = None
+        one.broken.clear()
+    registry.broken_plugins.clear()
+    registry._loaded_files.clear()
