@@ -159,10 +159,34 @@ class Training(Section):
     weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty or decoupled decay.")
 
 
+class EarlierKey(Section):
+    key: PublicKey = Field(description="A public key that the site used before.")
+    revoked: date = Field(description="From this day on the key is not trusted.")
+
+
 class Site(Section):
     key: PublicKey = Field(description="The site's Ed25519 public key.")
     revoked: date | None = Field(
         default=None, description="From this day on the key is not trusted."
+    )
+    earlier: tuple[EarlierKey, ...] = Field(
+        default=(),
+        description="Keys that the site used before, each with the day of its revocation. "
+        "Shards that were accepted before that day stay.",
+    )
+
+    def all_keys(self) -> list[Site | EarlierKey]:
+        """The site's key and its earlier ones, each with `key` and `revoked`."""
+        return [self, *self.earlier]
+
+
+class Server(Section):
+    recipient: Annotated[str, StringConstraints(pattern=r"^age1[02-9ac-hj-np-z]{58}$")] | None = (
+        Field(
+            default=None,
+            description="The server's age recipient, from `sltool server-keys`: `ship` then "
+            "encrypts every file for the road. null: files travel readable.",
+        )
     )
 
 
@@ -182,6 +206,7 @@ class Study(Section):
         default=Training(),
         description="What `server-train` does. May change at any time without a new encoding.",
     )
+    server: Server = Field(default=Server(), description="How files travel to the server.")
     sites: dict[SiteName, Site] = Field(
         default={}, description="The sites and their public keys; `partition` adds them."
     )

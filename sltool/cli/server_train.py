@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,7 @@ from sltool.cli.command import (
     command,
     pick_device,
 )
-
-if TYPE_CHECKING:
-    from sltool.server.queue import Intake
+from sltool.cli.intake import report_intake
 
 RunOption = Annotated[str, typer.Option("--run", metavar="NAME", help="The run's name.")]
 
@@ -38,6 +36,7 @@ def server_train(
 
     Goes on with the run where it stopped. Writes server/runs/NAME.
     """
+    from sltool.server.lock import only_server
     from sltool.server.queue import Queue
     from sltool.server.run import train
     from sltool.study import load_study
@@ -45,13 +44,14 @@ def server_train(
     folder = terminal.folder
     study = load_study(folder)
     study.check_sites(sites or [])
-    queue = Queue(folder, study)
-    intake = queue.take(terminal)
-    report_intake(terminal, intake)
-    if intake.rejected and not queue.store.segments:
-        raise intake.rejected[0].error
-    where = pick_device(device)
-    done = train(folder, study, queue.store, run, sites or [], seed, where, terminal, force)
+    with only_server(folder):
+        queue = Queue(folder, study)
+        intake = queue.take(terminal)
+        report_intake(terminal, intake)
+        if intake.rejected and not queue.store.segments:
+            raise intake.rejected[0].error
+        where = pick_device(device)
+        done = train(folder, study, queue.store, run, sites or [], seed, where, terminal, force)
     verb = "already trained" if done.again else "trained"
     terminal.result(
         {
@@ -69,13 +69,3 @@ def server_train(
         f"run {done.run}: {verb} {done.epochs} epochs on {done.samples} samples of sites "
         f"{' '.join(done.sites)}; the best is epoch {done.best_epoch} (lowest validation loss)",
     )
-
-
-def report_intake(terminal: Terminal, intake: Intake) -> None:
-    """Say what became of the shards in the inbox."""
-    if intake.accepted:
-        terminal.note(f"{len(intake.accepted)} shards accepted")
-    if intake.already:
-        terminal.note(f"{len(intake.already)} shards had been accepted before")
-    for one in intake.rejected:
-        terminal.note(f"{one.name} was refused: {one.error.what} (see server/rejected)")

@@ -13,13 +13,16 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from sltool.errors import ShardRefusedError
 from sltool.files import canonical_json
 from sltool.study import Section, SiteName, Study
 
 USER_BLOCK = 4096
+# What a reader must expect of one shard, so that a hostile one costs bounded time and memory.
+MAX_PAYLOAD = 5 * 2**28
+MAX_SAMPLES = 2**20
 MAGIC = b"sltool-shard 1"
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -36,7 +39,7 @@ class Noise(Section):
 class Payload(Section):
     """All bytes after the user block."""
 
-    bytes: Count
+    bytes: int = Field(gt=0, le=MAX_PAYLOAD)
     sha256: Digest
 
 
@@ -88,10 +91,16 @@ class Manifest(Section):
     content: Content
     place: Place
     previous: Digest | None
-    samples: Count
+    samples: int = Field(gt=0, le=MAX_SAMPLES)
     key: str
     tool: str
     payload: Payload
+
+    @model_validator(mode="after")
+    def _chain_begins_at_zero(self) -> Manifest:
+        if (self.previous is None) != (self.place.sequence == 0):
+            raise ValueError("only shard 0 has no previous one")
+        return self
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""

@@ -13,7 +13,6 @@ from sltool.shard.manifest import Content
 
 ID_BYTES = 32  # 16 random bytes in hex
 GROUP_BYTES = 65  # patient, or patient/examination
-GZIP_LEVEL = 1
 CHUNK_BYTES = 64 * 1024
 IMAGES_PER_CHUNK = 8
 
