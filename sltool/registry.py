@@ -86,7 +86,7 @@ class Registry(Generic[T]):
         """
 
         def keep(registered: Registered) -> Registered:
-            origin = _origin.get() or inspect.getsourcefile(registered) or "?"  # type: ignore[arg-type]
+            origin = _origin.get() or _origin_of(registered)
             self._check_free(name, origin)
             self._entries[name] = Entry(name, registered, origin, facts)  # type: ignore[arg-type]
             return registered
@@ -163,6 +163,13 @@ class Registry(Generic[T]):
                 f"{plugin.origin}: {plugin.reason}" for plugin in broken
             )
         return f"`sltool list {self.kind}s` shows what each one is"
+
+
+def _origin_of(registered: Any) -> str:
+    """Where something comes from that was imported before anybody asked for its name."""
+    if registered.__module__.startswith("sltool."):
+        return "built-in"
+    return inspect.getsourcefile(registered) or "?"
 
 
 def _distribution(point: importlib.metadata.EntryPoint) -> str:

@@ -184,20 +184,18 @@ class Cholesterol(Dataset):
 
     def _reasons(self, values: pd.DataFrame) -> list[str]:
         """For each row, '' or why it is refused."""
-        reasons = [""] * len(values)
+        reasons: list[list[str]] = [[] for _ in range(len(values))]
         for name in values.columns:
             column = values[name].to_numpy(dtype=float)
             low, high = self.settings.plausible.get(name, (-np.inf, np.inf))
-            missing = ~np.isfinite(column)
-            outside = ~missing & ((column < low) | (column > high))
-            for number in np.flatnonzero(missing):
-                reasons[number] = reasons[number] or f"{name} is missing or not a number"
-            for number in np.flatnonzero(outside):
-                unit = UNITS.get(name, "mg/dL")
-                reasons[number] = reasons[number] or (
+            unit = UNITS.get(name, "mg/dL")
+            for number in np.flatnonzero(~np.isfinite(column)):
+                reasons[number].append(f"{name} is missing or not a number")
+            for number in np.flatnonzero((column < low) | (column > high)):
+                reasons[number].append(
                     f"{name} {column[number]:g} is outside {low:g} to {high:g} ({unit})"
                 )
-        return reasons
+        return ["; ".join(told) for told in reasons]
 
 
 def _read_csv(source: Path, rows: int | None = None) -> pd.DataFrame:
