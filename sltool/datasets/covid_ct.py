@@ -33,7 +33,7 @@ class CovidCT(Dataset):
 
     recipe: ClassVar[Mapping[str, Any]] = {
         "model": {"name": "covid-cnn", "filters": [1, 32, 64, 128, 256]},
-        "training": {"epochs": 100, "batch_size": 64},
+        "training": {"epochs": 100, "batch_size": 64, "schedule": "cosine"},
     }
     source_help = "a folder with the folders COVID and non-COVID, each full of images"
 
