@@ -9,7 +9,7 @@ from pathlib import Path
 from sltool.errors import ShardRefusedError, SltoolError, StorageError
 from sltool.files import fsync, sha256, write_json
 from sltool.layout import StudyFolder
-from sltool.models.base import build, feature_shape
+from sltool.models.base import feature_shape
 from sltool.progress import Progress
 from sltool.server.store import Segment, Shape, Store
 from sltool.shard.manifest import Content, Manifest
@@ -45,7 +45,7 @@ class Queue:
         self.folder = folder
         self.study = study
         encoding = study.encoding_digest(folder.privacy_layer)
-        shape = feature_shape(study, build(study, seed=0).privacy_layer)
+        shape = feature_shape(study)
         self.content = Content.of(study, encoding, shape)
         self.store = Store(
             folder.store,

@@ -18,7 +18,7 @@ from torch import nn
 from sltool.errors import BadDataError, StageOrderError, StudyMismatchError
 from sltool.files import sha256, write_json
 from sltool.layout import SiteFolder, StudyFolder
-from sltool.models.base import build, feature_shape
+from sltool.models.base import feature_shape, outline
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import Content, Manifest, Place
@@ -52,9 +52,9 @@ def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
     """
     path = folder.privacy_layer
     study.encoding_digest(path)
-    layer = build(study, seed=0).privacy_layer
+    layer = outline(study).privacy_layer
     try:
-        layer.load_state_dict(load_file(path))
+        layer.load_state_dict(load_file(path), assign=True)
     except RuntimeError as error:
         raise StudyMismatchError(
             "the privacy layer's weights do not fit the study's model",
@@ -91,8 +91,8 @@ def encode(
         if not force and done.get("state") == state and _complete(site, done["shards"]):
             return _summary(site, done, time.monotonic() - started, again=True)
         layer = load_privacy_layer(folder, study).to(device)
-        content = Content.of(study, digest, feature_shape(study, layer.to("cpu")))
-        encoder = Encoder(study, layer.to(device), device, private.seed)
+        content = Content.of(study, digest, feature_shape(study))
+        encoder = Encoder(study, layer, device, private.seed)
         _empty(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
             shards = list(_write_all(site, private, content, encoder, key, shard_bytes, advance))
