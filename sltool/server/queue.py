@@ -50,9 +50,7 @@ class Queue:
         self.store = Store(
             folder.store,
             encoding,
-            Shape(
-                shape, self.content.dtype, self.content.views, self.content.label == "regression"
-            ),
+            Shape(shape, self.content.dtype, self.content.label == "regression"),
         )
 
     def take(self, progress: Progress) -> Intake:
@@ -109,7 +107,7 @@ class Queue:
                 samples=manifest.samples,
                 views=manifest.content.views,
             )
-            at_once = max(1, BLOCK_BYTES // self.store.shape.sample_bytes)
+            at_once = max(1, BLOCK_BYTES // self.store.shape.row_bytes)
             features = reader.features(at_once)
             self.store.add(segment, features, rows.labels, rows.pseudonyms, rows.groups)
         self._known.update(rows.pseudonyms.tolist())
