@@ -89,6 +89,7 @@ class Cholesterol(Dataset):
         "model": {"name": "mlp", "widths": [16, 64, 64]},
         "training": {"epochs": 200, "batch_size": 2048, "learning_rate": 0.01},
     }
+    needs_source = False
     source_help = (
         "a CSV file with the columns age, sex, height_cm, weight_kg, TC, HDL, TG and LDL "
         "(or a column map under dataset.headers in study.yaml)"
