@@ -197,7 +197,13 @@ def _reported(origin: str, broken: list[Broken]) -> Iterator[None]:
 
 
 datasets: Registry[Any] = Registry(
-    "dataset", ("sltool.datasets.cholesterol", "sltool.datasets.covid_ct")
+    "dataset",
+    (
+        "sltool.datasets.cholesterol",
+        "sltool.datasets.cifar10",
+        "sltool.datasets.covid_ct",
+        "sltool.datasets.mura",
+    ),
 )
 models: Registry[Any] = Registry(
     "model", ("sltool.models.covid_cnn", "sltool.models.mlp", "sltool.models.vgg19")
