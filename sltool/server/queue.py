@@ -27,7 +27,7 @@ from sltool.errors import (
 )
 from sltool.files import move, publish
 from sltool.layout import StudyFolder
-from sltool.models.base import build, feature_shape
+from sltool.models.base import feature_shape
 from sltool.progress import Progress
 from sltool.server.duplicates import Duplicates
 from sltool.server.inbox import REASON, Patience, kind_of, put_aside, shown, waiting
@@ -56,14 +56,12 @@ class Queue:
         self.folder = folder
         self.study = study
         encoding = study.encoding_digest(folder.privacy_layer)
-        shape = feature_shape(study, build(study, seed=0).privacy_layer)
+        shape = feature_shape(study)
         self.content = Content.of(study, encoding, shape)
         self.store = Store(
             folder.store,
             encoding,
-            Shape(
-                shape, self.content.dtype, self.content.views, self.content.label == "regression"
-            ),
+            Shape(shape, self.content.dtype, self.content.label == "regression"),
         )
         self._withdrawn = Withdrawn(folder, study)
         self._duplicates = Duplicates(self.store)
@@ -273,7 +271,7 @@ class Queue:
         return replace(segment, rms=impression.rms), impression
 
     def _rows_at_once(self) -> int:
-        return max(1, BLOCK_BYTES * self.content.views // self.store.shape.sample_bytes)
+        return max(1, BLOCK_BYTES // self.store.shape.row_bytes)
 
     def _classes(self, labels: NDArray[Any]) -> tuple[int, ...]:
         if not self.content.classes:

@@ -11,6 +11,7 @@ The user block is the first 4096 bytes of the file (docs/reference/shard-format.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
@@ -44,7 +45,10 @@ class Payload(Section):
 
 
 class Content(Section):
-    """What the rows of a shard are; the same for all shards of one encoding."""
+    """What the rows of a shard are; the same for all shards of one encoding and split.
+
+    `views` feature maps of each sample lie one after the other.
+    """
 
     study: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     encoding: Digest
@@ -56,19 +60,28 @@ class Content(Section):
     classes: int = Field(ge=0)
     noise: Noise
 
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of the feature maps of one sample, all views."""
+        return math.prod(self.feature_shape) * (2 if self.dtype == "float16" else 4) * self.views
+
     @classmethod
     def of(cls, study: Study, digest: str, feature_shape: tuple[int, ...]) -> Content:
-        """What this study's shards hold."""
+        """What this study's training shards hold."""
         return cls(
             study=study.id,
             encoding=digest,
             feature_shape=feature_shape,
             dtype=study.encoding.dtype,
-            views=1,
+            views=study.encoding.views,
             label=study.samples.labels.kind,
             classes=len(study.samples.labels.classes),
             noise=Noise(clip=study.encoding.clip, sd=study.encoding.noise),
         )
+
+    def of_split(self, split: str) -> Content:
+        """The same for a shard of `split`: only training samples have several views."""
+        return self if split == "train" else self.model_copy(update={"views": 1})
 
 
 class Place(Section):
@@ -97,9 +110,11 @@ class Manifest(Section):
     payload: Payload
 
     @model_validator(mode="after")
-    def _chain_begins_at_zero(self) -> Manifest:
+    def _is_possible(self) -> Manifest:
         if (self.previous is None) != (self.place.sequence == 0):
             raise ValueError("only shard 0 has no previous one")
+        if self.samples > 1 and self.samples * self.content.sample_bytes > MAX_PAYLOAD:
+            raise ValueError("too many samples for one shard")
         return self
 
     def to_bytes(self) -> bytes:

@@ -158,7 +158,7 @@ def _verify(file: OpenedFile, study: Study, content: Content, arriving: bool) ->
     check_signer(
         study, place.site, manifest.key, signature, manifest.to_bytes(), file.path, arriving
     )
-    _check_content(manifest.content, content, file.path)
+    _check_content(manifest.content, content.of_split(place.split), file.path)
     _check_digest(file, manifest)
     return manifest
 
