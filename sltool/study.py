@@ -40,6 +40,7 @@ SPLITS = ("train", "validation", "test")
 SITE_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}$"
 SiteName = Annotated[str, StringConstraints(pattern=SITE_NAME)]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]
+Recipient = Annotated[str, StringConstraints(pattern=r"^age1[02-9ac-hj-np-z]{58}$")]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -184,34 +185,22 @@ class Training(Section):
     weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty or decoupled decay.")
 
 
-class EarlierKey(Section):
-    key: PublicKey = Field(description="A public key that the site used before.")
-    revoked: date = Field(description="From this day on the key is not trusted.")
-
-
-class Site(Section):
+class Enrolment(Section):
     key: PublicKey = Field(description="The site's Ed25519 public key.")
     revoked: date | None = Field(
         default=None, description="From this day on the key is not trusted."
     )
-    earlier: tuple[EarlierKey, ...] = Field(
-        default=(),
-        description="Keys that the site used before, each with the day of its revocation. "
-        "Shards that were accepted before that day stay.",
-    )
 
-    def all_keys(self) -> list[Site | EarlierKey]:
-        """The site's key and its earlier ones, each with `key` and `revoked`."""
-        return [self, *self.earlier]
+
+class Site(Enrolment):
+    earlier: tuple[Enrolment, ...] = Field(
+        default=(), description="Keys of before: what was accepted with them stays."
+    )
 
 
 class Server(Section):
-    recipient: Annotated[str, StringConstraints(pattern=r"^age1[02-9ac-hj-np-z]{58}$")] | None = (
-        Field(
-            default=None,
-            description="The server's age recipient, from `sltool server-keys`: `ship` then "
-            "encrypts every file for the road. null: files travel readable.",
-        )
+    recipient: Recipient | None = Field(
+        default=None, description="From `sltool server-keys`: `ship` encrypts for it."
     )
 
 

@@ -182,7 +182,7 @@ def check_signer(
 ) -> None:
     """Raise `NotTrustedError` unless `message` is signed with a key that is enrolled for `site`."""
     listed = study.sites.get(site)
-    enrolled = {key_id(one.key): one for one in listed.all_keys()} if listed else {}
+    enrolled = {key_id(one.key): one for one in (listed, *listed.earlier)} if listed else {}
     if key not in enrolled:
         raise NotTrustedError(
             f"key {key} is not enrolled for site {site}",
