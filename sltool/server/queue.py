@@ -181,6 +181,7 @@ class Queue:
             # Nothing is wrong with the file: this server cannot take it now.
             raise
         except HeldError as error:
+            error.hint = f"ask the site; if it is right: `sltool queue approve {name}`"
             put_aside(path, self.folder.held, error)
             intake.held.append(Rejected(name, error))
         except SltoolError as error:
@@ -215,11 +216,7 @@ class Queue:
             site = [one for one in self.store.segments if one.site == segment.site]
             doubt = "" if approved else suspicion(impression, segment, site)
             if doubt:
-                raise HeldError(
-                    f"held for approval: {doubt}",
-                    where=path,
-                    hint="ask the site; if it is right: `sltool queue approve NAME`",
-                )
+                raise HeldError(f"held for approval: {doubt}", where=path)
         move(path, target)
         self.store.commit(segment)
         return target.name

@@ -23,6 +23,17 @@ def soft_link(file: h5py.File, columns: dict[str, Array]) -> None:
     file["groups"] = h5py.SoftLink("/pseudonyms")
 
 
+def short_external_link(file: h5py.File, columns: dict[str, Array]) -> None:
+    """So short that the header needs no continuation."""
+    write_good(file, {name: data for name, data in columns.items() if name != "labels"})
+    file["labels"] = h5py.ExternalLink("x", "/")
+
+
+def short_soft_link(file: h5py.File, columns: dict[str, Array]) -> None:
+    write_good(file, {name: data for name, data in columns.items() if name != "groups"})
+    file["groups"] = h5py.SoftLink("x")
+
+
 def hard_link_twice(file: h5py.File, columns: dict[str, Array]) -> None:
     write_good(file, {name: data for name, data in columns.items() if name != "groups"})
     file["groups"] = file["pseudonyms"]
@@ -58,7 +69,7 @@ def deflate_bomb(file: h5py.File, data: Array) -> None:
 def small_deflate_bomb(file: h5py.File, data: Array) -> None:
     """No longer in the file than a chunk may be."""
     dataset = create(file, "features", data)
-    dataset.id.write_direct_chunk((0,) * data.ndim, stored_chunk(bytes(2**20)))
+    dataset.id.write_direct_chunk((0,) * data.ndim, stored_chunk(bytes(2**17)))
 
 
 def terabytes(file: h5py.File, data: Array) -> None:
@@ -172,6 +183,8 @@ def bytes_behind_the_stream(file: h5py.File, data: Array) -> None:
 PAYLOADS: dict[str, Build] = {
     "external link": external_link,
     "soft link": soft_link,
+    "short external link": short_external_link,
+    "short soft link": short_soft_link,
     "two names of one dataset": hard_link_twice,
     "hard-link cycle": hard_link_cycle,
     "cycle in place of a dataset": cycle_in_place_of_a_dataset,
