@@ -34,7 +34,11 @@ def encrypt(source: Path, target: Path, recipient: str) -> None:
             expected="the line that `sltool server-keys` prints",
         ) from error
     with publish(target) as part, source.open("rb") as reader, part.open("wb") as writer:
-        pyrage.encrypt_io(reader, writer, [to])
+        try:
+            pyrage.encrypt_io(reader, writer, [to])
+        except pyrage.EncryptError as error:
+            # Only reading and writing can fail here, and pyrage hides the system's error.
+            raise OSError(str(error)) from error
 
 
 def decrypt(source: Path, target: Path, identity: Path) -> None:
@@ -54,7 +58,10 @@ def decrypt(source: Path, target: Path, identity: Path) -> None:
     ):
         try:
             pyrage.decrypt_io(reader, writer, [key])
-        except pyrage.DecryptError as error:
+        except (pyrage.DecryptError, OSError) as error:
+            # For a damaged body pyrage raises an OSError that no system call has caused.
+            if getattr(error, "errno", None) is not None:
+                raise
             raise file.refused(
                 "cannot be decrypted",
                 expected="an age file for this server's `server.recipient`, as it was shipped",
