@@ -29,7 +29,7 @@ def keys(document: dict[str, object], prefix: str = "") -> list[str]:
     return [
         name
         for key, value in document.items()
-        for name in [prefix + key, *(keys(value, f"{key}.") if isinstance(value, dict) else [])]
+        for name in (keys(value, f"{key}.") if isinstance(value, dict) else [prefix + key])
     ]
 
 
@@ -67,7 +67,7 @@ def test_payload(shard: Path) -> None:
     with h5py.File(shard) as file:
         assert set(file) == {"features", "labels", "pseudonyms", "groups"}
         assert not file.attrs
-        shapes = {name: (samples,) for name in ("labels", "pseudonyms", "groups")}
+        shapes = dict.fromkeys(("labels", "pseudonyms", "groups"), (samples,))
         shapes["features"] = (samples * content["views"], *content["feature_shape"])
         dtypes = {
             "features": content["dtype"],

@@ -1,0 +1,222 @@
+"""Kills and full disks at every write, fsync, rename and removal; then the stage runs again.
+
+The suite takes a thinned sample. `make faults` strikes every call of every stage in turn with
+SIGKILL, ENOSPC and EIO, and adds 200 kills at random instants.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sltool.layout import StudyFolder
+from sltool.server.queue import Queue
+from sltool.study import load_study
+from tests.conftest import ROOT
+
+ALL = os.environ.get("SLTOOL_FAULTS") == "all"
+STAGES = {
+    "client-encode": ["client-encode"],
+    "ship": ["ship"],
+    "queue": ["queue", "take"],
+    "server-train": ["server-train", "--device", "cpu"],
+}
+ACTIONS = {"SIGKILL": 0, "ENOSPC": errno.ENOSPC, "EIO": errno.EIO}
+SAMPLE, RANDOM_KILLS = 6, 200 if ALL else 4
+
+
+class Zygote:
+    """Runs the command line in forks of a warm process."""
+
+    def __init__(self, shim: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.zygote"],
+            cwd=ROOT,
+            env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self,
+        folder: Path,
+        arguments: list[str],
+        number: int = -1,
+        action: int = 0,
+        seconds: float | None = None,
+    ) -> tuple[int, int, str]:
+        """The exit code (-9: killed), the calls counted, and what was said."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = [str(folder), arguments, number, action, seconds]
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        code, count, said = json.loads(self._process.stdout.readline())
+        return code, count, said
+
+    def ok(self, folder: Path, arguments: list[str]) -> int:
+        code, count, said = self.run(folder, arguments)
+        assert code == 0, said
+        return count
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("the fault harness needs Linux and a C compiler")
+    shim = tmp_path_factory.mktemp("shim") / "shim.so"
+    source = ROOT / "tests" / "faults" / "shim.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"], check=True)
+    warm = Zygote(shim)
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="module")
+def states(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The study's folder before each stage, and under 'done' after the last."""
+    root = tmp_path_factory.mktemp("states")
+    study = root / "study"
+    study.mkdir()
+    zygote.ok(study, ["prepare", "cholesterol", "--set", "training.epochs=3"])
+    zygote.ok(study, ["partition", "--ratios", "7:3"])
+    found = {}
+    for name, arguments in STAGES.items():
+        found[name] = root / f"before-{name}"
+        shutil.copytree(study, found[name])
+        zygote.ok(study, arguments)
+    found["done"] = study
+    return found
+
+
+def finish(zygote: Zygote, folder: Path, stage: str) -> None:
+    """Run the stage again, and those that follow."""
+    names = list(STAGES)
+    for name in names[names.index(stage) :]:
+        zygote.ok(folder, STAGES[name])
+
+
+def same(one: Any, other: Any) -> bool:
+    """Bit by bit, in any nesting."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def training_state(folder: Path) -> dict[str, Any]:
+    """The checkpoint but for how long its epochs took."""
+    path = StudyFolder(folder).run("default").checkpoint
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    for row in checkpoint["history"]:
+        row.pop("seconds")
+    return checkpoint
+
+
+def rows(folder: Path) -> dict[str, list[np.ndarray[Any, Any]]]:
+    study = StudyFolder(folder)
+    store = Queue(study, load_study(study)).store
+    found = {}
+    for split in ("train", "validation", "test"):
+        samples = store.samples(split)
+        features = samples.features[samples.rows].numpy()
+        found[split] = [samples.pseudonyms, samples.groups, samples.labels.numpy(), features]
+    return found
+
+
+def assert_as_unbroken(folder: Path, done: Path) -> None:
+    """No row lost, none twice, the same files, and the checkpoint the same bit by bit."""
+    for name in ("outbox", "server/accepted"):
+        files = {path.relative_to(done): path for path in (done / name).rglob("*.h5")}
+        assert files
+        for relative, path in files.items():
+            assert (folder / relative).read_bytes() == path.read_bytes()
+    for split, columns in rows(done).items():
+        for one, other in zip(rows(folder)[split], columns, strict=True):
+            assert np.array_equal(one, other), split
+    assert same(training_state(folder), training_state(done))
+    model = "server/runs/default/model.safetensors"
+    assert (folder / model).read_bytes() == (done / model).read_bytes()
+    left = [path for path in folder.rglob("*.part") if path.is_file()]
+    left += (folder / "server" / "inbox").glob("*")
+    left += (folder / "server" / "rejected").glob("*")
+    assert not left
+
+
+def assert_whole(folder: Path, before: Path, done: Path) -> None:
+    """Whatever has a final name is as before the stage or as after the last."""
+    for path in folder.rglob("*.h5"):
+        relative = path.relative_to(folder)
+        if relative.parts[:2] == ("server", "store"):
+            continue
+        wholes = [one / relative for one in (before, done)]
+        inbox = done / "outbox" / path.name[0] / path.name
+        assert path.read_bytes() in [one.read_bytes() for one in [*wholes, inbox] if one.is_file()]
+    for path in folder.rglob("*.json"):
+        json.loads(path.read_text())
+    checkpoint = StudyFolder(folder).run("default").checkpoint
+    if checkpoint.is_file():
+        torch.load(checkpoint, weights_only=True)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_struck_at_a_call(
+    zygote: Zygote, states: dict[str, Path], tmp_path: Path, stage: str, action: str
+) -> None:
+    count = zygote.ok(copy(states[stage], tmp_path / "count"), STAGES[stage])
+    assert count > 10, "the shim counts"
+    chosen = random.Random(f"{stage} {action}")
+    calls = range(count) if ALL else sorted(chosen.sample(range(count), SAMPLE))
+    for number in calls:
+        folder = copy(states[stage], tmp_path / str(number))
+        code, _, said = zygote.run(folder, STAGES[stage], number, ACTIONS[action])
+        where = f"{stage}, call {number} of {count}: {code} {said}"
+        assert code == (-9 if action == "SIGKILL" else 3), where
+        assert "Traceback" not in said, where
+        assert_whole(folder, states[stage], states["done"])
+        finish(zygote, folder, stage)
+        assert_as_unbroken(folder, states["done"])
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("seed", range(RANDOM_KILLS))
+def test_killed_at_a_random_instant(
+    zygote: Zygote, states: dict[str, Path], tmp_path: Path, seed: int
+) -> None:
+    chosen = random.Random(seed)
+    stage = chosen.choice(list(STAGES))
+    folder = copy(states[stage], tmp_path / "study")
+    zygote.run(folder, STAGES[stage], seconds=chosen.uniform(0, 0.4))
+    assert_whole(folder, states[stage], states["done"])
+    finish(zygote, folder, stage)
+    assert_as_unbroken(folder, states["done"])
+
+
+def copy(state: Path, folder: Path) -> Path:
+    shutil.copytree(state, folder)
+    return folder

@@ -1,0 +1,77 @@
+"""A warm process that forks the real command line, with a fault armed; see `shim.c`.
+
+Started with the shim preloaded. Each line on stdin is a JSON list of [folder, arguments, number of
+the call that is struck (-1: none), errno or 0 for SIGKILL, seconds until SIGKILL or null]; the
+answer is a line with [exit code, calls counted, stderr].
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import sltool.cli.main
+import sltool.models.covid_cnn
+import sltool.models.mlp
+import sltool.server.queue
+import sltool.server.run
+import sltool.site.encode
+import sltool.site.ship
+
+
+def child(shim: Any, folder: str, arguments: list[str], number: int, action: int, out: int) -> None:
+    os.chdir(folder)
+    sys.argv = ["sltool", *arguments]
+    shim.fault_arm(os.fsencode(folder), number if number >= 0 else 2**40, action)
+    code = 1
+    try:
+        sltool.cli.main.main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    count = shim.fault_count()
+    shim.fault_arm(b"", -1, 0)
+    os.write(out, json.dumps([code, count]).encode())
+    os._exit(0)
+
+
+def serve(shim: Any, request: list[Any]) -> list[Any]:
+    *call, seconds = request
+    with tempfile.TemporaryFile("w+") as said:
+        return forked(shim, call, seconds, said)
+
+
+def forked(shim: Any, call: list[Any], seconds: float | None, said: IO[str]) -> list[Any]:
+    inner, outer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(said.fileno(), 2)
+        os.dup2(said.fileno(), 1)
+        child(shim, *call, outer)
+    os.close(outer)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+    answer = os.read(inner, 1000)
+    os.close(inner)
+    os.waitpid(pid, 0)
+    said.seek(0)
+    return [*(json.loads(answer) if answer else [-9, 0]), said.read()]
+
+
+def main() -> None:
+    shim = ctypes.CDLL(str(Path(os.environ["LD_PRELOAD"])))
+    shim.fault_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int]
+    shim.fault_count.restype = ctypes.c_long
+    for line in sys.stdin:
+        print(json.dumps(serve(shim, json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
