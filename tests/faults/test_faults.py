@@ -34,7 +34,7 @@ STAGES = {
     "server-train": ["server-train", "--device", "cpu"],
 }
 ACTIONS = {"SIGKILL": 0, "ENOSPC": errno.ENOSPC, "EIO": errno.EIO}
-SAMPLE, RANDOM_KILLS = 6, 200 if ALL else 4
+SAMPLE, RANDOM_KILLS = 2, 200 if ALL else 4
 
 
 class Zygote:
