@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from sltool.datasets.base import Dataset, Loader, Refused, Scan, UnreadableSampleError
 from sltool.datasets.images import ImageFiles, decode_batch
 from sltool.errors import BadDataError
-from sltool.files import write_text
+from sltool.files import early_writeback, part_of, write_text
 from sltool.layout import StudyFolder
-from sltool.progress import Progress
+from sltool.progress import Advance, Progress
 from sltool.site.private import create_private, open_private, write_text_column
 from sltool.study import Labels, Study
 
 # Samples in a job: few, so that no worker has much left to do when the others are done.
 BATCH = 16
 CHUNK_BYTES = 2**20
+WRITEBACK_BYTES = 2**26
 # Below this many files, starting worker processes costs more than it saves.
 PARALLEL_FROM = 500
 UNREADABLE_LIMIT = 0.01
@@ -76,8 +77,11 @@ def prepare(
             hint=_first_reasons(scan.refused),
         )
     refused = list(scan.refused)
-    with create_private(folder.prepared, study.id, state) as file:
-        kept = _write_inputs(file, scan, study.samples.shape, refused, progress, workers)
+    with (
+        create_private(folder.prepared, study.id, state) as file,
+        early_writeback(part_of(folder.prepared), WRITEBACK_BYTES) as wrote,
+    ):
+        kept = _write_inputs(file, scan, study.samples.shape, refused, progress, workers, wrote)
         _check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
         counts = _write_columns(file, scan, kept, study.samples.labels)
         result = Prepared(study.dataset.name, len(kept), counts, refused, scan.notes)
@@ -105,8 +109,13 @@ def _write_inputs(
     refused: list[Refused],
     progress: Progress,
     workers: int,
+    wrote: Advance,
 ) -> list[int]:
-    """Stream the arrays to the file; returns the numbers of the samples that were readable."""
+    """Stream the arrays to the file; returns the numbers of the samples that were readable.
+
+    Args:
+        wrote: is told the bytes that were written.
+    """
     inputs: h5py.Dataset | None = None
     kept: list[int] = []
     with progress.bar("prepare", len(scan)) as advance:
@@ -122,6 +131,7 @@ def _write_inputs(
                     )
                 inputs.resize(len(kept) + len(numbers), axis=0)
                 inputs[len(kept) :] = arrays
+                wrote(arrays.nbytes)
             kept += numbers
             refused += unreadable
             advance(len(numbers) + len(unreadable))
