@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from multiprocessing import forkserver, get_context
 from pathlib import Path
 from statistics import median
@@ -106,6 +107,9 @@ def measure(arm: str, source: Path, workers: int) -> dict[str, Any]:
 
 
 def run_arm(arm: str, source: Path, workers: int) -> None:
+    if arm == "prepare":
+        import_module("sltool.datasets.covid_ct")
+        import_module("sltool.site.prepare")
     before = resource.getrusage(resource.RUSAGE_SELF)
     seconds = (bare if arm == "bare" else prepared)(source, workers)
     # Only a fork server that has ended counts, with the workers, among our children.
@@ -132,8 +136,8 @@ def compare(images: int, rounds: int, workers: int) -> None:
     own = max(pair[1]["own_mib"] for pair in pairs)
     worker = max(pair[1]["worker_mib"] for pair in pairs)
     print(
-        f"{images:>7}  {rates[0]:>8.0f}/s  {rates[1]:>8.0f}/s  {time_ratio:>5.2f}  {cpu_ratio:>5.2f}"
-        f"  {own:>9.0f} MiB  {worker:>7.0f} MiB"
+        f"{images:>7}  {rates[0]:>8.0f}/s  {rates[1]:>8.0f}/s"
+        f"  {time_ratio:>5.2f}  {cpu_ratio:>5.2f}  {own:>9.0f} MiB  {worker:>7.0f} MiB"
     )
 
 
