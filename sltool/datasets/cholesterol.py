@@ -196,21 +196,20 @@ class Cholesterol(Dataset):
         return headers
 
     def _reasons(self, values: pd.DataFrame) -> list[str]:
-        """For each row, '' or why it is refused."""
-        reasons = [""] * len(values)
+        """For each row, '' or all that is wrong with it."""
+        reasons: list[list[str]] = [[] for _ in range(len(values))]
         for name in values.columns:
             column = values[name].to_numpy(dtype=float)
             low, high = self.settings.plausible.get(name, (-np.inf, np.inf))
             missing = ~np.isfinite(column)
-            outside = ~missing & ((column < low) | (column > high))
             for number in np.flatnonzero(missing):
-                reasons[number] = reasons[number] or f"{name} is missing or not a number"
-            for number in np.flatnonzero(outside):
-                unit = UNITS.get(name, "mg/dL")
-                reasons[number] = reasons[number] or (
-                    f"{name} {column[number]:g} is outside {low:g} to {high:g} ({unit})"
+                reasons[number].append(f"{name} is missing or not a number")
+            for number in np.flatnonzero(~missing & ((column < low) | (column > high))):
+                reasons[number].append(
+                    f"{name} {column[number]:g} is outside {low:g} to {high:g} "
+                    f"({UNITS.get(name, 'mg/dL')})"
                 )
-        return reasons
+        return ["; ".join(found) for found in reasons]
 
 
 def _read_csv(source: Path, rows: int | None = None) -> pd.DataFrame:

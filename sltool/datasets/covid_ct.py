@@ -30,11 +30,14 @@ SPLIT_FOLDERS = {"non-COVID": "NonCOVID", "COVID": "COVID"}
 FILE_HEADERS = frozenset({"filename", "imagename", "image", "file"})
 PATIENT_HEADERS = frozenset({"patientid", "patient"})
 
-HELP = (
-    "a folder with the class folders COVID and non-COVID (Sao Paulo), CT_COVID and CT_NonCOVID "
-    "(UCSD, with its Data-split), or 1NonCOVID, 2COVID and 3CAP (the large curated set, with its "
-    "meta_data_*.csv), each full of images; docs/how-to/datasets.md says where they are had"
-)
+HELP = """\
+one of three public sets of CT slices, each class in its own folder:
+              COVID/ non-COVID/                     Sao Paulo
+                https://www.kaggle.com/datasets/plameneduardo/sarscov2-ctscan-dataset
+              CT_COVID/ CT_NonCOVID/ Data-split/    UCSD (unpack its two archives)
+                https://github.com/UCSD-AI4H/COVID-CT
+              1NonCOVID/ 2COVID/ 3CAP/ meta_data_*.csv    the large curated set
+                https://www.kaggle.com/datasets/maedemaftouni/large-covid19-ct-slice-dataset"""
 
 
 @datasets.register("covid-ct")
@@ -121,8 +124,9 @@ class CovidCT(Dataset):
         raise BadDataError(
             f"the class folders of {', '.join(wanted)} are not there",
             where=source,
-            expected=f"{HELP}; there is: {', '.join(there[:10]) or 'nothing'}",
-            hint="give --source the folder above the class folders, or name the folders under "
+            expected=HELP,
+            hint=f"there is: {', '.join(there[:10]) or 'nothing'}; "
+            "give --source the folder above the class folders, or name the folders under "
             "dataset.folders in study.yaml",
         )
 
