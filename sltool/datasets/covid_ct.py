@@ -108,6 +108,7 @@ class CovidCT(Dataset):
             notes=[
                 *_patient_notes(sum(one is None for one in known), len(slices)),
                 *_list_notes(lists, slices),
+                *_left_out(root, folders),
             ],
         )
 
@@ -254,6 +255,17 @@ def _patient_notes(unknown: int, total: int) -> list[str]:
     if unknown:
         return [f"{unknown} of {total} slices have no patient in the tables: each stays alone"]
     return []
+
+
+def _left_out(root: Path, folders: dict[str, str]) -> list[str]:
+    """The curated set's third class, where the study does not have it."""
+    return [
+        f"the source has a class {name} too, which dataset.classes leaves out"
+        for name, folder in LAYOUTS["curated"].items()
+        if folders.items() < LAYOUTS["curated"].items()
+        and name not in folders
+        and (root / folder).is_dir()
+    ]
 
 
 def _list_notes(lists: dict[Key, str], slices: list[_Slice]) -> list[str]:

@@ -123,6 +123,7 @@ def test_cap_can_be_left_out(sltool: Sltool, curated: Path) -> None:
     two = ("--set", "dataset.classes=[non-COVID, COVID]")
     done = sltool("prepare", "covid-ct", "--source", curated, *SMALL, *two, "--json").ok().json
     assert done["classes"] == {"non-COVID": 60, "COVID": 60}
+    assert any("a class CAP too" in note for note in done["notes"])
 
 
 def test_three_classes_run_to_figures(sltool: Sltool, curated: Path) -> None:
