@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -57,20 +58,26 @@ class Sltool:
 
     def __call__(self, *args: object) -> Ran:
         """The same through the program's `main` in this process, which spares `import torch`."""
-        from sltool.cli.main import main
-
-        before, argv = Path.cwd(), sys.argv
         self._capfd.readouterr()
-        os.chdir(self.folder)
-        sys.argv = ["sltool", *map(str, args)]
-        try:
-            main()
-        except SystemExit as end:
-            captured = self._capfd.readouterr()
-            return Ran(int(end.code or 0), captured.out, captured.err)
-        finally:
-            os.chdir(before)
-            sys.argv = argv
+        code = call_main(self.folder, *args)
+        captured = self._capfd.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+
+def call_main(folder: Path, *args: object) -> int:
+    """Run the program's `main` in this process; returns its exit code."""
+    from sltool.cli.main import main
+
+    before, argv = Path.cwd(), sys.argv
+    os.chdir(folder)
+    sys.argv = ["sltool", *map(str, args)]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        os.chdir(before)
+        sys.argv = argv
 
 
 @pytest.fixture
@@ -79,6 +86,29 @@ def sltool(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Sltool:
     folder = tmp_path / "study"
     folder.mkdir()
     return Sltool(folder, capfd)
+
+
+@pytest.fixture(scope="session")
+def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of the bundled patients in which every stage has run; copied by `trained`."""
+    folder = tmp_path_factory.mktemp("trained") / "study"
+    folder.mkdir()
+    for stage in (
+        ["prepare", "cholesterol", "--set", "training.epochs=20"],
+        ["partition"],
+        ["client-encode"],
+        ["ship"],
+        ["server-train"],
+    ):
+        assert call_main(folder, *stage, "--quiet") == 0
+    return folder
+
+
+@pytest.fixture
+def trained(trained_study: Path, sltool: Sltool) -> Sltool:
+    """The command line in a copy of `trained_study`."""
+    shutil.copytree(trained_study, sltool.folder, dirs_exist_ok=True)
+    return sltool
 
 
 @pytest.fixture

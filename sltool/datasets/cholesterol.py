@@ -201,15 +201,14 @@ class Cholesterol(Dataset):
         for name in values.columns:
             column = values[name].to_numpy(dtype=float)
             low, high = self.settings.plausible.get(name, (-np.inf, np.inf))
-            missing = ~np.isfinite(column)
-            for number in np.flatnonzero(missing):
+            unit = UNITS.get(name, "mg/dL")
+            for number in np.flatnonzero(~np.isfinite(column)):
                 reasons[number].append(f"{name} is missing or not a number")
-            for number in np.flatnonzero(~missing & ((column < low) | (column > high))):
+            for number in np.flatnonzero((column < low) | (column > high)):
                 reasons[number].append(
-                    f"{name} {column[number]:g} is outside {low:g} to {high:g} "
-                    f"({UNITS.get(name, 'mg/dL')})"
+                    f"{name} {column[number]:g} is outside {low:g} to {high:g} ({unit})"
                 )
-        return ["; ".join(found) for found in reasons]
+        return ["; ".join(told) for told in reasons]
 
 
 def _read_csv(source: Path, rows: int | None = None) -> pd.DataFrame:

@@ -64,7 +64,7 @@ class CovidCT(Dataset):
     recipe: ClassVar[Mapping[str, Any]] = {
         "split": {"official": True},
         "model": {"name": "covid-cnn", "filters": [1, 32, 64, 128, 256]},
-        "training": {"epochs": 100, "batch_size": 64},
+        "training": {"epochs": 100, "batch_size": 64, "schedule": "cosine"},
     }
     source_help = HELP
 
@@ -114,22 +114,17 @@ class CovidCT(Dataset):
 
     def _class_folders(self, source: Path) -> tuple[Path, dict[str, str]]:
         """The folder above the class folders, and each class's folder."""
-        wanted = self.settings.classes
-        for folders in (self.settings.folders, *LAYOUTS.values()):
-            if all(name in folders for name in wanted):
-                chosen = {name: folders[name] for name in wanted}
-                root = _class_root(source, chosen)
-                if root is not None:
-                    return root, chosen
-        there = sorted(entry.name for entry in source.iterdir()) if source.is_dir() else []
-        raise BadDataError(
-            f"the class folders of {', '.join(wanted)} are not there",
-            where=source,
-            expected=HELP,
-            hint=f"there is: {', '.join(there[:10]) or 'nothing'}; "
-            "give --source the folder above the class folders, or name the folders under "
-            "dataset.folders in study.yaml",
-        )
+        layouts = [self.settings.folders, *LAYOUTS.values()]
+        chosen = [
+            {name: layout[name] for name in self.settings.classes}
+            for layout in layouts
+            if layout.keys() >= set(self.settings.classes)
+        ]
+        for folders in chosen:
+            root = _class_root(source, folders)
+            if root is not None:
+                return root, folders
+        raise _no_layout(source, chosen)
 
     def _slices(self, root: Path, folders: dict[str, str]) -> list[_Slice]:
         slices = []
@@ -172,6 +167,25 @@ def _class_root(source: Path, folders: Mapping[str, str]) -> Path | None:
         if all((root / folder).is_dir() for folder in folders.values()):
             return root
     return None
+
+
+def _no_layout(source: Path, layouts: list[dict[str, str]]) -> BadDataError:
+    """The error for a source that has not all class folders of any layout."""
+    there = sorted(entry.name for entry in source.iterdir()) if source.is_dir() else []
+    missing = [sorted(set(folders.values()) - set(there)) for folders in layouts]
+    partly = [
+        absent
+        for absent, folders in zip(missing, layouts, strict=True)
+        if len(absent) < len(folders)
+    ]
+    names = ", ".join(f"'{name}'" for name in min(partly, key=len, default=[]))
+    return BadDataError(
+        f"the class folder {names} is missing" if names else "there are no class folders",
+        where=source,
+        expected=HELP,
+        hint=f"there is: {', '.join(there[:10]) or 'nothing'}; give --source the folder above the "
+        "class folders, or name the folders under dataset.folders in study.yaml",
+    )
 
 
 def _read_patients(around: list[Path]) -> dict[Key, str]:

@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, roc_auc_score
 from sltool.datasets.mura import BODY_PARTS, Mura
 from sltool.datasets.mura_stand_in import write_stand_in
 from tests.conftest import Sltool
+from tests.datasets.stages import run_to_figures
 
 SMALL = ("--set", "model.name=covid-cnn", "--set", "dataset.size=32")
 
@@ -227,11 +228,7 @@ def test_padding_keeps_the_aspect_ratio(sltool: Sltool, tree: Path) -> None:
 
 
 def test_images_studies_and_patients_are_scored_apart(sltool: Sltool) -> None:
-    sltool("prepare", "mura", "--synthetic", 280, *SMALL, "--set", "training.epochs=3").ok()
-    sltool("partition", "--ratios", "1").ok()
-    sltool("client-encode").ok()
-    sltool("ship").ok()
-    sltool("server-train").ok()
+    run_to_figures(sltool, "mura", "--synthetic", 280, *SMALL, ratios="1")
     found = {
         level: sltool(
             "evaluate", "--level", level, "--metrics", "accuracy", "kappa", "auroc", "--json"
