@@ -21,6 +21,9 @@ check: .venv/.done
 demo: .venv/.done
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/cholesterol.sh
 
+bench: .venv/.done
+	$(BIN)/python -m tests.bench
+
 docs: .venv/.done
 	$(BIN)/python -m docs.generate
 
