@@ -64,6 +64,11 @@ class UsageError(SltoolError):
 class StudyFileError(UsageError):
     """study.yaml has a mistake."""
 
+    def __init__(
+        self, what: str, *, where: str | Path = "study.yaml", expected: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(what, where=where, expected=expected, hint=hint)
+
 
 class StageOrderError(UsageError):
     """Another stage has to run first."""

@@ -15,6 +15,11 @@ from sltool.errors import StorageError
 PART = ".part"
 
 
+def part_of(path: Path) -> Path:
+    """The name under which a file is written before it is published."""
+    return path.with_name(path.name + PART)
+
+
 @contextmanager
 def publish(path: Path, mode: int | None = None) -> Iterator[Path]:
     """Yield `NAME.part` to write to; on success flush, fsync, rename and fsync the folder.
@@ -26,7 +31,7 @@ def publish(path: Path, mode: int | None = None) -> Iterator[Path]:
     Raises:
         StorageError: the operating system refused a step. The partial file is removed.
     """
-    part = path.with_name(path.name + PART)
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if mode is not None:

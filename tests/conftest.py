@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -79,6 +80,35 @@ def sltool(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Sltool:
     folder = tmp_path / "study"
     folder.mkdir()
     return Sltool(folder, capfd)
+
+
+@pytest.fixture(scope="session")
+def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of the bundled patients in which every stage has run; copied by `trained`."""
+    folder = tmp_path_factory.mktemp("trained") / "study"
+    folder.mkdir()
+    for stage in (
+        ["prepare", "cholesterol", "--set", "training.epochs=20"],
+        ["partition"],
+        ["client-encode"],
+        ["ship"],
+        ["server-train"],
+    ):
+        subprocess.run(
+            [sys.executable, "-m", "sltool", *stage, "--quiet"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+            timeout=300,
+        )
+    return folder
+
+
+@pytest.fixture
+def trained(trained_study: Path, sltool: Sltool) -> Sltool:
+    """The command line in a copy of `trained_study`."""
+    shutil.copytree(trained_study, sltool.folder, dirs_exist_ok=True)
+    return sltool
 
 
 @pytest.fixture

@@ -33,7 +33,11 @@ def client_encode(
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """Run the privacy layer over a site's samples and write signed shards to outbox/SITE."""
+    """Run the privacy layer over a site's samples.
+
+    Writes signed shards to outbox/SITE: what may leave the hospital. They are pseudonymised
+    personal data.
+    """
     from sltool.site.encode import encode
     from sltool.study import load_study
 

@@ -122,7 +122,10 @@ class Terminal:
 
 
 StudyOption = Annotated[
-    Path, typer.Option("--study", metavar="DIR", help="The study's folder. Default: this one.")
+    Path,
+    typer.Option(
+        "--study", metavar="DIR", show_default=False, help="The study's folder. Default: this one."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors and nothing else.")]
@@ -140,7 +143,7 @@ DeviceOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Do it again, though it is done.")]
 SitesOption = Annotated[
-    list[str] | None, typer.Option("--sites", metavar="NAME", help="Sites. Default: all.")
+    list[str] | None, typer.Option("--sites", metavar="NAME", help="One or more. Default: all.")
 ]
 
 _COMMON = {

@@ -21,7 +21,7 @@ def compare(
     ] = None,
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
 ) -> None:
-    """Print the figures of several runs side by side, as `evaluate` left them."""
+    """Show several runs' figures side by side."""
     from sltool.server.comparison import compare_runs
 
     found = compare_runs(terminal.folder, runs or [], split)

@@ -17,7 +17,10 @@ def enroll(
     terminal: Terminal,
     site: Annotated[str, typer.Option("--site", metavar="NAME", help="This hospital's site.")],
 ) -> None:
-    """Make this site's key pair and print the line that study.yaml needs."""
+    """Make this site's key pair.
+
+    Prints the line for `sites:` in study.yaml. The private key stays in sites/NAME.
+    """
     from sltool.site.enrol import enrol
     from sltool.study import load_study
 

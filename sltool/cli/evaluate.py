@@ -29,7 +29,11 @@ def evaluate(
     sites: SitesOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure a run's best network on the samples of all sites; write predictions.csv."""
+    """Measure a run's best network.
+
+    Test samples of all sites, unless --sites says otherwise. Writes metrics.json and
+    predictions.csv in server/runs/NAME.
+    """
     from sltool.server.evaluation import evaluate as evaluate_run
     from sltool.server.queue import Queue
     from sltool.study import load_study

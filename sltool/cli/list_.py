@@ -20,7 +20,10 @@ def list_(
         typer.Argument(help="datasets, models or metrics."),
     ],
 ) -> None:
-    """Show the datasets, models or metrics that are there, and where each comes from."""
+    """Show the datasets, models or metrics that are there.
+
+    With where each comes from: built-in, an installed package, or a plug-in file.
+    """
     from sltool.registry import registries
 
     registry = registries[kind]

@@ -26,9 +26,10 @@ app = typer.Typer(
     help="Train one model on the data of many hospitals without sharing an image or a record.",
     epilog="Exit codes: 0 done, 2 wrong usage, 3 bad input data, 4 a shard was refused, "
     "5 not trusted, 6 the study does not match, 1 a fault of ours.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Plain help: importing rich's renderer would double the time of `sltool --help`.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
@@ -53,11 +54,15 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _program(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True),
+    ctx: typer.Context,
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
 ) -> None:
-    pass
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
 
 
 def main() -> NoReturn:

@@ -27,7 +27,11 @@ def partition(
     seed: SeedOption = 0,
     force: ForceOption = False,
 ) -> None:
-    """Split the samples and share them over sites A, B, C ..., or make one real site."""
+    """Split the samples; simulate sites, or make a real one.
+
+    10 % are for validation, 10 % for testing, the rest for training (`split` in study.yaml). Each
+    is shared over sites A, B, C ... by --ratios; no patient is torn. Writes sites/NAME.
+    """
     from sltool.site.sites import make_sites
 
     outcome = make_sites(terminal.folder, ratios, site, seed, force, terminal)

@@ -37,7 +37,10 @@ def prepare(
     seed: SeedOption = 0,
     force: ForceOption = False,
 ) -> None:
-    """Read a source into prepared.h5; in an empty folder, write study.yaml first."""
+    """Read a dataset; in an empty folder, make a study of it.
+
+    Writes study.yaml and privacy-layer.safetensors (once), and prepared.h5, which is private.
+    """
     from sltool.site.new_study import prepare_study
 
     outcome = prepare_study(

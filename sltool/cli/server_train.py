@@ -34,7 +34,10 @@ def server_train(
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """Take in the shards that have arrived and train the server network on them."""
+    """Take in shards and train the server network.
+
+    Goes on with the run where it stopped. Writes server/runs/NAME.
+    """
     from sltool.server.queue import Queue
     from sltool.server.run import train
     from sltool.study import load_study

@@ -26,7 +26,10 @@ def ship(
     ] = None,
     force: ForceOption = False,
 ) -> None:
-    """Copy a site's finished shards from its outbox to the server's inbox, a disk or a bucket."""
+    """Copy a site's shards to the server's inbox.
+
+    --to takes a disk's folder or a bucket as well. What was shipped there before is skipped.
+    """
     from sltool.site.ship import ship as ship_site
     from sltool.study import load_study
 

@@ -187,13 +187,9 @@ class Store:
         shape = (length * self.shape.views, *self.shape.feature_shape)
         if length == 0:
             return torch.empty(shape, dtype=getattr(torch, self.shape.dtype))
-        # shared=True maps the file; nothing here writes to it.
-        return torch.from_file(
-            str(self._path(split, "features")),
-            shared=True,
-            size=math.prod(shape),
-            dtype=getattr(torch, self.shape.dtype),
-        ).reshape(shape)
+        # Mode "c" opens the file for reading only, and torch takes no array that it cannot write.
+        array = np.memmap(self._path(split, "features"), self.shape.dtype, "c", shape=shape)
+        return torch.from_numpy(array)
 
     def _column(self, split: str, name: str, dtype: np.dtype[Any], length: int) -> NDArray[Any]:
         if length == 0:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from sltool import __version__
 from sltool.files import publish, sha256
+from sltool.shard.hdf5 import create_hdf5
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, Place, pack
 from sltool.shard.payload import GZIP_LEVEL, Member, members
@@ -72,7 +72,7 @@ def write_shard(
 def _write_payload(
     part: Path, layout: dict[str, Member], features: Iterable[NDArray[Any]], rows: Rows
 ) -> None:
-    with h5py.File(part, "w", userblock_size=USER_BLOCK, libver=("v108", "v108")) as file:
+    with create_hdf5(part, userblock_size=USER_BLOCK, libver=("v108", "v108")) as file:
         for name, member in layout.items():
             file.create_dataset(
                 name,

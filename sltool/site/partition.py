@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import os
 import secrets
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -14,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.errors import BadDataError
-from sltool.files import write_text
+from sltool.files import part_of, write_text
 from sltool.layout import SiteFolder, StudyFolder
 from sltool.progress import Progress
 from sltool.site.assign import Assignment, assign
@@ -113,24 +116,22 @@ def _write_parts(
             part.site.private_dir.chmod(0o700)
             file = stack.enter_context(create_private(part.site.private, study.id, state))
             file.attrs["seed"] = part.seed
-            arrays.append(_make_inputs(file, prepared, len(part.rows)))
+            arrays.append(_make_inputs(file, part_of(part.site.private), prepared, len(part.rows)))
             _write_columns(file, prepared, people, part)
         _scatter(prepared, parts, arrays, progress)
 
 
-def _make_inputs(file: h5py.File, prepared: PrivateFile, rows: int) -> NDArray[Any]:
+def _make_inputs(file: h5py.File, path: Path, prepared: PrivateFile, rows: int) -> NDArray[Any]:
     """A contiguous dataset is a plain array in the file, so its rows can be set in any order."""
     source = prepared.inputs
     target = file.create_dataset("inputs", shape=(rows, *source.shape[1:]), dtype=source.dtype)
     target[...] = 0
     file.flush()
-    return np.memmap(
-        file.filename,
-        mode="r+",
-        dtype=source.dtype,
-        shape=target.shape,
-        offset=target.id.get_offset(),
-    )
+    offset = target.id.get_offset()
+    if path.stat().st_size < offset + target.nbytes:
+        # To map what is not there would end the process.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return np.memmap(path, mode="r+", dtype=source.dtype, shape=target.shape, offset=offset)
 
 
 def _scatter(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sltool.errors import BadDataError, StageOrderError
 from sltool.files import publish
+from sltool.shard.hdf5 import create_hdf5
 
 SLAB = 1024
 TEXT = h5py.string_dtype()
@@ -90,7 +91,7 @@ def open_private(path: Path, study_id: str, made_by: str) -> Iterator[PrivateFil
 @contextmanager
 def create_private(path: Path, study_id: str, state: str) -> Iterator[h5py.File]:
     """Make a private file; it appears under its name when the body has succeeded."""
-    with publish(path, mode=0o600) as part, h5py.File(part, "w") as file:
+    with publish(path, mode=0o600) as part, create_hdf5(part) as file:
         file.attrs["study"] = study_id
         file.attrs["state"] = state
         yield file

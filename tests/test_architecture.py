@@ -1,0 +1,94 @@
+"""The trust boundary, held by reading the imports of every module."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "sltool"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The dotted names that a module imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def reaches(part: str) -> dict[str, str]:
+    """Every sltool module that the modules of `part` import, directly or through others."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+
+    def module_of(imported: str) -> str | None:
+        while imported and imported not in names:
+            imported = imported.rpartition(".")[0]
+        return imported or None
+
+    start = [name for name in names if name.startswith(f"sltool.{part}")]
+    found = dict.fromkeys(start, "")
+    while start:
+        name = start.pop()
+        for imported in imports(names[name]):
+            module = module_of(imported)
+            if module and module not in found:
+                found[module] = name
+                start.append(module)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("part", "forbidden"),
+    [
+        ("site", "sltool.server"),
+        ("server", "sltool.site"),
+        ("server", "sltool.datasets"),
+        ("shard", "sltool.site"),
+        ("shard", "sltool.server"),
+        ("study", "sltool.site"),
+        ("study", "sltool.server"),
+    ],
+)
+def test_boundary(part: str, forbidden: str) -> None:
+    crossing = {name: by for name, by in reaches(part).items() if name.startswith(forbidden)}
+    assert not crossing, f"{part} reaches {crossing}"
+
+
+def test_the_check_sees_an_import() -> None:
+    assert "sltool.shard.writer" in reaches("site")
+    assert "sltool.server.store" in reaches("cli")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_cli_prints(path: Path) -> None:
+    if "cli" in path.relative_to(PACKAGE).parts:
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"{path}:{node.lineno} prints"
+
+
+def test_only_shard_and_site_touch_h5py() -> None:
+    users = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in MODULES
+        if any(name.split(".")[0] == "h5py" for name in imports(path))
+    }
+    assert users == {"shard", "site"}
+
+
+def test_no_module_is_too_long() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in MODULES
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 320
+    }
+    assert not long
