@@ -91,7 +91,7 @@ def _check_run(run: RunFolder, study: Study, store: Store) -> None:
 def _predict(run: RunFolder, study: Study, samples: Samples, device: torch.device) -> Array:
     network = build(study, seed=0).server_network
     network.load_state_dict(load_file(run.model))
-    task = Task(study.samples.labels, study.training.loss)
+    task = Task(study.samples.labels, study.training)
     return task.predict(predict(network.to(device), samples, device)).numpy()
 
 
