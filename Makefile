@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test check demo bench docs clean
+.PHONY: test lint check demo bench docs clean
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -12,11 +12,12 @@ BIN := .venv/bin
 test: .venv/.done
 	$(BIN)/python -m pytest
 
-check: .venv/.done
+lint: .venv/.done
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+check: lint test
 
 demo: .venv/.done
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/cholesterol.sh
@@ -25,7 +26,7 @@ bench: .venv/.done
 	$(BIN)/python -m tests.bench
 
 docs: .venv/.done
-	$(BIN)/python -m docs.generate
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

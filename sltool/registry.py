@@ -86,7 +86,7 @@ class Registry(Generic[T]):
         """
 
         def keep(registered: Registered) -> Registered:
-            origin = _origin.get() or inspect.getsourcefile(registered) or "?"  # type: ignore[arg-type]
+            origin = _origin.get() or _origin_of(registered)
             self._check_free(name, origin)
             self._entries[name] = Entry(name, registered, origin, facts)  # type: ignore[arg-type]
             return registered
@@ -165,6 +165,13 @@ class Registry(Generic[T]):
         return f"`sltool list {self.kind}s` shows what each one is"
 
 
+def _origin_of(registered: Any) -> str:
+    """Where something comes from that was imported before anybody asked for its name."""
+    if registered.__module__.startswith("sltool."):
+        return "built-in"
+    return inspect.getsourcefile(registered) or "?"
+
+
 def _distribution(point: importlib.metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
 
@@ -190,9 +197,17 @@ def _reported(origin: str, broken: list[Broken]) -> Iterator[None]:
 
 
 datasets: Registry[Any] = Registry(
-    "dataset", ("sltool.datasets.cholesterol", "sltool.datasets.covid_ct")
+    "dataset",
+    (
+        "sltool.datasets.cholesterol",
+        "sltool.datasets.cifar10",
+        "sltool.datasets.covid_ct",
+        "sltool.datasets.mura",
+    ),
 )
-models: Registry[Any] = Registry("model", ("sltool.models.covid_cnn", "sltool.models.mlp"))
+models: Registry[Any] = Registry(
+    "model", ("sltool.models.covid_cnn", "sltool.models.mlp", "sltool.models.vgg19")
+)
 metrics: Registry[Any] = Registry("metric", ("sltool.metrics",))
 registries: dict[str, Registry[Any]] = {
     "datasets": datasets,

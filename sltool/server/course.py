@@ -54,7 +54,7 @@ class Course:
         self._ranks = ranks
         self._record = Record(run, progress)
         self._news: Callable[[], list[News]] = list
-        network = build(study, plan.seed).server_network
+        network = build(study, plan.seed, folder.root).server_network
         precision = self._precision(network, device)
         self._settings = settings_of(study, store, plan, precision)
         self.trainer = Trainer(

@@ -26,6 +26,7 @@ from sltool.errors import BadDataError
 from sltool.files import write_text
 from sltool.layout import StudyFolder
 from sltool.progress import Progress
+from sltool.site.counts import count_parts
 from sltool.site.private import create_private, open_private, write_text_column
 from sltool.study import Labels, Study
 
@@ -37,11 +38,15 @@ UNREADABLE_LIMIT = 0.01
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` did; `again` where the same source had been prepared before."""
+    """What `prepare` did; `again` where the same source had been prepared before.
+
+    `counts` are the samples of each class, `parts` the rows of `sltool.site.counts`.
+    """
 
     dataset: str
     samples: int
     counts: dict[str, int]
+    parts: list[dict[str, str | int]]
     refused: list[Refused]
     notes: list[str]
     again: bool = False
@@ -78,7 +83,8 @@ def prepare(
         kept = _write_inputs(file, scan, study.samples.shape, refused, progress, workers)
         _check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
         counts = _write_columns(file, scan, kept, study.samples.labels)
-        result = Prepared(study.dataset.name, len(kept), counts, refused, scan.notes)
+        parts = count_parts(scan, kept, study.samples.labels)
+        result = Prepared(study.dataset.name, len(kept), counts, parts, refused, scan.notes)
         file.attrs["result"] = json.dumps(asdict(result))
     _write_refused(folder.refused, refused)
     return result
@@ -188,7 +194,7 @@ def _load_span(span: range, loader: Loader, records: Sequence[str]) -> Batch:
 
 
 def _check_unreadable(unreadable: int, total: int, refused: list[Refused]) -> None:
-    if unreadable > UNREADABLE_LIMIT * total:
+    if unreadable > max(1, UNREADABLE_LIMIT * total):
         raise BadDataError(
             f"{unreadable} of {total} files cannot be read",
             expected=f"at most {UNREADABLE_LIMIT:.0%}",

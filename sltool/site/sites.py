@@ -44,8 +44,8 @@ def make_sites(
         UsageError: the ratios do not parse or leave a site empty, or other sites lie there.
     """
     study = load_study(folder)
-    shares = [1.0] if site else parse_ratios(ratios)
-    names = [check_site_name(site)] if site else site_names(len(shares))
+    shares = parse_ratios(ratios) if site is None else [1.0]
+    names = site_names(len(shares)) if site is None else [check_site_name(site)]
     state = _state(folder, study, shares, names, seed)
     before = _before(folder, study, names)
     if not force:
@@ -62,7 +62,7 @@ def make_sites(
     assignment = partition(
         folder, study, shares, names, progress, seed, secret_order=site is not None, state=state
     )
-    if not site:
+    if site is None:
         for stale in set(folder.site_names()) - set(names):
             folder.site(stale).private.unlink()
     enrol(folder, study, names)

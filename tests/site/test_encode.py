@@ -1,0 +1,138 @@
+"""`client-encode` and `ship`: what leaves a hospital, byte by byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import Sltool
+
+
+@pytest.fixture
+def sites(sltool: Sltool) -> Sltool:
+    sltool("prepare", "cholesterol").ok()
+    sltool("partition").ok()
+    return sltool
+
+
+def shards(folder: Path, site: str = "B") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "outbox" / site).iterdir())}
+
+
+def test_feature_maps_are_the_privacy_layers_output(sites: Sltool) -> None:
+    sites("client-encode", "--site", "B").ok()
+    weights = load_file(sites.folder / "privacy-layer.safetensors")
+    with h5py.File(sites.folder / "sites" / "B" / "private.h5") as file:
+        train = file["split"].asstr()[:] == "train"
+        inputs, labels = file["inputs"][train], file["labels"][train]
+    mean = np.array([40.9, 1.5, 27, 95, 184.2, 54.1, 110.6])
+    sd = np.array([22, 0.5, 6, 14, 41.4, 15.3, 65.2])
+    x = torch.from_numpy((inputs - mean) / sd).float()
+    expected = torch.nn.functional.leaky_relu(x @ weights["0.0.weight"].T + weights["0.0.bias"])
+    with h5py.File(sites.folder / "outbox" / "B" / "B-train-00000.h5") as file:
+        assert set(file) == {"features", "labels", "pseudonyms", "groups"}
+        features = file["features"][:]
+        assert features.dtype == np.float16
+        np.testing.assert_allclose(features, expected.numpy(), atol=2e-3, rtol=2e-3)
+        assert (file["labels"][:] == labels).all()
+
+
+def test_same_input_same_bytes(sites: Sltool) -> None:
+    sites("client-encode", "--site", "B").ok()
+    first = shards(sites.folder)
+    sites("client-encode", "--site", "B", "--force").ok()
+    assert shards(sites.folder) == first
+    assert set(first) == {"B-train-00000.h5", "B-validation-00000.h5", "B-test-00000.h5"}
+
+
+def test_shards_are_cut_and_chained(sites: Sltool) -> None:
+    study = sites.folder / "study.yaml"
+    study.write_text(study.read_text().replace("widths: [16,", "widths: [4000,"))
+    sites("prepare", "--force").ok()
+    sites("client-encode", "--site", "A", "--shard-mib", "1").ok()
+    manifests = [
+        json.loads(content.split(b"\n")[1])
+        for name, content in shards(sites.folder, "A").items()
+        if "train" in name
+    ]
+    assert len(manifests) == 2
+    assert sum(one["samples"] for one in manifests) == 248
+    assert manifests[0]["previous"] is None
+    import hashlib
+
+    canonical = json.dumps(manifests[0], sort_keys=True, separators=(",", ":")).encode()
+    assert manifests[1]["previous"] == hashlib.sha256(canonical).hexdigest()
+
+
+def test_noise_and_clipping(sites: Sltool) -> None:
+    path = sites.folder / "study.yaml"
+    text = path.read_text()
+
+    def features(**settings: float) -> np.ndarray:
+        changed = text
+        for key, value in settings.items():
+            old = "clip: null" if key == "clip" else "noise: 0.0"
+            assert old in changed
+            changed = changed.replace(old, f"{key}: {value}")
+        path.write_text(changed)
+        sites("client-encode", "--site", "A").ok()
+        with h5py.File(sites.folder / "outbox" / "A" / "A-train-00000.h5") as file:
+            return np.asarray(file["features"][:], dtype=float)
+
+    plain = features()
+    clipped = features(clip=0.5)
+    norms = np.linalg.norm(plain, axis=1)
+    assert (norms > 0.5).all()
+    np.testing.assert_allclose(np.linalg.norm(clipped, axis=1), 0.5, rtol=1e-2)
+    noisy = features(noise=2.0)
+    assert (noisy - plain).std() == pytest.approx(2.0, rel=0.05)
+    assert abs((noisy - plain).mean()) < 0.1
+
+
+def test_too_large_for_float16_is_an_error_not_an_infinity(sites: Sltool) -> None:
+    path = sites.folder / "study.yaml"
+    path.write_text(path.read_text().replace("sd: [22.0,", "sd: [1.0e-30,"))
+    ran = sites("client-encode", "--site", "B")
+    assert ran.code == 3
+    assert "float16" in ran.err
+    assert "float32" in ran.err
+
+
+def test_an_interrupted_encoding_is_not_shipped(sites: Sltool) -> None:
+    sites("client-encode", "--site", "B").ok()
+    (sites.folder / "sites" / "B" / "encoded.json").unlink()
+    ran = sites("ship", "--site", "B")
+    assert ran.code == 2
+    assert "client-encode --site B" in ran.err
+
+
+def test_ship_copies_whole_files_and_knows_what_it_sent(sites: Sltool, tmp_path: Path) -> None:
+    sites("client-encode", "--site", "B").ok()
+    disk = tmp_path / "usb"
+    done = sites("ship", "--site", "B", "--to", disk, "--json").ok().json
+    assert done["destination"] == str(disk)
+    assert {path.name: path.read_bytes() for path in disk.iterdir()} == shards(sites.folder)
+    assert done["bytes"] == sum(len(content) for content in shards(sites.folder).values())
+    for path in disk.iterdir():
+        path.unlink()
+    assert "already shipped" in sites("ship", "--site", "B", "--to", disk).ok().out
+    assert list(disk.iterdir()) == []
+    sites("ship", "--site", "B", "--to", disk, "--force").ok()
+    assert len(list(disk.iterdir())) == 3
+
+
+def test_ship_to_a_url(sites: Sltool, tmp_path: Path) -> None:
+    sites("client-encode", "--site", "B").ok()
+    disk = tmp_path / "bucket"
+    disk.mkdir()
+    sites("ship", "--site", "B", "--to", f"file://{disk}").ok()
+    assert {path.name: path.read_bytes() for path in disk.iterdir()} == shards(sites.folder)
+    ran = sites("ship", "--site", "B", "--to", "nowhere://bucket")
+    assert ran.code == 3
+    assert "nowhere" in ran.err
