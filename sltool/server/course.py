@@ -160,12 +160,11 @@ class Course:
         """Let the shards that have arrived take part from the next epoch on."""
         epoch = self.trainer.epoch + 1
         before = self._roster.segments()
-        new = self._roster.join(epoch)
-        if not new:
+        if not self._roster.join(epoch):
             return
         now = self._roster.segments()
         self._use(carried(before, now, self.trainer.taken) if before else None)
-        self._say(f"epoch {epoch}: joined {' '.join(one.name for one in new)}")
+        self._say(f"epoch {epoch}: joined {' '.join(self._roster.since(epoch))}")
         self._say(f"an epoch takes {_shares(self.trainer.shares)}")
 
     def _use(self, taken: torch.Tensor | None) -> None:

@@ -40,20 +40,27 @@ class Roster:
         self._check_there(shards)
         self.shards = shards
 
-    def join(self, epoch: int) -> list[Segment]:
-        """Let the shards that rank 0 has in its store take part from `epoch` on; those new.
+    def join(self, epoch: int) -> bool:
+        """Let the shards that rank 0 has in its store take part from `epoch` on.
+
+        Returns:
+            Whether the samples are others than before.
 
         Raises:
             StageOrderError: there are no training samples, or none of a site that was named.
             BadDataError: this rank does not see a shard that rank 0 sees.
         """
+        before = self._used()
         self._store.refresh()
         arrived = self._ranks.told([one.digest for one in self._arrived()])
+        if not set(self.shards) <= set(arrived):
+            # The watcher is making the store anew; what is mapped stays.
+            return False
         self._check_there(arrived)
         new = [digest for digest in arrived if digest not in self.shards]
         self.shards = {**self.shards, **dict.fromkeys(new, epoch)}
         self._check_sites()
-        return [one for one in self._arrived() if one.digest in new]
+        return self._used() != before
 
     def since(self, epoch: int) -> list[str]:
         """The names of the shards that joined at `epoch`."""
@@ -77,7 +84,7 @@ class Roster:
 
     def documents(self) -> dict[str, Any]:
         """`sites` and `shards` for `run.json`."""
-        used = [one for one in self._store.segments if one.digest in self.shards]
+        used = self._used()
         shards = [
             {
                 "shard": one.name,
@@ -88,6 +95,9 @@ class Roster:
             for one in used
         ]
         return {"sites": sorted({one.site for one in self.segments()}), "shards": shards}
+
+    def _used(self) -> list[Segment]:
+        return [one for one in self._arrived() if one.digest in self.shards]
 
     def _arrived(self) -> list[Segment]:
         return [
@@ -124,9 +134,12 @@ class Roster:
 
 
 def carried(before: list[Segment], now: list[Segment], taken: torch.Tensor) -> torch.Tensor:
-    """Where the sampler stands when shards join: those that stay keep their turns."""
+    """Where the sampler stands when shards join: those that stay as they were keep their turns."""
     parts = torch.split(taken, [one.samples for one in before])
-    known = dict(zip((one.digest for one in before), parts, strict=True))
+    known = {(one.digest, one.samples): part for one, part in zip(before, parts, strict=True)}
     return torch.cat(
-        [known.get(one.digest, torch.zeros(one.samples, dtype=torch.bool)) for one in now]
+        [
+            known.get((one.digest, one.samples), torch.zeros(one.samples, dtype=torch.bool))
+            for one in now
+        ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -43,10 +44,8 @@ def watching(folder: StudyFolder, encoding: str) -> Iterator[Callable[[], list[N
     from sltool.registry import loaded_plugins
 
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    watcher = context.Process(
-        target=_watch, args=(folder.root, encoding, loaded_plugins(), there, os.getpid())
-    )
+    here, there = context.Pipe()
+    watcher = context.Process(target=_watch, args=(folder.root, encoding, loaded_plugins(), there))
     watcher.start()
     there.close()
     try:
@@ -59,15 +58,13 @@ def watching(folder: StudyFolder, encoding: str) -> Iterator[Callable[[], list[N
 
 def _received(connection: Connection) -> list[News]:
     news = []
-    with suppress(EOFError):
+    with suppress(EOFError, ConnectionResetError):
         while connection.poll():
             news.append(connection.recv())
     return news
 
 
-def _watch(
-    root: Path, encoding: str, plugins: list[Path], connection: Connection, parent: int
-) -> None:
+def _watch(root: Path, encoding: str, plugins: list[Path], connection: Connection) -> None:
     """The watcher's life: look into the inbox until the trainer is gone."""
     import torch
 
@@ -78,7 +75,8 @@ def _watch(
     torch.set_num_threads(1)
     load_plugins(plugins)
     folder = StudyFolder(root)
-    while os.getppid() == parent:
+    threading.Thread(target=_die_with_trainer, args=(connection,), daemon=True).start()
+    while True:
         try:
             news = _look(folder, encoding)
         except SltoolError as error:
@@ -87,6 +85,13 @@ def _watch(
         if news.accepted or news.rejected:
             connection.send(news)
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _die_with_trainer(connection: Connection) -> None:
+    """The trainer never writes; the connection ends when it does, however that is."""
+    with suppress(EOFError, OSError):
+        connection.recv()
+    os._exit(0)
 
 
 def _look(folder: StudyFolder, encoding: str) -> News:
