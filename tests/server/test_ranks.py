@@ -17,11 +17,14 @@ TOLERANCE = 1e-4
 
 
 def torchrun(server: Server, *args: object) -> subprocess.Popen[str]:
-    """`torchrun --nproc-per-node 2 -m sltool server-train ARGS`."""
+    """`torchrun --nproc-per-node 2 -m -- sltool server-train ARGS`.
+
+    The `--` keeps torchrun from taking `--run` for an option of its own.
+    """
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "-m", "sltool", "server-train", *map(str, args)),
+            *("--nproc-per-node", "2", "-m", "--", "sltool", "server-train", *map(str, args)),
         ],
         cwd=server.folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -53,7 +56,7 @@ def rank_pids(launcher: int) -> list[int]:
 
 
 def test_a_rank_that_dies_ends_the_job_and_it_resumes(shipped: Server) -> None:
-    shipped.set_training(epochs=200_000)
+    shipped.set_training(epochs=200_000, batch_size=4)
     process = torchrun(shipped, "--quiet")
     wait_until(lambda: (shipped.run_folder() / "history.csv").is_file(), "the first epoch")
     os.kill(rank_pids(process.pid)[1], signal.SIGKILL)

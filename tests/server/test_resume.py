@@ -33,7 +33,7 @@ def train_and(number: signal.Signals, server: Server, after: int) -> tuple[int, 
 
 def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
     """SIGKILL at two instants; the checkpoint left is whole, and the rest is trained again."""
-    shipped.set_training(epochs=LONG)
+    shipped.set_training(epochs=LONG, batch_size=4)
     code, _ = train_and(signal.SIGKILL, shipped, after=2)
     assert code == -signal.SIGKILL
     code, _ = train_and(signal.SIGKILL, shipped, after=shipped.checkpoint()["epoch"] + 2)
@@ -59,7 +59,7 @@ def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
 def test_a_signal_ends_it_after_the_step_with_exit_code_0(
     shipped: Server, number: signal.Signals
 ) -> None:
-    shipped.set_training(epochs=LONG)
+    shipped.set_training(epochs=LONG, batch_size=4)
     code, said = train_and(number, shipped, after=2)
     assert (code, said) == (0, "")
     stopped = shipped.checkpoint()
