@@ -84,7 +84,7 @@ def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
         if hasattr(listed, "fa"):
             listed.fa.set_block_style()
         for name, site in sites.items():
-            listed[name] = site.model_dump(mode="json", exclude_none=True)
+            listed[name] = site.model_dump(mode="json", exclude_defaults=True)
 
 
 def replace_samples(path: Path, samples: Samples) -> None:
