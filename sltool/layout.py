@@ -1,4 +1,4 @@
-"""Where everything lies in a study's folder (the tree in docs/explanation/design.md)."""
+"""Where everything lies in a study's folder (the tree in docs/design.md)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """study.yaml: the agreement that every site and the server hold.
 
 The schema below is also the reference: each field's description becomes the comment in study.yaml
-and the row in docs/reference/study-file.md.
+and the row in docs/study-file.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writing a shard (docs/reference/shard-format.md)."""
+"""Writing a shard (docs/shard-format.md)."""
 
 from __future__ import annotations
 
