@@ -1,4 +1,4 @@
-"""Where everything lies in a study's folder (the tree in docs/explanation/design.md)."""
+"""Where everything lies in a study's folder (the tree in docs/design.md)."""
 
 from __future__ import annotations
 
@@ -59,6 +59,15 @@ class RunFolder:
     @property
     def history(self) -> Path:
         return self.root / "history.csv"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def events(self) -> Path:
+        """TensorBoard's event files."""
+        return self.root / "tensorboard"
 
     @property
     def metrics(self) -> Path:

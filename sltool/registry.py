@@ -192,7 +192,7 @@ def _reported(origin: str, broken: list[Broken]) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
         broken.append(Broken(origin, f"{type(error).__name__}: {error}"))
 
 
@@ -234,6 +234,11 @@ def load_plugins(paths: list[Path]) -> None:
                 _loaded_files.add(file)
                 with _reported(str(file), broken_plugins), _coming_from(str(file)):
                     _run_file(file)
+
+
+def loaded_plugins() -> list[Path]:
+    """The plug-in files that were loaded here, for a process that shall load the same."""
+    return sorted(_loaded_files)
 
 
 def _plugin_files(path: Path) -> list[Path]:

@@ -20,7 +20,7 @@ HEADER = """\
 # The agreement of one study: every site and the server hold this file and
 # privacy-layer.safetensors. What stands under `dataset`, `samples`, `model` and `encoding` gives a
 # feature map its meaning: a change there needs a new encoding at every site. `training` and
-# `model.server` may change freely. All keys: docs/reference/study-file.md.
+# `model.server` may change freely. All keys: docs/study-file.md.
 """
 WIDTH = 100
 

@@ -1,6 +1,6 @@
 """A shard's manifest, its signature, and the user block that holds both.
 
-The user block is the first 4096 bytes of the file (docs/reference/shard-format.md):
+The user block is the first 4096 bytes of the file (docs/shard-format.md):
 
     sltool-shard 1 \\n
     the manifest as canonical JSON \\n

@@ -24,9 +24,8 @@ from sltool.shard.filters import unpack_chunk, workers
 from sltool.shard.keys import is_signed_by, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, unpack
 from sltool.shard.opened import OpenedFile
-from sltool.shard.payload import Member, members
+from sltool.shard.payload import Member, Rows, members
 from sltool.shard.structure import Chunks, find_chunks
-from sltool.shard.writer import Rows
 from sltool.study import Study
 
 HEX = np.isin(np.arange(256), np.frombuffer(b"0123456789abcdef", np.uint8))

@@ -3,7 +3,7 @@
 The HDF5 library is "not designed to handle maliciously crafted files safely", so it never opens a
 shard that came from outside. This parser knows superblock version 2, version 2 object headers,
 hard links, fixed dtypes, the three filters and the version 1 B-tree of chunks, as libver 'v108'
-writes them (docs/reference/shard-format.md), and refuses everything else: it has no code that could
+writes them (docs/shard-format.md), and refuses everything else: it has no code that could
 follow a link, open another file, load a plug-in or decompress. Specification: "HDF5 File Format
 Specification Version 2.0", sections II.A (superblock), III.A.1 (B-tree), IV.A (object headers).
 """

@@ -1,6 +1,6 @@
 """A withdrawal: a site's signed list of pseudonyms that may never be read again.
 
-A text file that ships like a shard (docs/reference/shard-format.md): `sltool-withdrawal 1`, the
+A text file that ships like a shard (docs/shard-format.md): `sltool-withdrawal 1`, the
 list as canonical JSON, and the signature over it, a line each.
 """
 

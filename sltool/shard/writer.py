@@ -1,4 +1,4 @@
-"""Writing a shard (docs/reference/shard-format.md)."""
+"""Writing a shard (docs/shard-format.md)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,10 @@ from sltool.shard.filters import LEVEL, pack_chunk, workers
 from sltool.shard.hdf5 import create_hdf5
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, Place, pack
-from sltool.shard.payload import Member, members
+from sltool.shard.payload import Member, Rows, members
 
 # How much one thread compresses at a time.
 BATCH_BYTES = 2**20
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The samples of one shard beside their features.
-
-    Attributes:
-        labels: (N,) float32 or class numbers.
-        pseudonyms: (N,) bytes of 32 hex digits.
-        groups: (N,) bytes: a patient's pseudonym, or patient/examination.
-    """
-
-    labels: NDArray[Any]
-    pseudonyms: NDArray[np.bytes_]
-    groups: NDArray[np.bytes_]
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def write_shard(

@@ -21,8 +21,8 @@ from sltool.models.base import feature_shape, outline
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, Place
-from sltool.shard.payload import GROUP_BYTES, ID_BYTES
-from sltool.shard.writer import Rows, write_shard
+from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
+from sltool.shard.writer import write_shard
 from sltool.site.augment import Augmenter
 from sltool.site.private import PrivateFile, open_private
 from sltool.site.records import read_record

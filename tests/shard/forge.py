@@ -111,7 +111,7 @@ class Forge:
 
 
 def create(file: h5py.File, name: str, data: np.ndarray[Any, Any], **options: Any) -> h5py.Dataset:
-    """One dataset as docs/reference/shard-format.md asks for; `options` override."""
+    """One dataset as docs/shard-format.md asks for; `options` override."""
     rows = {"features": max(1, 65536 // (data[0].size * data.itemsize))}
     if name == "features" and data.ndim == 4:
         rows = {"features": 8}

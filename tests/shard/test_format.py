@@ -1,4 +1,4 @@
-"""A real shard, read as docs/reference/shard-format.md says and with nothing of sltool's."""
+"""A real shard, read as docs/shard-format.md says and with nothing of sltool's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
 
-PAGE = (ROOT / "docs" / "reference" / "shard-format.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "shard-format.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(params=["A-train-00000.h5", "B-test-00000.h5"])
@@ -26,6 +26,7 @@ def shard(trained_study: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def keys(document: dict[str, object], prefix: str = "") -> list[str]:
+    """'format', 'content.study' ...: every key that has a value of its own."""
     return [
         name
         for key, value in document.items()
