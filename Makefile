@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint check demo bench docs clean
+.PHONY: test lint check demo bench faults fuzz docs clean
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,14 @@ demo: .venv/.done
 
 bench: .venv/.done
 	$(BIN)/python -m tests.bench
+
+# Strikes every system call of every stage: some twenty minutes.
+faults: .venv/.done
+	SLTOOL_FAULTS=all $(BIN)/python -m pytest tests/faults
+
+# Ten times as many changed shards as the suite: some ten minutes.
+fuzz: .venv/.done
+	SLTOOL_FUZZ=long $(BIN)/python -m pytest tests/shard/test_fuzz.py
 
 docs: .venv/.done
 	$(BIN)/python docs/generate.py

@@ -45,7 +45,12 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Publish the checkpoint; until it is whole, the one before stays."""
         with publish(path) as part:
-            torch.save({name: getattr(self, name) for name in self.__dataclass_fields__}, part)
+            state = {name: getattr(self, name) for name in self.__dataclass_fields__}
+            try:
+                torch.save(state, part)
+            except RuntimeError as error:
+                # torch hides the system's error, such as a full disk, behind its own.
+                raise OSError(f"torch could not write it: {error}") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool.errors import BadDataError
 from sltool.files import write_json
-from sltool.layout import StudyFolder
+from sltool.layout import RunFolder, StudyFolder
+from sltool.server.checkpoint import load_checkpoint
 from sltool.server.store import Store
 from sltool.shard.withdrawal import SUFFIX, Withdrawal, read_withdrawal
 from sltool.study import Study
@@ -44,26 +43,24 @@ class Withdrawn:
 def record_runs(folder: StudyFolder, store: Store, withdrawal: Withdrawal) -> list[str]:
     """Which runs' checkpoints saw the rows; kept beside the withdrawal in `accepted/`.
 
-    A run counts if it has a checkpoint, trains on the site, and the rows stood in the store for
-    training or validation: rather one too many than one too few.
+    A run saw them if its checkpoint lists a shard, for training or validation, with such a row.
     """
     gone = _bytes(withdrawal)
     counts: dict[str, int] = {}
+    shards: set[str] = set()
     for one in store.segments:
-        if one.site == withdrawal.site:
-            rows = int(_among(store.pseudonyms(one), gone).sum())
+        rows = int(_among(store.pseudonyms(one), gone).sum()) if one.site == withdrawal.site else 0
+        if rows:
             counts[one.split] = counts.get(one.split, 0) + rows
-    seen = counts.get("train", 0) + counts.get("validation", 0) > 0
-    runs = [
-        name
-        for name in folder.run_names()
-        if seen
-        and folder.run(name).checkpoint.is_file()
-        and withdrawal.site in _sites(folder, name)
-    ]
+            shards.add(one.digest)
+    runs = [name for name in folder.run_names() if shards & _seen(folder.run(name))]
     record = {"site": withdrawal.site, "samples": counts, "runs": runs}
     write_json(folder.accepted / (withdrawal.name + RUNS), record)
     return runs
+
+
+def _seen(run: RunFolder) -> set[str]:
+    return set(load_checkpoint(run.checkpoint).shards) if run.checkpoint.is_file() else set()
 
 
 def kept(features: Iterable[NDArray[Any]], keep: NDArray[np.bool_]) -> Iterator[NDArray[Any]]:
@@ -72,13 +69,6 @@ def kept(features: Iterable[NDArray[Any]], keep: NDArray[np.bool_]) -> Iterator[
     for block in features:
         yield block[keep[start : start + len(block)]]
         start += len(block)
-
-
-def _sites(folder: StudyFolder, run: str) -> list[str]:
-    try:
-        return list(json.loads(folder.run(run).settings.read_text(encoding="utf-8"))["sites"])
-    except (OSError, ValueError, KeyError) as error:
-        raise BadDataError("a run's record is damaged", where=folder.run(run).settings) from error
 
 
 def _bytes(withdrawal: Withdrawal) -> set[bytes]:
