@@ -28,9 +28,12 @@ def workers() -> int:
 
 def pack_chunk(chunk: NDArray[Any]) -> bytes:
     """A whole chunk, C-contiguous -> the bytes that stand in the file."""
-    size = chunk.dtype.itemsize
-    shuffled = chunk.reshape(-1).view(np.uint8).reshape(-1, size).T.tobytes()
-    packed = zlib.compress(shuffled, LEVEL)
+    plain = chunk.reshape(-1).view(np.uint8).reshape(-1, chunk.dtype.itemsize)
+    shuffled = np.empty(plain.T.shape, np.uint8)
+    # Plane by plane is several times as fast as one transposition.
+    for number, plane in enumerate(shuffled):
+        plane[:] = plain[:, number]
+    packed = zlib.compress(shuffled.data, LEVEL)
     return packed + struct.pack("<I", fletcher32(packed))
 
 
@@ -51,8 +54,10 @@ def unpack_chunk(stored: bytes, count: int, dtype: np.dtype[Any]) -> NDArray[Any
         raise ValueError("a chunk cannot be decompressed") from error
     if len(shuffled) != size or not _ends_here(inflater):
         raise ValueError("a chunk has another size than its shape says")
-    planes = np.frombuffer(shuffled, np.uint8).reshape(dtype.itemsize, count)
-    return np.ascontiguousarray(planes.T).view(dtype).reshape(count)
+    plain = np.empty((count, dtype.itemsize), np.uint8)
+    for number, plane in enumerate(np.frombuffer(shuffled, np.uint8).reshape(-1, count)):
+        plain[:, number] = plane
+    return plain.view(dtype).reshape(count)
 
 
 def _ends_here(inflater: Any) -> bool:

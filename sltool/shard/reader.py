@@ -30,6 +30,10 @@ from sltool.study import Study
 
 HEX = np.isin(np.arange(256), np.frombuffer(b"0123456789abcdef", np.uint8))
 PATIENT_HEX = 32
+EXPONENTS = {
+    "float16": (np.uint16, np.uint16(0x7C00)),
+    "float32": (np.uint32, np.uint32(0x7F800000)),
+}
 
 
 class ShardReader:
@@ -92,7 +96,7 @@ class ShardReader:
 
     def _finite_block(self, member: Member, chunks: Chunks, part: slice) -> NDArray[Any]:
         block = self._block("features", member, chunks, part)
-        if not np.isfinite(block).all():
+        if not _are_finite(block):
             raise self._file.refused("has feature maps that are not finite")
         return block
 
@@ -219,6 +223,12 @@ def _check_digest(file: OpenedFile, manifest: Manifest) -> None:
     error = file.refused(what, expected=expected)
     error.hint = "ask the site to ship it again"
     raise error
+
+
+def _are_finite(block: NDArray[Any]) -> bool:
+    """No exponent of all ones; many times as fast as `np.isfinite` on float16."""
+    bits, exponent = EXPONENTS[block.dtype.name]
+    return not ((block.view(bits) & exponent) == exponent).any()
 
 
 def _are_ids(column: NDArray[np.bytes_], digits: int) -> NDArray[np.bool_]:
