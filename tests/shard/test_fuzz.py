@@ -172,12 +172,12 @@ def test_changes_through_hdf5_itself(forge: Forge, good: Path) -> None:
 
 def restructure(file: h5py.File, kind: str, name: str, data: bytes, mask: int) -> None:
     dataset = file.get(name)
-    if not isinstance(dataset, h5py.Dataset) or f"moved-{name}" in file:
+    if not isinstance(dataset, h5py.Dataset) or not dataset.chunks or f"moved-{name}" in file:
         return
     start = (0,) * dataset.ndim
     if kind == "chunk":
         dataset.id.write_direct_chunk(start, data)
-    elif kind == "mask" and dataset.chunks:
+    elif kind == "mask":
         raw = np.zeros(dataset.chunks, dataset.dtype).tobytes()
         dataset.id.write_direct_chunk(start, raw, filter_mask=mask)
     elif kind == "delete":
