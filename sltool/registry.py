@@ -192,7 +192,7 @@ def _reported(origin: str, broken: list[Broken]) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
         broken.append(Broken(origin, f"{type(error).__name__}: {error}"))
 
 
