@@ -16,8 +16,12 @@ from sltool.cli import (
     list_,
     partition,
     prepare,
+    queue,
+    server_keys,
     server_train,
     ship,
+    status,
+    withdraw,
 )
 from sltool.errors import SltoolError
 
@@ -40,7 +44,11 @@ for module in (
     server_train,
     evaluate,
     compare,
+    status,
+    queue,
     enroll,
+    server_keys,
+    withdraw,
     list_,
 ):
     module.add_to(app)
