@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class Terminal:
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Advance]:
         """A progress bar on stderr; nothing where stderr is no terminal."""
-        if self.quiet or not self._stderr.is_terminal:
+        if self.quiet or not sys.stderr.isatty():
             yield lambda steps: None
             return
         from rich.progress import (
@@ -94,11 +95,18 @@ class Terminal:
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self._stderr.print(f"note: {text}", markup=False)
+            self._say(f"note: {text}")
 
     def detail(self, text: str) -> None:
         if self.verbose:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if sys.stderr.isatty():
             self._stderr.print(text, markup=False)
+        else:
+            # Importing rich would take a tenth of a second of a server's start.
+            print(text, file=sys.stderr)
 
     def result(self, document: dict[str, Any], *lines: str) -> None:
         """What the command found: one JSON document, or lines for people."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -36,6 +36,10 @@ def evaluate(
         Literal["test", "validation"], typer.Option("--split", help="test or validation.")
     ] = "test",
     level: LevelOption = "image",
+    by: Annotated[
+        Literal["site"] | None,
+        typer.Option("--by", help="site: also each site's figures: is a small one served as well?"),
+    ] = None,
     sites: SitesOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -55,16 +59,24 @@ def evaluate(
     done = evaluate_run(
         folder, study, store, run, split, level, metrics or [], sites or [], pick_device(device)
     )
+    columns: dict[str, Any] = {done.split: {"samples": done.samples, "metrics": done.metrics}}
+    if by == "site":
+        columns.update(done.by_site)
+    document = {
+        "run": done.run,
+        "split": done.split,
+        "level": done.level,
+        "samples": done.samples,
+        "metrics": done.metrics,
+        **({"by_site": done.by_site} if by == "site" else {}),
+    }
     terminal.table(
-        {
-            "run": done.run,
-            "split": done.split,
-            "level": done.level,
-            "samples": done.samples,
-            "metrics": done.metrics,
-        },
-        ["metric", f"{done.split} ({done.samples} {UNITS[done.level]})"],
-        [[name, format_metric(value)] for name, value in done.metrics.items()],
+        document,
+        ["metric", *(f"{key} ({one['samples']} {UNITS[level]})" for key, one in columns.items())],
+        [
+            [name, *(format_metric(one["metrics"][name]) for one in columns.values())]
+            for name in done.metrics
+        ],
     )
 
 

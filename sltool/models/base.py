@@ -127,8 +127,11 @@ def split(layers: Layers, cut: int) -> Halves:
 
 def feature_shape(study: Study) -> tuple[int, ...]:
     """The shape of one feature map, (C, H, W) or (D,)."""
-    layer = outline(study).privacy_layer.eval()
-    return tuple(layer(torch.zeros(1, *study.samples.shape, device="meta")).shape[1:])
+    # Not `outline`: the first use of the meta device imports sympy and torch._dynamo, which takes
+    # longer than drawing the weights of VGG19.
+    layer = build(study, seed=0).privacy_layer.eval()
+    with torch.inference_mode():
+        return tuple(layer(torch.zeros(1, *study.samples.shape)).shape[1:])
 
 
 Activation = Literal["relu", "leaky-relu", "sigmoid", "tanh"]

@@ -45,7 +45,8 @@ def compare_runs(
                 hint=f"run `sltool evaluate --run {name} --split {split} --level {level}` first",
             )
         if figures is not None:
-            rows.append(Row(name, run_settings(run)["sites"], **figures))
+            sites = run_settings(run)["sites"]
+            rows.append(Row(name, sites, figures["samples"], figures["metrics"]))
     if not rows:
         raise StageOrderError(
             f"no run has {split} figures at the level {level} yet",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from sltool.errors import StageOrderError, StudyMismatchError
@@ -28,13 +29,17 @@ from sltool.study import Study
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one run on one split; `samples` counts what the level says."""
+    """The figures of one run on one split; `samples` counts what the level says.
+
+    `by_site` has the same figures for each site's samples alone.
+    """
 
     run: str
     split: str
     level: Level
     samples: int
     metrics: dict[str, float | None]
+    by_site: dict[str, dict[str, Any]]
 
 
 def evaluate(
@@ -74,8 +79,15 @@ def evaluate(
     groups = group_numbers(samples.groups, level, study.dataset.name)
     y_pred = _predict(run, study, samples, device)
     _write_predictions(run, split, study, samples, y_pred)
-    y_true, scores = gather(kind, samples.labels.numpy().astype(float), y_pred, groups)
-    result = Evaluation(name, split, level, len(y_true), compute(names, y_true, scores))
+    labels = samples.labels.numpy().astype(float)
+
+    def score(part: slice | NDArray[np.bool_]) -> dict[str, Any]:
+        of_part = None if groups is None else np.unique(groups[part], return_inverse=True)[1]
+        y_true, scores = gather(kind, labels[part], y_pred[part], of_part)
+        return {"samples": len(y_true), "metrics": compute(names, y_true, scores)}
+
+    by_site = {site: score(samples.site == n) for n, site in enumerate(samples.sites)}
+    result = Evaluation(name, split, level, **score(slice(None)), by_site=by_site)
     _write_metrics(run, result)
     return result
 
@@ -129,7 +141,11 @@ def _write_metrics(run: RunFolder, result: Evaluation) -> None:
     """Enter the figures into `metrics.json`, beside those of other splits and levels."""
     known = read_metrics(run)
     entry = metrics_entry(result.split, result.level)
-    known[entry] = {"samples": result.samples, "metrics": result.metrics}
+    known[entry] = {
+        "samples": result.samples,
+        "metrics": result.metrics,
+        "by_site": result.by_site,
+    }
     write_json(run.metrics, known)
 
 

@@ -1,0 +1,271 @@
+"""Training: steady epochs against a bare loop, sites, rows, start, and shards taken in beside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from sltool.layout import StudyFolder
+from sltool.models.base import build
+from sltool.progress import Silent
+from sltool.server.optimizer import make_optimizer
+from sltool.server.plan import Plan
+from sltool.server.precision import choose_precision
+from sltool.server.queue import Queue
+from sltool.server.ranks import Ranks
+from sltool.server.run import train
+from sltool.server.sampler import SiteControl
+from sltool.server.store import Store
+from sltool.server.task import Task
+from sltool.server.trainer import Data, Trainer
+from sltool.study import Study
+from tests.bench import ROUNDS, Row, in_turn, seconds
+from tests.bench.made_up import accepted, make_study, ship
+
+CPU = torch.device("cpu")
+MLP = {"name": "mlp"}
+CNN = {"name": "covid-cnn"}
+VGG = {"name": "vgg19"}
+START = """
+import os, sys
+sys.argv[1:] = ["server-train", "--max-epochs", "1"]
+from sltool.cli.main import main
+import sltool.server.{module} as module
+real = module.{kind}.{method}
+def first(*args):
+    real(*args)
+    os._exit(0)
+module.{kind}.{method} = first
+main()
+"""
+BATCH = START.format(module="feed", kind="Feed", method="features")
+STEP = START.format(module="trainer", kind="Trainer", method="_train_step")
+
+
+def rows() -> Iterator[Row]:
+    for what, bar, checkpoints, model, shape, batch, samples, classes in (
+        ("COVID CNN, batch 64, 10k samples", 0.95, True, CNN, (1, 64, 64), 64, 10_000, True),
+        ("cholesterol MLP, batch 2048, 326,032 rows", 0.90, True, MLP, (7,), 2048, 326_032, False),
+        ("VGG19 server half 112x112, batch 16", 0.98, False, VGG, (1, 224, 224), 16, 64, True),
+    ):
+        with tempfile.TemporaryDirectory() as root:
+            names = ("no", "yes") if classes else ()
+            folder, study = make_study(Path(root), model, shape, batch, ["A"], names)
+            queue = accepted(folder, study, {"A": samples})
+            yield against_bare(what, bar, checkpoints, folder, study, queue)
+    yield first_batch()
+    yield many_sites()
+    yield many_rows()
+    yield while_taking()
+
+
+class Interleaved(Silent):
+    """After each epoch of a run, one epoch of the bare loop; both timed."""
+
+    def __init__(self, bare: Callable[[], object], history: Callable[[], float] | None) -> None:
+        self.pairs: list[tuple[float, float]] = []
+        self._bare = bare
+        self._history = history
+        self._mark = time.perf_counter()
+
+    def detail(self, text: str) -> None:
+        if "train_loss" in text:
+            ours = time.perf_counter() - self._mark
+            if self._history:
+                ours = float(text.rsplit("seconds ", 1)[1])
+            self.pairs.append((ours, seconds(self._bare)))
+            self._mark = time.perf_counter()
+
+
+def against_bare(
+    what: str, bar: float, checkpoints: bool, folder: StudyFolder, study: Study, queue: Queue
+) -> Row:
+    """Whole epochs with checkpoint, history and log, if `checkpoints`; else their training."""
+    both = Interleaved(bare_loop(study, queue.store), None if checkpoints else lambda: 0.0)
+    train(folder, study, queue.store, Plan("bench", max_epochs=ROUNDS + 1), CPU, both)
+    pairs = both.pairs[1:]
+    ratio = statistics.median(bare / ours for ours, bare in pairs)
+    ours = statistics.median(ours for ours, _ in pairs)
+    part = "" if checkpoints else " (training alone)"
+    measured = f"{ratio:.3f} of the bare loop's speed, {ours:.2f} s an epoch{part}"
+    return Row(f"{what}: steady epochs", measured, f">= {bar}", ratio >= bar)
+
+
+def bare_loop(study: Study, store: Store) -> Callable[[], object]:
+    """One epoch over tensors in RAM: same network, batch, optimiser and precision."""
+    samples = store.samples("train")
+    features = samples.features.float()
+    if features.dim() == 4:
+        features = features.contiguous(memory_format=torch.channels_last)
+    labels = samples.labels
+    network = build(study, 0).server_network.to(memory_format=torch.channels_last)
+    precision = choose_precision("auto", network, CPU)
+    optimizer = make_optimizer(network, study.training)
+    task = Task(study.samples.labels, study.training)
+
+    def epoch() -> None:
+        network.train()
+        order = torch.randperm(len(labels))
+        for part in torch.split(order, study.training.batch_size):
+            with precision.autocast():
+                outputs = network(features[part])
+            loss = task.loss(outputs.float(), labels[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+def first_batch() -> Row:
+    with tempfile.TemporaryDirectory() as root:
+        sites = [f"S{n}" for n in range(20)]
+        folder, study = make_study(Path(root), CNN, (1, 64, 64), 64, sites)
+        accepted(folder, study, dict.fromkeys(sites, 500))
+
+        def start(code: str) -> None:
+            shutil.rmtree(folder.runs, ignore_errors=True)
+            run_python(code, Path(root))
+
+        def torch_alone() -> float:
+            return seconds(lambda: run_python("import torch, os; os._exit(0)", Path(root)))
+
+        ours, alone, ratio = in_turn(lambda: seconds(lambda: start(BATCH)), torch_alone)
+        step, _, _ = in_turn(lambda: seconds(lambda: start(STEP)), torch_alone, rounds=3)
+    return Row(
+        "first batch after server-train starts on 20 accepted shards",
+        f"{ratio:.2f} times python + import torch ({ours:.2f} s, {alone:.2f} s; "
+        f"its step is done after {step:.2f} s)",
+        "<= 1.5",
+        ratio <= 1.5,
+    )
+
+
+def run_python(code: str, folder: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        check=True,
+        capture_output=True,
+    )
+
+
+def trainer_for(folder: StudyFolder, study: Study, rows_of: dict[str, int]) -> Trainer:
+    store = accepted(folder, study, rows_of).store
+    network = build(study, 0).server_network
+    trainer = Trainer(
+        network,
+        Task(study.samples.labels, study.training),
+        study.training,
+        0,
+        choose_precision("auto", network, CPU),
+        SiteControl(),
+        Ranks(),
+    )
+    trainer.use(Data(store.samples("train"), store.samples("validation")))
+    return trainer
+
+
+def epochs_of(trainers: list[Trainer]) -> list[float]:
+    """The median epoch of each, trained in turn."""
+    for trainer in trainers:
+        trainer.run_epoch(lambda: False)
+    times = [
+        [seconds(partial(trainer.run_epoch, lambda: False)) for trainer in trainers]
+        for _ in range(ROUNDS)
+    ]
+    return [statistics.median(column) for column in zip(*times, strict=True)]
+
+
+def many_sites() -> Row:
+    total, counts = 80_000, (1, 10, 100)
+    with tempfile.TemporaryDirectory() as root:
+        trainers = []
+        for count in counts:
+            sites = [f"S{n}" for n in range(count)]
+            folder, study = make_study(Path(root) / str(count), MLP, (7,), 256, sites, ())
+            trainers.append(trainer_for(folder, study, dict.fromkeys(sites, total // count)))
+        times = epochs_of(trainers)
+    spread = max(times) / min(times) - 1
+    told = ", ".join(f"{n} sites {one:.3f} s" for n, one in zip(counts, times, strict=True))
+    return Row(
+        "epoch time by sites, 80,000 rows", f"{spread:.1%} apart: {told}", "5 %", spread <= 0.05
+    )
+
+
+def many_rows() -> Row:
+    sizes = (10_000, 40_000, 160_000)
+    with tempfile.TemporaryDirectory() as root:
+        trainers = []
+        for size in sizes:
+            folder, study = make_study(Path(root) / str(size), MLP, (7,), 256, ["A"], ())
+            trainers.append(trainer_for(folder, study, {"A": size}))
+        times = epochs_of(trainers)
+    costs = [one / size * 1e6 for one, size in zip(times, sizes, strict=True)]
+    spread = max(costs) / min(costs) - 1
+    told = ", ".join(
+        f"{size:,} rows {cost:.2f} us" for size, cost in zip(sizes, costs, strict=True)
+    )
+    return Row("cost of a row by rows", f"{spread:.1%} apart: {told}", "10 %", spread <= 0.10)
+
+
+class Epochs(Silent):
+    """When each epoch ended, and when the shard was placed and taken."""
+
+    def __init__(self, place: Callable[[], None], after: int) -> None:
+        self.quiet: list[float] = []
+        self.busy: list[float] = []
+        self.taken = 0
+        self._place = place
+        self._after = after
+        self._mark = time.perf_counter()
+        self._placed = False
+
+    def detail(self, text: str) -> None:
+        if text.startswith("accepted"):
+            self.taken += 1
+            self._placed = False
+        if "train_loss" in text:
+            (self.busy if self._placed else self.quiet).append(time.perf_counter() - self._mark)
+            if len(self.quiet) >= self._after * (self.taken + 1) and not self._placed:
+                self._place()
+                self._placed = True
+            self._mark = time.perf_counter()
+
+
+def while_taking() -> Row:
+    """Epochs during which a shard of 330 MB is taken in, against those before and after.
+
+    The shard is of the test split, so that epochs keep their size.
+    """
+    with tempfile.TemporaryDirectory() as root:
+        folder, study = make_study(Path(root), CNN, (1, 64, 64), 64, ["A", "B"])
+        queue = accepted(folder, study, {"A": 1024})
+        ship(folder, study, {"B": 160_000}, "test")
+        shard = next(folder.inbox.glob("*.h5"))
+        aside = shard.rename(folder.root / shard.name)
+        watch = Epochs(lambda: shutil.move(aside, shard), after=8)
+        plan = Plan("bench", watch=True, max_epochs=60)
+        train(folder, study, queue.store, plan, CPU, watch)
+    quiet, busy = (
+        statistics.median(watch.quiet[2:]),
+        statistics.median(watch.busy[:-1] or watch.busy),
+    )
+    slower = busy / quiet - 1
+    return Row(
+        "an epoch while a shard of 330 MB is taken in (--watch)",
+        f"{slower:+.1%} ({quiet:.2f} s quiet, {busy:.2f} s during, {len(watch.busy)} epochs)",
+        "<= +10 %",
+        bool(watch.taken) and slower <= 0.10,
+    )
