@@ -199,7 +199,9 @@ def _reported(origin: str, broken: list[Broken]) -> Iterator[None]:
 datasets: Registry[Any] = Registry(
     "dataset", ("sltool.datasets.cholesterol", "sltool.datasets.covid_ct")
 )
-models: Registry[Any] = Registry("model", ("sltool.models.covid_cnn", "sltool.models.mlp"))
+models: Registry[Any] = Registry(
+    "model", ("sltool.models.covid_cnn", "sltool.models.mlp", "sltool.models.vgg19")
+)
 metrics: Registry[Any] = Registry("metric", ("sltool.metrics",))
 registries: dict[str, Registry[Any]] = {
     "datasets": datasets,

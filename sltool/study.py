@@ -126,6 +126,21 @@ class Split(Section):
     )
 
 
+class Augment(Section):
+    """How a random version of a training image differs from the image; each is drawn uniformly."""
+
+    flip: bool = Field(default=True, description="Left and right swapped in half of the versions.")
+    rotation: float = Field(
+        default=10.0, ge=0, le=180, description="Turned by this many degrees at most, either way."
+    )
+    crop: Fraction = Field(
+        default=0.1, description="Share of the height and width cut off at most, then enlarged."
+    )
+    brightness: Fraction = Field(
+        default=0.1, description="Values multiplied by 1 - this to 1 + this."
+    )
+
+
 class Encoding(Section):
     dtype: Literal["float16", "float32"] = Field(
         default="float16", description="How feature maps travel: float16 or float32."
@@ -137,6 +152,16 @@ class Encoding(Section):
         default=0.0,
         ge=0,
         description="Standard deviation of the Gaussian noise added at the site, in feature units.",
+    )
+    views: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Feature maps of each training image: of the image itself and views - 1 random "
+        "versions of it. The server draws one an epoch. Validation and test images have one.",
+    )
+    augment: Augment = Field(
+        default=Augment(), description="What a random version is; without meaning for views: 1."
     )
 
 
@@ -185,6 +210,12 @@ class Study(Section):
     sites: dict[SiteName, Site] = Field(
         default={}, description="The sites and their public keys; `partition` adds them."
     )
+
+    @model_validator(mode="after")
+    def _views_are_of_images(self) -> Study:
+        if self.encoding.views > 1 and len(self.samples.shape) != 3:
+            raise ValueError("encoding.views has to be 1: only images have random versions")
+        return self
 
     def encoding_digest(self, privacy_layer: Path) -> str:
         """Hex SHA-256 over everything that changes the meaning of a feature map.
@@ -288,8 +319,11 @@ def _mistakes(
                 f"(allowed: {', '.join(keys)})"
             )
         else:
-            got = "" if mistake["type"] == "missing" else f", not {mistake['input']!r}"
-            told.append(f"{path}: {mistake['msg']}{got}")
+            # A section as a whole would be too long to show.
+            shown = mistake["type"] != "missing" and not isinstance(mistake["input"], dict)
+            got = f", not {mistake['input']!r}" if shown else ""
+            message = mistake["msg"].removeprefix("Value error, ")
+            told.append(": ".join(filter(None, [path, message])) + got)
     return StudyFileError(
         told[0] if len(told) == 1 else f"{len(told)} mistakes: " + "; ".join(told),
         where=where,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -56,24 +57,56 @@ class Model(ABC):
         For classes the predictions are logits, for regression standardised labels. `cut` is only
         for what makes no sense at the site, whose weights are never trained: batch normalisation
         or dropout stand in the hidden layers from number `cut` on.
+
+        Every tensor of a layer has to stand in its state dict: where weights are read from a file,
+        the layers are made without any.
+        """
+
+    def load_pretrained(  # noqa: B027 - most models have none
+        self, layers: Layers, cut: int, folder: Path
+    ) -> None:
+        """Put starting weights from disk into the server's layers, if the settings name any.
+
+        Args:
+            layers: what `layers` returned.
+            folder: the study's folder; a relative path in the settings starts there.
         """
 
 
-def build(study: Study, seed: int) -> Halves:
+def build(study: Study, seed: int, folder: Path | None = None) -> Halves:
     """The study's network with weights drawn from `seed`, cut where the study says.
+
+    Args:
+        folder: the study's folder, for a new run: starting weights that the settings name are read.
 
     Raises:
         StudyFileError: the model's settings or the cut are wrong.
         UnknownNameError: there is no such model.
     """
-    found = models.get(study.model.name)
-    settings = validate(found.Settings, study.model.settings(), where="study.yaml", prefix="model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers = found(settings).layers(
-            study.samples.shape, study.samples.labels.outputs, study.model.cut
-        )
-    return split(layers, study.model.cut)
+        model, layers = _layers(study)
+    halves = split(layers, study.model.cut)
+    if folder is not None:
+        model.load_pretrained(layers, study.model.cut, folder)
+    return halves
+
+
+def outline(study: Study) -> Halves:
+    """The study's network without weights, on torch's meta device: its shapes, at no cost.
+
+    Weights come in with `load_state_dict(..., assign=True)`. Raises as `build` does.
+    """
+    with torch.device("meta"):
+        return split(_layers(study)[1], study.model.cut)
+
+
+def _layers(study: Study) -> tuple[Model, Layers]:
+    found = models.get(study.model.name)
+    settings = validate(found.Settings, study.model.settings(), where="study.yaml", prefix="model")
+    model: Model = found(settings)
+    shape, outputs = study.samples.shape, study.samples.labels.outputs
+    return model, model.layers(shape, outputs, study.model.cut)
 
 
 def split(layers: Layers, cut: int) -> Halves:
@@ -92,15 +125,46 @@ def split(layers: Layers, cut: int) -> Halves:
     )
 
 
-def feature_shape(study: Study, privacy_layer: nn.Module) -> tuple[int, ...]:
+def feature_shape(study: Study) -> tuple[int, ...]:
     """The shape of one feature map, (C, H, W) or (D,)."""
-    with torch.no_grad():
-        return tuple(privacy_layer(torch.zeros(1, *study.samples.shape)).shape[1:])
+    layer = outline(study).privacy_layer.eval()
+    return tuple(layer(torch.zeros(1, *study.samples.shape, device="meta")).shape[1:])
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+Activation = Literal["relu", "leaky-relu", "sigmoid", "tanh"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky-relu": nn.LeakyReLU,
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
 }
+Pool = Literal["max", "average"]
+POOLS: dict[Pool, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+
+
+def convolution(
+    channels: int, filters: int, activation: Activation, pool: Pool | None, norm: bool
+) -> nn.Sequential:
+    """A 3x3 convolution with its activation: (N, channels, H, W) -> (N, filters, H, W).
+
+    Args:
+        pool: 2x2 pooling at the end (the paper's equation 2), which halves H and W; None: none.
+        norm: batch normalisation before the activation; only for the server's layers.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, filters, 3, padding=1),
+        *([nn.BatchNorm2d(filters)] if norm else []),
+        ACTIVATIONS[activation](),
+        *([POOLS[pool](2)] if pool else []),
+    )
+
+
+def check_image(model: str, shape: tuple[int, ...], poolings: int) -> None:
+    """Raise `StudyFileError` unless `shape` is an image that can be halved so often."""
+    if len(shape) != 3:
+        raise StudyFileError(f"{model} takes images, not samples of shape {shape}")
+    if min(shape[1:]) < 2**poolings:
+        raise StudyFileError(
+            f"{model} halves an image {poolings} times; {shape[1]}x{shape[2]} pixels are too few",
+            expected=f"{2**poolings} pixels or more a side",
+        )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import nn
 
-from sltool.errors import StudyFileError
-from sltool.models.base import ACTIVATIONS, Layers, Model
+from sltool.models.base import Activation, Layers, Model, Pool, check_image, convolution
 from sltool.registry import models
 from sltool.study import Fraction, Section
 
@@ -29,10 +28,14 @@ class CovidCNN(Model):
             min_length=1,
             description="Channels of each hidden layer; the last at the site is what travels.",
         )
-        activation: Literal["relu", "leaky-relu", "sigmoid", "tanh"] = Field(
-            default="leaky-relu", description="relu, leaky-relu, sigmoid or tanh."
+        activation: Activation = Field(
+            default="leaky-relu",
+            description="relu, leaky-relu (trains best), sigmoid (the paper's) or tanh.",
         )
-        pool: Literal["max", "average"] = Field(default="max", description="max or average.")
+        pool: Pool = Field(
+            default="max",
+            description="max (trains best) or average: the two poolings of the paper's equation 2.",
+        )
         server: Server = Field(
             default=Server(), description="Of the server network alone; free to change."
         )
@@ -40,30 +43,18 @@ class CovidCNN(Model):
     settings: Settings
 
     def layers(self, shape: tuple[int, ...], outputs: int, cut: int) -> Layers:
-        if len(shape) != 3:
-            raise StudyFileError(f"covid-cnn takes images, not samples of shape {shape}")
+        options = self.settings
+        depth = len(options.filters)
+        check_image("covid-cnn", shape, depth)
         channels, height, width = shape
-        depth = len(self.settings.filters)
-        if min(height, width) < 2**depth:
-            raise StudyFileError(f"{depth} poolings need images of {2**depth} pixels or more")
         hidden: list[nn.Module] = []
-        for number, filters in enumerate(self.settings.filters):
-            norm = self.settings.server.batch_norm and number >= cut
-            hidden.append(self._hidden(channels, filters, norm))
+        for number, filters in enumerate(options.filters):
+            norm = options.server.batch_norm and number >= cut
+            hidden.append(convolution(channels, filters, options.activation, options.pool, norm))
             channels = filters
         head = nn.Sequential(
             nn.Flatten(),
-            nn.Dropout(self.settings.server.dropout),
+            nn.Dropout(options.server.dropout),
             nn.Linear(channels * (height >> depth) * (width >> depth), outputs),
         )
         return Layers(hidden, head)
-
-    def _hidden(self, channels: int, filters: int, norm: bool) -> nn.Module:
-        # (N, channels, H, W) -> (N, filters, H/2, W/2)
-        pool = nn.MaxPool2d(2) if self.settings.pool == "max" else nn.AvgPool2d(2)
-        return nn.Sequential(
-            nn.Conv2d(channels, filters, 3, padding=1),
-            *([nn.BatchNorm2d(filters)] if norm else []),
-            ACTIVATIONS[self.settings.activation](),
-            pool,
-        )

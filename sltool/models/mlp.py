@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import nn
 
 from sltool.errors import StudyFileError
-from sltool.models.base import ACTIVATIONS, Layers, Model
+from sltool.models.base import ACTIVATIONS, Activation, Layers, Model
 from sltool.registry import models
 from sltool.study import Section
 
@@ -22,8 +22,8 @@ class MLP(Model):
         widths: tuple[Annotated[int, Field(gt=0)], ...] = Field(
             default=(16, 64, 64), min_length=1, description="Units of each hidden layer."
         )
-        activation: Literal["relu", "leaky-relu", "sigmoid", "tanh"] = Field(
-            default="leaky-relu", description="relu, leaky-relu, sigmoid or tanh."
+        activation: Activation = Field(
+            default="leaky-relu", description="relu, leaky-relu (the paper's), sigmoid or tanh."
         )
 
     settings: Settings

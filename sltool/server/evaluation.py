@@ -17,7 +17,7 @@ from sltool.errors import StageOrderError, StudyMismatchError
 from sltool.files import write_json, write_text
 from sltool.layout import RunFolder, StudyFolder
 from sltool.metrics import Array, check_metrics, compute, metrics_for
-from sltool.models.base import build
+from sltool.models.base import outline
 from sltool.server.run import run_settings
 from sltool.server.store import Samples, Store
 from sltool.server.task import Task
@@ -89,8 +89,8 @@ def _check_run(run: RunFolder, study: Study, store: Store) -> None:
 
 
 def _predict(run: RunFolder, study: Study, samples: Samples, device: torch.device) -> Array:
-    network = build(study, seed=0).server_network
-    network.load_state_dict(load_file(run.model))
+    network = outline(study).server_network
+    network.load_state_dict(load_file(run.model), assign=True)
     task = Task(study.samples.labels, study.training.loss)
     return task.predict(predict(network.to(device), samples, device)).numpy()
 

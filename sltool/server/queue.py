@@ -9,7 +9,7 @@ from pathlib import Path
 from sltool.errors import ShardRefusedError, SltoolError, StorageError
 from sltool.files import fsync, sha256, write_json
 from sltool.layout import StudyFolder
-from sltool.models.base import build, feature_shape
+from sltool.models.base import feature_shape
 from sltool.progress import Progress
 from sltool.server.store import Segment, Shape, Store
 from sltool.shard.manifest import Content, Manifest
@@ -45,14 +45,12 @@ class Queue:
         self.folder = folder
         self.study = study
         encoding = study.encoding_digest(folder.privacy_layer)
-        shape = feature_shape(study, build(study, seed=0).privacy_layer)
+        shape = feature_shape(study)
         self.content = Content.of(study, encoding, shape)
         self.store = Store(
             folder.store,
             encoding,
-            Shape(
-                shape, self.content.dtype, self.content.views, self.content.label == "regression"
-            ),
+            Shape(shape, self.content.dtype, self.content.label == "regression"),
         )
 
     def take(self, progress: Progress) -> Intake:
@@ -109,7 +107,7 @@ class Queue:
                 samples=manifest.samples,
                 views=manifest.content.views,
             )
-            at_once = max(1, BLOCK_BYTES // self.store.shape.sample_bytes)
+            at_once = max(1, BLOCK_BYTES // self.store.shape.row_bytes)
             features = reader.features(at_once)
             self.store.add(segment, features, rows.labels, rows.pseudonyms, rows.groups)
         self._known.update(rows.pseudonyms.tolist())

@@ -61,7 +61,7 @@ def train(
     used = sorted(sites) if sites else store.sites()
     data = _data(store, used)
     task = Task(study.samples.labels, study.training.loss)
-    network = build(study, seed).server_network.to(device)
+    network = build(study, seed, folder.root).server_network.to(device)
     trainer = Trainer(network, data, task, study.training, seed)
     _begin(run, _settings(study, store, used, seed), trainer, force)
     todo = study.training.epochs - trainer.epoch

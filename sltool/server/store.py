@@ -31,7 +31,10 @@ GROUP_DTYPE = np.dtype("S65")
 
 @dataclass(frozen=True)
 class Segment:
-    """One shard's rows: samples `start` to `start + samples` of its split's files."""
+    """One shard's rows: samples `start` to `start + samples` of its split's files.
+
+    Each has `views` rows of features; a split's segments all have the same.
+    """
 
     digest: str
     site: str
@@ -48,13 +51,12 @@ class Shape:
 
     feature_shape: tuple[int, ...]
     dtype: str
-    views: int
     regression: bool
 
     @property
-    def sample_bytes(self) -> int:
-        """Bytes of one sample's feature maps, all views."""
-        return math.prod(self.feature_shape) * np.dtype(self.dtype).itemsize * self.views
+    def row_bytes(self) -> int:
+        """Bytes of one feature map."""
+        return math.prod(self.feature_shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         start = self._length(segment.split)
         label_dtype = np.float32 if self.shape.regression else np.int64
-        self._append(segment.split, "features", start * self.shape.sample_bytes, features)
+        offset = start * segment.views * self.shape.row_bytes
+        self._append(segment.split, "features", offset, features)
         for name, column in (
             ("labels", labels.astype(label_dtype)),
             ("pseudonyms", pseudonyms.astype(ID_DTYPE)),
@@ -140,11 +143,12 @@ class Store:
         names = sorted({one.site for one in chosen})
         index = _concatenate([np.arange(one.start, one.start + one.samples) for one in chosen])
         length = self._length(split)
+        views = chosen[0].views if chosen else 1
         label_dtype = np.dtype(np.float32 if self.shape.regression else np.int64)
         return Samples(
-            features=self._features(split, length),
-            rows=torch.from_numpy(index * self.shape.views),
-            views=self.shape.views,
+            features=self._features(split, length * views),
+            rows=torch.from_numpy(index * views),
+            views=views,
             labels=torch.from_numpy(self._column(split, "labels", label_dtype, length)[index]),
             site=_concatenate([np.full(one.samples, names.index(one.site)) for one in chosen]),
             sites=names,
@@ -183,9 +187,9 @@ class Store:
         except OSError as error:
             raise StorageError.of(error, path) from error
 
-    def _features(self, split: str, length: int) -> torch.Tensor:
-        shape = (length * self.shape.views, *self.shape.feature_shape)
-        if length == 0:
+    def _features(self, split: str, rows: int) -> torch.Tensor:
+        shape = (rows, *self.shape.feature_shape)
+        if rows == 0:
             return torch.empty(shape, dtype=getattr(torch, self.shape.dtype))
         # Mode "c" opens the file for reading only, and torch takes no array that it cannot write.
         array = np.memmap(self._path(split, "features"), self.shape.dtype, "c", shape=shape)

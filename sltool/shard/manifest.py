@@ -41,7 +41,10 @@ class Payload(Section):
 
 
 class Content(Section):
-    """What the rows of a shard are; the same for all shards of one encoding."""
+    """What the rows of a shard are; the same for all shards of one encoding and split.
+
+    `views` feature maps of each sample lie one after the other.
+    """
 
     study: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     encoding: Digest
@@ -55,17 +58,21 @@ class Content(Section):
 
     @classmethod
     def of(cls, study: Study, digest: str, feature_shape: tuple[int, ...]) -> Content:
-        """What this study's shards hold."""
+        """What this study's training shards hold."""
         return cls(
             study=study.id,
             encoding=digest,
             feature_shape=feature_shape,
             dtype=study.encoding.dtype,
-            views=1,
+            views=study.encoding.views,
             label=study.samples.labels.kind,
             classes=len(study.samples.labels.classes),
             noise=Noise(clip=study.encoding.clip, sd=study.encoding.noise),
         )
+
+    def of_split(self, split: str) -> Content:
+        """The same for a shard of `split`: only training samples have several views."""
+        return self if split == "train" else self.model_copy(update={"views": 1})
 
 
 class Place(Section):

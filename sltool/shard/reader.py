@@ -56,7 +56,7 @@ def verify(path: Path, study: Study, content: Content) -> Manifest:
     """
     manifest, signature = read_manifest(path)
     _check_signature(manifest, signature, study, path)
-    _check_content(manifest.content, content, path)
+    _check_content(manifest.content, content.of_split(manifest.place.split), path)
     size = path.stat().st_size - USER_BLOCK
     if size != manifest.payload.bytes:
         raise ShardRefusedError(

@@ -18,12 +18,13 @@ from torch import nn
 from sltool.errors import BadDataError, StageOrderError, StudyMismatchError
 from sltool.files import sha256, write_json
 from sltool.layout import SiteFolder, StudyFolder
-from sltool.models.base import build, feature_shape
+from sltool.models.base import feature_shape, outline
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import Content, Manifest, Place
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES
 from sltool.shard.writer import Rows, write_shard
+from sltool.site.augment import Augmenter
 from sltool.site.private import PrivateFile, open_private
 from sltool.site.records import read_record
 from sltool.study import SPLITS, Study
@@ -52,9 +53,9 @@ def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
     """
     path = folder.privacy_layer
     study.encoding_digest(path)
-    layer = build(study, seed=0).privacy_layer
+    layer = outline(study).privacy_layer
     try:
-        layer.load_state_dict(load_file(path))
+        layer.load_state_dict(load_file(path), assign=True)
     except RuntimeError as error:
         raise StudyMismatchError(
             "the privacy layer's weights do not fit the study's model",
@@ -91,8 +92,8 @@ def encode(
         if not force and done.get("state") == state and _complete(site, done["shards"]):
             return _summary(site, done, time.monotonic() - started, again=True)
         layer = load_privacy_layer(folder, study).to(device)
-        content = Content.of(study, digest, feature_shape(study, layer.to("cpu")))
-        encoder = Encoder(study, layer.to(device), device, private.seed)
+        content = Content.of(study, digest, feature_shape(study))
+        encoder = Encoder(study, layer, device, private.seed)
         _empty(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
             shards = list(_write_all(site, private, content, encoder, key, shard_bytes, advance))
@@ -151,15 +152,19 @@ class Encoder:
         self._settings = study.encoding
         self._dtype = getattr(torch, study.encoding.dtype)
         self._noise = torch.Generator(device).manual_seed(seed)
+        self._augment = Augmenter(study.encoding, seed)
 
     @torch.inference_mode()
-    def __call__(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        """(n, *shape) in the source's units -> (n, *feature_shape) in the shard's dtype.
+    def __call__(self, inputs: NDArray[Any], views: int = 1) -> NDArray[Any]:
+        """(n, *shape) in the source's units -> (n * views, *feature_shape) in the shard's dtype.
+
+        The first view of a sample is of the sample itself, the others of random versions of it.
 
         Raises:
             BadDataError: a value does not fit the dtype.
         """
         x = torch.from_numpy(inputs).to(self._device, torch.float32)
+        x = self._augment(x, views)
         maps = self._layer((x - self._mean) / self._sd)
         if self._settings.clip is not None:
             norms = maps.flatten(1).norm(dim=1).clamp(min=self._settings.clip)
@@ -191,16 +196,17 @@ def _write_all(
     pseudonyms = np.array(private.text("pseudonyms"), dtype=f"S{ID_BYTES}")
     groups = np.array(private.text("group_pseudonyms"), dtype=f"S{GROUP_BYTES}")
     for split in SPLITS:
+        held = content.of_split(split)
         rows = np.flatnonzero(splits == split)
         previous = None
-        for sequence, part in enumerate(_cut(rows, _samples_per_shard(content, shard_bytes))):
+        for sequence, part in enumerate(_cut(rows, _samples_per_shard(held, shard_bytes))):
             start, stop = int(part[0]), int(part[-1]) + 1
             manifest = write_shard(
                 site.outbox,
-                content,
+                held,
                 Place(site=site.name, split=split, sequence=sequence),
                 previous,
-                _encoded(private, start, stop, encoder, advance),
+                _encoded(private, start, stop, held.views, encoder, advance),
                 Rows(labels[start:stop], pseudonyms[start:stop], groups[start:stop]),
                 key,
             )
@@ -219,10 +225,10 @@ def _samples_per_shard(content: Content, shard_bytes: int) -> int:
 
 
 def _encoded(
-    private: PrivateFile, start: int, stop: int, encoder: Encoder, advance: Advance
+    private: PrivateFile, start: int, stop: int, views: int, encoder: Encoder, advance: Advance
 ) -> Iterator[NDArray[Any]]:
-    for slab in private.slabs(start, stop, SLAB):
-        yield encoder(slab)
+    for slab in private.slabs(start, stop, max(1, SLAB // views)):
+        yield encoder(slab, views)
         advance(len(slab))
 
 

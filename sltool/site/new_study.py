@@ -13,7 +13,7 @@ from sltool.datasets.base import Dataset
 from sltool.errors import StudyMismatchError, UsageError
 from sltool.files import canonical_json, publish, write_text
 from sltool.layout import StudyFolder
-from sltool.models.base import build
+from sltool.models.base import build, outline
 from sltool.progress import Progress
 from sltool.registry import datasets, models
 from sltool.site.encode import load_privacy_layer
@@ -97,7 +97,7 @@ def _new(
     options = validate(kind.Settings, chosen, where="--set", prefix="dataset")
     content["samples"] = kind(options).samples().model_dump(mode="json")
     study = validate(Study, content, where="--set")
-    build(study, seed=0)
+    outline(study)
     write_text(folder.study_file, study_text(study))
     return load_study(folder), notes
 

@@ -1,0 +1,187 @@
+"""The paper's MURA network: one convolution at the site, VGG19's 16 at the server (section 9).
+
+VGG19 is configuration E of Simonyan and Zisserman, "Very Deep Convolutional Networks for
+Large-Scale Image Recognition", 2015.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from torch import nn
+
+from sltool.errors import BadDataError, StorageError, StudyFileError
+from sltool.models.base import Activation, Layers, Model, Pool, check_image, convolution
+from sltool.registry import models
+from sltool.study import Fraction, Positive, Section
+
+# Filters of each block of convolutions; pooling follows each block.
+BLOCKS = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
+State = dict[str, torch.Tensor]
+
+
+@models.register("vgg19")
+class VGG19(Model):
+    """One convolution with 2x2 pooling, then the 16 convolutions of VGG19 and a dense layer.
+
+    Hidden layer 1 is the paper's at the site; 2 to 17 are VGG19's, each a place for the cut.
+    """
+
+    class Settings(Section):
+        class Server(Section):
+            batch_norm: bool | None = Field(
+                default=None,
+                description="Batch normalisation after each convolution there, without which VGG19 "
+                "hardly trains from random weights. null: yes, unless `weights` are given.",
+            )
+            dropout: Fraction = Field(default=0.5, description="Before the dense layer.")
+            weights: str | None = Field(
+                default=None,
+                description="A file with VGG19's weights in torchvision's layout (.pth or "
+                ".safetensors), for the convolutions at the server to start from.",
+            )
+
+        channels: int = Field(
+            default=1, gt=0, description="Channels of the first hidden layer: of what travels."
+        )
+        width: Positive = Field(
+            default=1.0,
+            description="Factor on the filters of VGG19's convolutions (64 to 512). Less than 1 "
+            "makes a smaller, faster network; pretrained weights need 1.",
+        )
+        activation: Activation = Field(
+            default="relu", description="relu (VGG19's), leaky-relu, sigmoid or tanh."
+        )
+        pool: Pool = Field(default="max", description="max (VGG19's) or average.")
+        server: Server = Field(
+            default=Server(), description="Of the server network alone; free to change."
+        )
+
+    settings: Settings
+
+    def layers(self, shape: tuple[int, ...], outputs: int, cut: int) -> Layers:
+        options = self.settings
+        check_image("vgg19", shape, 1 + len(BLOCKS))
+        filters = [(options.channels, True), *self._filters()]
+        norm = options.server.batch_norm
+        norm = options.server.weights is None if norm is None else norm
+        hidden: list[nn.Module] = []
+        channels = shape[0]
+        for number, (after, pooled) in enumerate(filters):
+            pool = options.pool if pooled else None
+            layer = convolution(channels, after, options.activation, pool, norm and number >= cut)
+            if options.activation in ("relu", "leaky-relu"):
+                layer.apply(_he)
+            hidden.append(layer)
+            channels = after
+        head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(options.server.dropout),
+            nn.Linear(channels, outputs),
+        )
+        return Layers(hidden, head)
+
+    def _filters(self) -> Iterator[tuple[int, bool]]:
+        """The filters of each of VGG19's convolutions, and whether pooling follows."""
+        for block in BLOCKS:
+            for number, filters in enumerate(block, start=1):
+                yield max(1, round(filters * self.settings.width)), number == len(block)
+
+    def load_pretrained(self, layers: Layers, cut: int, folder: Path) -> None:
+        """As `Model.load_pretrained`; VGG19's three colour channels become the cut's.
+
+        Raises:
+            StorageError: the file cannot be read.
+            BadDataError: it is no file of tensors.
+            StudyFileError: its tensors are not those of this VGG19.
+        """
+        if self.settings.server.weights is None:
+            return
+        path = folder / Path(self.settings.server.weights).expanduser()
+        state = _read(path)
+        index = 0
+        for number, layer in enumerate(layers.hidden[1:], start=1):
+            assert isinstance(layer, nn.Sequential)
+            parts = [part for part in layer if isinstance(part, nn.Conv2d | nn.BatchNorm2d)]
+            for offset, part in enumerate(parts):
+                adapt = number == 1 and offset == 0
+                own = _of_part(state, f"features.{index + offset}.", adapt, part, path)
+                if number >= cut:
+                    part.load_state_dict(own)
+            # torchvision counts the activation and the pooling too.
+            index += len(layer)
+
+
+def _he(part: nn.Module) -> None:
+    # He et al. 2015: the signal keeps its size through 17 layers; with torch's default it fades.
+    if isinstance(part, nn.Conv2d):
+        nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+
+
+def _read(path: Path) -> State:
+    """The tensors of a .safetensors or a .pth file; nothing but tensors is unpickled."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise StorageError.of(error, path, "read") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, SafetensorError) as error:
+        raise BadDataError(
+            f"the pretrained weights cannot be read: {str(error).splitlines()[0]}",
+            where=path,
+            expected="a state dict of tensors, as torchvision publishes for VGG19",
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
+        raise BadDataError(
+            "the file holds no state dict",
+            where=path,
+            expected="tensors by name: 'features.0.weight' and so on",
+            hint="save `network.state_dict()`, not the network or a checkpoint around it",
+        )
+    return state
+
+
+def _of_part(state: State, prefix: str, adapt: bool, part: nn.Module, path: Path) -> State:
+    """The tensors of one convolution or normalisation, checked against `part`."""
+    own = {}
+    for name, target in part.state_dict().items():
+        key = prefix + name
+        found = state.get(key)
+        if found is None and name == "num_batches_tracked":
+            found = torch.zeros_like(target)
+        if found is None:
+            raise _not_ours(f"the weights have no '{key}'", path, state)
+        if adapt and name == "weight" and found.dim() == 4 and found.shape[1] == 3:
+            # A grey picture's three equal channels meet the sum of the three kernels.
+            kernel = found if target.shape[1] == 3 else found.sum(1, keepdim=True)
+            found = kernel.expand(-1, target.shape[1], -1, -1) * (kernel.shape[1] / target.shape[1])
+        if found.shape != target.shape:
+            shapes = f"{tuple(found.shape)}, not {tuple(target.shape)}"
+            raise _not_ours(f"'{key}' has the shape {shapes}", path, state)
+        own[name] = found
+    return own
+
+
+def _not_ours(what: str, path: Path, state: State) -> StudyFileError:
+    normed = "features.1.running_mean" in state
+    has = "with" if normed else "without"
+    return StudyFileError(
+        what,
+        where=path,
+        expected="VGG19 in torchvision's layout, and model.width 1.0",
+        hint=f"the file looks like a network {has} batch normalisation: set "
+        f"model.server.batch_norm to {str(normed).lower()} in study.yaml if that is the cause"
+        if "features.0.weight" in state
+        else f"its first names are {', '.join(list(state)[:3]) or 'none'}",
+    )
