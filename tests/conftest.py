@@ -58,20 +58,26 @@ class Sltool:
 
     def __call__(self, *args: object) -> Ran:
         """The same through the program's `main` in this process, which spares `import torch`."""
-        from sltool.cli.main import main
-
-        before, argv = Path.cwd(), sys.argv
         self._capfd.readouterr()
-        os.chdir(self.folder)
-        sys.argv = ["sltool", *map(str, args)]
-        try:
-            main()
-        except SystemExit as end:
-            captured = self._capfd.readouterr()
-            return Ran(int(end.code or 0), captured.out, captured.err)
-        finally:
-            os.chdir(before)
-            sys.argv = argv
+        code = call_main(self.folder, *args)
+        captured = self._capfd.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+
+def call_main(folder: Path, *args: object) -> int:
+    """Run the program's `main` in this process; returns its exit code."""
+    from sltool.cli.main import main
+
+    before, argv = Path.cwd(), sys.argv
+    os.chdir(folder)
+    sys.argv = ["sltool", *map(str, args)]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        os.chdir(before)
+        sys.argv = argv
 
 
 @pytest.fixture
@@ -94,13 +100,7 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["ship"],
         ["server-train"],
     ):
-        subprocess.run(
-            [sys.executable, "-m", "sltool", *stage, "--quiet"],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            check=True,
-            timeout=300,
-        )
+        assert call_main(folder, *stage, "--quiet") == 0
     return folder
 
 

@@ -93,7 +93,9 @@ def test_every_page_is_in_the_index() -> None:
 
 def test_shards_are_never_called_what_they_are_not() -> None:
     """They are pseudonymised personal data, whatever one may wish."""
-    claims = re.compile(r"(?<!never )\b(anonymous|anonymi[sz]ed|guaranteed private)\b", re.IGNORECASE)
+    claims = re.compile(
+        r"(?<!never )\b(anonymous|anonymi[sz]ed|guaranteed private)\b", re.IGNORECASE
+    )
     for path in [*PAGES, *(ROOT / "sltool").rglob("*.py")]:
         for line in path.read_text(encoding="utf-8").splitlines():
             found = claims.search(line)
