@@ -28,10 +28,10 @@ from sltool.errors import (
     StudyFileError,
     UnknownNameError,
     UsageError,
-    nearest,
 )
 from sltool.files import canonical_json, sha256
 from sltool.layout import StudyFolder
+from sltool.mistakes import told_by_path
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -303,44 +303,4 @@ def validate(
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        raise _mistakes(schema, error, where, prefix) from None
-
-
-def _mistakes(
-    schema: type[BaseModel], error: ValidationError, where: str | Path, prefix: str
-) -> StudyFileError:
-    told = []
-    for mistake in error.errors(include_url=False):
-        path = ".".join([*filter(None, [prefix]), *(str(step) for step in mistake["loc"])])
-        if mistake["type"] == "extra_forbidden":
-            keys = _keys_beside(schema, mistake["loc"])
-            told.append(
-                f"unknown key '{path}'{nearest(str(mistake['loc'][-1]), keys)} "
-                f"(allowed: {', '.join(keys)})"
-            )
-        else:
-            # A section as a whole would be too long to show.
-            shown = mistake["type"] != "missing" and not isinstance(mistake["input"], dict)
-            got = f", not {mistake['input']!r}" if shown else ""
-            message = mistake["msg"].removeprefix("Value error, ")
-            told.append(": ".join(filter(None, [path, message])) + got)
-    return StudyFileError(
-        told[0] if len(told) == 1 else f"{len(told)} mistakes: " + "; ".join(told),
-        where=where,
-        hint="correct the file and run the command again",
-    )
-
-
-def _keys_beside(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed where the last step of `loc` stands."""
-    for step in loc[:-1]:
-        field = schema.model_fields.get(str(step))
-        if field is None:
-            # Inside `sites`, the step is a site's name and the value a Site.
-            continue
-        annotation: Any = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            schema = annotation
-        else:
-            schema = getattr(annotation, "__args__", (None, schema))[-1]
-    return list(schema.model_fields)
+        raise told_by_path(schema, error, where, prefix) from None
