@@ -67,7 +67,7 @@ def evaluate(
     check_metrics(names, kind)
     y_pred = _predict(run, study, samples, device)
     figures = compute(names, samples.labels.numpy().astype(float), y_pred.astype(float))
-    _write_predictions(run, split, study, samples, y_pred)
+    write_predictions(run, split, study, samples, y_pred)
     result = Evaluation(name, split, len(samples), figures)
     _write_metrics(run, result)
     return result
@@ -95,9 +95,10 @@ def _predict(run: RunFolder, study: Study, samples: Samples, device: torch.devic
     return task.predict(predict(network.to(device), samples, device)).numpy()
 
 
-def _write_predictions(
+def write_predictions(
     run: RunFolder, split: str, study: Study, samples: Samples, y_pred: Array
 ) -> None:
+    """Publish `predictions.csv`: `y_pred` is (N,), or (N, classes) for several classes."""
     columns = ["y_pred"]
     if y_pred.ndim == 2:
         columns = [f"y_pred_{name}" for name in study.samples.labels.classes]

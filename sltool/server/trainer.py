@@ -47,7 +47,7 @@ class Trainer:
         self._settings = settings
         self._device = next(network.parameters()).device
         self._network = network
-        self._optimizer = _optimizer(network, settings)
+        self._optimizer = make_optimizer(network, settings)
         self._sampler = Sampler(data.train, settings.batch_size, seed)
         self._best: dict[str, torch.Tensor] = {}
         self._best_loss = math.inf
@@ -161,7 +161,8 @@ def schedule(settings: Training) -> Callable[[float], float]:
     return lambda done: 1.0
 
 
-def _optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """The optimiser that the study names."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "sgd":
         return torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=decay)

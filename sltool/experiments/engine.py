@@ -1,0 +1,187 @@
+"""The one place where the comparisons touch the server's trainer and evaluation.
+
+`train_run` is `server-train` and `evaluate` as a user runs them. `Loop` is for the arms that the
+server has no business with (federated, online): the same optimiser, schedule, loss and batches.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sltool.experiments.outcome import Outcome, write_rows
+from sltool.layout import RunFolder, StudyFolder
+from sltool.progress import Progress
+from sltool.server.evaluation import evaluate, write_predictions
+from sltool.server.queue import Queue
+from sltool.server.run import train
+from sltool.server.store import Samples, Store
+from sltool.server.task import Task
+from sltool.server.trainer import fetch, make_optimizer, predict, schedule
+from sltool.study import Study
+
+# (rows of `features`, positions among the samples) -> outputs (n, outputs)
+Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def train_run(
+    folder: StudyFolder,
+    study: Study,
+    store: Store,
+    name: str,
+    sites: Sequence[str],
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+    target: Path,
+) -> Outcome:
+    """Train and evaluate a run through the server's stages; its tables are copied to `target`."""
+    trained = train(folder, study, store, name, sites, seed, device, progress, force=False)
+    evaluate(folder, study, store, name, "test", [], [], device)
+    run = folder.run(name)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in (run.history, run.predictions("test")):
+        shutil.copyfile(path, target / path.name)
+    return Outcome(trained.samples, trained.epochs, trained.best_epoch)
+
+
+def take_in(folder: StudyFolder, study: Study, progress: Progress) -> Store:
+    """The store after everything in the inbox was taken in.
+
+    Raises:
+        ShardRefusedError: a shard was refused; here that is a fault.
+    """
+    queue = Queue(folder, study)
+    intake = queue.take(progress)
+    for rejected in intake.rejected:
+        raise rejected.error
+    return queue.store
+
+
+class Loop:
+    """Training a whole network by the study's settings, for the arms that need their own loop.
+
+    Args:
+        network: whose parameters are trained.
+        samples: the training samples of this loop.
+        seed: of the order of samples and of dropout.
+    """
+
+    def __init__(
+        self, network: nn.Module, study: Study, samples: Samples, seed: int, device: torch.device
+    ) -> None:
+        self.network = network
+        self.samples = samples
+        self._settings = study.training
+        self._task = make_task(study)
+        self._seed = seed
+        self._device = device
+        self._rate = schedule(study.training)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what the optimiser knows."""
+        self._optimizer = make_optimizer(self.network, self._settings)
+
+    def epoch(self, number: int, forward: Forward) -> float:
+        """One pass in the order of (seed, number); returns the mean training loss."""
+        self.network.train()
+        torch.manual_seed(hash((self._seed, number)) & (2**63 - 1))
+        total = 0.0
+        batches = list(torch.split(self._order(number), self._settings.batch_size))
+        for step, order in enumerate(batches):
+            done = (number + step / len(batches)) / self._settings.epochs
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._settings.learning_rate * self._rate(done)
+            outputs = forward(self._rows(order, number, step), order)
+            loss = self._task.loss(outputs, self.samples.labels[order].to(self._device))
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            total += loss.item() * len(order)
+        return total / len(self.samples)
+
+    def _order(self, number: int) -> torch.Tensor:
+        rng = np.random.default_rng([self._seed, number])
+        return torch.from_numpy(rng.permutation(len(self.samples)))
+
+    def _rows(self, order: torch.Tensor, number: int, step: int) -> torch.Tensor:
+        rows = self.samples.rows[order]
+        if self.samples.views > 1:
+            rng = np.random.default_rng([self._seed, number, step])
+            rows = rows + torch.from_numpy(rng.integers(self.samples.views, size=len(rows)))
+        return rows
+
+    def inputs(self, rows: torch.Tensor) -> torch.Tensor:
+        """The standardised inputs of `rows`, on the device."""
+        return fetch(self.samples, rows, self._device)
+
+
+class Best:
+    """The state with the lowest validation loss so far, and the history of all epochs."""
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, Any]] = []
+        self.epoch = 0
+        self.state: dict[str, torch.Tensor] = {}
+        self._loss = float("inf")
+
+    def see(self, network: nn.Module, row: dict[str, Any]) -> None:
+        """Enter an epoch's row; keep its state if no earlier one was as good."""
+        self.history.append({"epoch": len(self.history) + 1, **row})
+        if row["validation_loss"] < self._loss:
+            self._loss = row["validation_loss"]
+            self.epoch = len(self.history)
+            self.state = {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def make_task(study: Study) -> Task:
+    """The loss and predictions of the study's labels."""
+    return Task(study.samples.labels, study.training.loss)
+
+
+def outputs_of(network: nn.Module, samples: Samples, device: torch.device) -> torch.Tensor:
+    """(N, outputs) on the CPU, for each sample's first view."""
+    return predict(network, samples, device)
+
+
+def figures(study: Study, outputs: torch.Tensor, samples: Samples) -> dict[str, float]:
+    """The validation columns of `history.csv`."""
+    task = make_task(study)
+    row = {"validation_loss": task.loss(outputs, samples.labels).item()}
+    if study.samples.labels.kind != "regression":
+        predicted = task.predict(outputs)
+        number = predicted.argmax(1) if predicted.dim() == 2 else (predicted >= 0.5).long()
+        row["validation_accuracy"] = (number == samples.labels).float().mean().item()
+    return row
+
+
+def write_outcome(
+    target: Path,
+    study: Study,
+    samples: Samples,
+    y_pred: Any,
+    history: Sequence[dict[str, Any]],
+) -> None:
+    """Leave an arm's `predictions.csv` and, where it was trained in epochs, `history.csv`.
+
+    Args:
+        y_pred: (N,) or (N, classes) for the test `samples`, in the label's unit or probabilities.
+    """
+    write_predictions(RunFolder("arm", target), "test", study, samples, np.asarray(y_pred))
+    if history:
+        write_rows(target / "history.csv", history)
+
+
+def write_network(
+    target: Path, study: Study, samples: Samples, outputs: torch.Tensor, best: Best
+) -> None:
+    """The same for a network's (N, outputs) on the test samples."""
+    y_pred = make_task(study).predict(outputs).numpy()
+    write_outcome(target, study, samples, y_pred, best.history)

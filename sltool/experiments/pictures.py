@@ -1,0 +1,3 @@
+from pathlib import Path
+from sltool.experiments.bench import Bench
+def feature_map_picture(bench: Bench, folder: Path) -> None: ...
