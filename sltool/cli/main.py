@@ -16,6 +16,8 @@ from sltool.cli import (
     list_,
     partition,
     prepare,
+    report,
+    reproduce,
     server_train,
     ship,
 )
@@ -40,6 +42,8 @@ for module in (
     server_train,
     evaluate,
     compare,
+    report,
+    reproduce,
     enroll,
     list_,
 ):

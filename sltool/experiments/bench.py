@@ -1,10 +1,10 @@
 """One cell of a comparison at one seed: the study that its arms share, made by the user's stages.
 
-    CELL/study/    the study, cut where it says: all sites and the server in one folder
-    CELL/raw/      the same sites cut at 0, so the standardised inputs themselves are in the store:
-                   what the arms work on that see raw data (pooled, federated, online, equations)
-    CELL/arms/     what the arms leave
-    CELL/cell.json what was compared: settings, counts, digests
+CELL/study/    the study, cut where it says: all sites and the server in one folder
+CELL/raw/      the same sites cut at 0, so the standardised inputs themselves are in the store:
+               what the arms work on that see raw data (pooled, federated, online, equations)
+CELL/arms/     what the arms leave
+CELL/cell.json what was compared: settings, counts, digests
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ CASES = {
             settings=(
                 "model.widths=[64, 128, 128]",
                 "encoding.dtype=float32",
+                "training.epochs=60",
                 "training.batch_size=128",
                 "training.optimizer=adamw",
                 "training.learning_rate=0.003",

@@ -122,6 +122,11 @@ class Loop:
         """The standardised inputs of `rows`, on the device."""
         return fetch(self.samples, rows, self._device)
 
+    def whole(self, rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        """The `Forward` of a network that takes the inputs alone."""
+        outputs: torch.Tensor = self.network(self.inputs(rows))
+        return outputs
+
 
 class Best:
     """The state with the lowest validation loss so far, and the history of all epochs."""

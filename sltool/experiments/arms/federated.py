@@ -56,7 +56,7 @@ def _round(network: nn.Module, sites: list[Loop], number: int) -> float:
     for site in sites:
         share = len(site.samples) / total
         site.network.load_state_dict(network.state_dict())
-        loss += share * site.epoch(number, lambda rows, _, s=site: s.network(s.inputs(rows)))
+        loss += share * site.epoch(number, site.whole)
         _add(mean, site.network.state_dict(), share)
     network.load_state_dict(mean)
     return loss
