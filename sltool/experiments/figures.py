@@ -17,6 +17,12 @@ from sltool.metrics import squared_log_errors, symmetric_errors
 Array = NDArray[Any]
 
 
+UNITS = {"smape": "%", "accuracy": "share of samples"}
+NAMES = {"smape": "sMAPE", "r2": "R²", "auroc": "AUROC", "f1": "F1", "bce": "cross-entropy"} | {
+    name: name.upper() for name in ("msle", "rmsle", "male", "mae", "mse", "rmse")
+}
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture that was written: `NAME.png` and `NAME.svg` in the figures' folder."""
@@ -45,9 +51,8 @@ def draw_all(results: Results, folder: Path) -> list[Picture]:
 
 def metric_label(name: str, results: Results) -> str:
     """The metric's name with its unit."""
-    unit = results.labels.get("unit", "") if name in ("mae", "rmse") else ""
-    unit = {"smape": "%", "accuracy": "share of samples"}.get(name, unit)
-    shown = name if name in ("accuracy", "kappa", "sensitivity", "specificity") else name.upper()
+    unit = results.labels.get("unit", "") if name in ("mae", "rmse") else UNITS.get(name, "")
+    shown = NAMES.get(name, name)
     return f"{shown} [{unit}]" if unit else shown
 
 
@@ -171,20 +176,19 @@ ERRORS: dict[str, tuple[str, Callable[[Array, Array], Array]]] = {
 
 def errors(results: Results, folder: Path) -> Picture:
     """CDF and PDF of the per-sample errors (Fig. 9, 10), all seeds' test rows together."""
-    rows = results.first_cell()
+    rows = _few(results.first_cell(), 6)
     figure, axes = new_figure(9, 5.6, columns=len(ERRORS), rows=2)
     for column, (label, error) in enumerate(ERRORS.values()):
         found = [np.concatenate([error(t.y_true, t.y_pred) for t in row.tables]) for row in rows]
         # Beyond this lie a few rows, which would press all the others to the left edge.
         end = max(float(np.quantile(values, 0.95)) for values in found)
-        edges = np.linspace(0, end, 41)
+        grid = np.linspace(0, end, 200)
         for number, (row, values) in enumerate(zip(rows, found, strict=True)):
             ordered = np.sort(values)
             share = np.arange(1, len(ordered) + 1) / len(ordered)
             shown = slice(None, None, max(1, len(ordered) // 1000))
             axes[0][column].plot(ordered[shown], share[shown], label=row.arm, **line(number))
-            density = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
-            axes[1][column].plot((edges[1:] + edges[:-1]) / 2, density, **line(number))
+            axes[1][column].plot(grid, _density(values, grid), **line(number))
         axes[0][column].set_xlim(0, end)
         axes[0][column].set_ylabel("share of samples (CDF)")
         axes[1][column].set_ylabel("density (PDF)")
@@ -201,27 +205,37 @@ def errors(results: Results, folder: Path) -> Picture:
     )
 
 
+def _density(values: Array, grid: Array) -> Array:
+    """A Gaussian kernel estimate with Silverman's width, mirrored at 0, where errors end."""
+    quarter = np.subtract(*np.percentile(values, [75, 25])) / 1.34
+    width = 0.9 * max(min(float(values.std()), float(quarter)), 1e-9) * len(values) ** -0.2
+    total = np.zeros_like(grid)
+    for part in np.array_split(values, max(1, len(values) // 1000)):
+        for mirrored in (part, -part):
+            total += np.exp(-0.5 * ((grid[:, None] - mirrored) / width) ** 2).sum(axis=1)
+    return np.asarray(total / (len(values) * width * np.sqrt(2 * np.pi)))
+
+
 def agreement(results: Results, folder: Path) -> Picture:
     """Predicted against true, and Bland-Altman, for the first arms."""
     rows = _few(results.first_cell())
     unit = results.labels.get("unit") or "label's unit"
     figure, axes = new_figure(9, 5.4, columns=len(rows), rows=2)
+    true = [np.concatenate([table.y_true for table in row.tables]) for row in rows]
+    predicted = [np.concatenate([table.y_pred for table in row.tables]) for row in rows]
+    low, high = np.percentile(np.concatenate([*true, *predicted]), [0.1, 99.9])
+    gaps = [p - y for y, p in zip(true, predicted, strict=True)]
+    reach = 1.1 * max(float(np.abs(np.percentile(gap, [0.5, 99.5])).max()) for gap in gaps)
     for column, row in enumerate(rows):
-        true = np.concatenate([table.y_true for table in row.tables])
-        predicted = np.concatenate([table.y_pred for table in row.tables])
-        low, high = np.percentile(np.concatenate([true, predicted]), [0.1, 99.9])
         dots = {"s": 4, "alpha": 0.25, "linewidths": 0, "color": colour(column), "rasterized": True}
         upper, lower = axes[0][column], axes[1][column]
-        upper.scatter(true, predicted, **dots)
+        upper.scatter(true[column], predicted[column], **dots)
         upper.plot([low, high], [low, high], color="#222", linewidth=1)
         upper.set(xlim=(low, high), ylim=(low, high), title=row.arm, xlabel=f"true [{unit}]")
-        mean, gap = (true + predicted) / 2, predicted - true
-        bias, spread = gap.mean(), 1.96 * gap.std(ddof=1)
-        lower.scatter(mean, gap, **dots)
+        bias, spread = gaps[column].mean(), 1.96 * gaps[column].std(ddof=1)
+        lower.scatter((true[column] + predicted[column]) / 2, gaps[column], **dots)
         for height, dashes in ((bias, "-"), (bias - spread, "--"), (bias + spread, "--")):
             lower.axhline(height, color="#222", linewidth=1, linestyle=dashes)
-        limits = np.percentile(gap, [0.5, 99.5])
-        reach = max(abs(limits).max(), abs(bias) + spread) * 1.15
         lower.set(xlim=(low, high), ylim=(-reach, reach), xlabel=f"mean of both [{unit}]")
         lower.set_title(f"bias {bias:+.1f}, limits ±{spread:.1f}", fontsize=8)
     axes[0][0].set_ylabel(f"predicted [{unit}]")
@@ -237,11 +251,13 @@ def agreement(results: Results, folder: Path) -> Picture:
     )
 
 
-def _few(rows: list[Row]) -> list[Row]:
-    """At most four arms: what fits beside each other."""
-    wanted = ("multi", "single:C", "boosting", "sampson")
-    chosen = [row for name in wanted for row in rows if row.arm == name]
-    return chosen or rows[:4]
+def _few(rows: list[Row], most: int = 4) -> list[Row]:
+    """Of many arms those that one wants to see beside each other."""
+    if len(rows) <= most:
+        return rows
+    wanted = ("multi", "single:C", "boosting", "sampson", "pooled", "friedewald")
+    chosen = {row.arm: row for row in rows}
+    return [chosen[name] for name in wanted if name in chosen][:most] or rows[:most]
 
 
 def roc(results: Results, folder: Path) -> Picture:

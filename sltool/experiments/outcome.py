@@ -16,6 +16,7 @@ from typing import Any
 
 from sltool.errors import BadDataError, StorageError
 from sltool.files import write_json, write_text
+from sltool.layout import RunFolder
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,11 @@ class Finished:
     seconds: float
     folder: Path
     facts: dict[str, Any]
+    split: str = "test"
 
     @property
     def predictions(self) -> Path:
-        return self.folder / "predictions.csv"
+        return RunFolder(self.arm, self.folder).predictions(self.split)
 
     @property
     def history(self) -> Path:

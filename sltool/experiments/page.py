@@ -135,14 +135,14 @@ def _text(text: str) -> tuple[str, str]:
     return text, escape(text)
 
 
-def number(value: float) -> str:
-    """Four digits that count, a dash for what is not defined."""
-    return f"{value:.4g}" if math.isfinite(value) else "-"
+def number(value: float, digits: int = 4) -> str:
+    """So many digits that count, a dash for what is not defined."""
+    return f"{value:.{digits}g}" if math.isfinite(value) else "-"
 
 
 def _figure(one: Interval) -> tuple[str, str]:
-    spread = f" ± {number(one.sd)}" if math.isfinite(one.sd) else ""
-    reach = f"{number(one.low)} to {number(one.high)}"
+    spread = f" ± {number(one.sd, 2)}" if math.isfinite(one.sd) else ""
+    reach = f"{number(one.low, 3)} to {number(one.high, 3)}"
     return repr(one.mean), f"{number(one.mean)}{spread}<br><small>{reach}</small>"
 
 

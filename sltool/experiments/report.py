@@ -15,11 +15,10 @@ from sltool.errors import StageOrderError, UnknownNameError
 from sltool.experiments.figures import draw_all
 from sltool.experiments.outcome import Finished, Outcome, read_json
 from sltool.experiments.page import write_page
-from sltool.experiments.results import REFERENCE, Results, make_rows, write_results
+from sltool.experiments.results import REFERENCE, Results, Row, make_rows, write_results
 from sltool.experiments.runner import Plan
 from sltool.experiments.statistics import WEIGHTED
 from sltool.layout import RunFolder, StudyFolder
-from sltool.metrics import metrics_for
 from sltool.study import Study
 
 LEAK = (
@@ -68,28 +67,36 @@ def report_runs(folder: StudyFolder, study: Study, names: Sequence[str], out: Pa
         UnknownNameError: there is no such run.
         StageOrderError: a run was not evaluated on the test samples, or none was.
     """
-    runs = [_evaluated(folder, name) for name in names] or [
-        folder.run(name)
-        for name in folder.run_names()
-        if folder.run(name).predictions("test").is_file()
-    ]
-    if not runs:
-        raise StageOrderError(
-            "no run has test predictions yet",
-            where=folder.runs,
-            hint="run `sltool server-train` and `sltool evaluate` first",
-        )
-    kind = study.samples.labels.kind
-    metrics = tuple(n for n in HEADLINES[kind] if n in metrics_for(kind))
-    finished = [_of_run(run) for run in runs]
+    rows = study_rows(folder, study, names, "test")
+    finished = [row.finished[0] for row in rows]
     results = Results(
         title=f"Runs of the study {study.id[:8]} ({study.dataset.name})",
         labels=study.samples.labels.model_dump(mode="json"),
-        metrics=metrics,
-        rows=make_rows(finished, metrics, finished[0].arm),
+        metrics=HEADLINES[study.samples.labels.kind],
+        rows=rows,
         setup={**_study_setup(study, finished), **_time(finished), **_machine()},
     )
     return _write(results, out)
+
+
+def study_rows(folder: StudyFolder, study: Study, names: Sequence[str], split: str) -> list[Row]:
+    """The figures of a study's runs on a split, the others compared with the first.
+
+    Raises as `report_runs` does.
+    """
+    runs = [_evaluated(folder, name, split) for name in names] or [
+        folder.run(name)
+        for name in folder.run_names()
+        if folder.run(name).predictions(split).is_file()
+    ]
+    if not runs:
+        raise StageOrderError(
+            f"no run has {split} predictions yet",
+            where=folder.runs,
+            hint="run `sltool server-train` and `sltool evaluate` first",
+        )
+    finished = [_of_run(run, split) for run in runs]
+    return make_rows(finished, HEADLINES[study.samples.labels.kind], finished[0].arm)
 
 
 def _write(results: Results, out: Path) -> Reported:
@@ -98,20 +105,20 @@ def _write(results: Results, out: Path) -> Reported:
     return Reported(write_page(results, drawn, out), results)
 
 
-def _evaluated(folder: StudyFolder, name: str) -> RunFolder:
+def _evaluated(folder: StudyFolder, name: str, split: str) -> RunFolder:
     run = folder.run(name)
     if not run.settings.is_file():
         raise UnknownNameError.of("run", name, folder.run_names())
-    if not run.predictions("test").is_file():
+    if not run.predictions(split).is_file():
         raise StageOrderError(
-            f"run '{name}' has no test predictions",
+            f"run '{name}' has no {split} predictions",
             where=run.root,
-            hint=f"run `sltool evaluate --run {name}` first",
+            hint=f"run `sltool evaluate --run {name} --split {split}` first",
         )
     return run
 
 
-def _of_run(run: RunFolder) -> Finished:
+def _of_run(run: RunFolder, split: str) -> Finished:
     history = run.history.read_text(encoding="utf-8").splitlines()
     columns = history[0].split(",")
     rows = [dict(zip(columns, line.split(","), strict=True)) for line in history[1:]]
@@ -120,7 +127,9 @@ def _of_run(run: RunFolder) -> Finished:
     seconds = sum(float(row["seconds"]) for row in rows)
     settings = read_json(run.settings)
     outcome = Outcome(int(float(rows[-1]["samples"])), len(rows), best)
-    return Finished(run.name, {}, int(settings["seed"]), outcome, seconds, run.root, settings)
+    return Finished(
+        run.name, {}, int(settings["seed"]), outcome, seconds, run.root, settings, split
+    )
 
 
 def _one_sample_a_group(facts: dict[str, Any]) -> bool:

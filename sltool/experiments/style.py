@@ -34,7 +34,7 @@ def colour(number: int) -> str:
 
 def line(number: int) -> dict[str, Any]:
     """Colour and dashes of series `number`; no two of the first 28 look alike."""
-    dashes = DASHES[(number // len(COLOURS) + number) % len(DASHES)]
+    dashes = DASHES[(number // len(COLOURS) + number % len(COLOURS)) % len(DASHES)]
     return {"color": colour(number), "linestyle": dashes, "linewidth": 1.6}
 
 
