@@ -62,9 +62,9 @@ def study_file() -> str:
     parts = [
         f"# study.yaml\n\n{NOTE}\n"
         "`sltool prepare` writes the file; people edit it. `dataset`, `samples`, `model` (but for\n"
-        "`model.server`) and `encoding` are covered by the *encoding digest*, together with the\n"
-        "study's id and the bytes of `privacy-layer.safetensors`: each shard bears that digest, and\n"
-        "the server refuses any other. Everything else may change at any time.\n"
+        "`model.server`) and `encoding` are covered by the *encoding digest*, with the study's\n"
+        "id and the bytes of `privacy-layer.safetensors`: each shard bears that digest, and the\n"
+        "server refuses any other. Everything else may change at any time.\n"
     ]
     for name, field in Study.model_fields.items():
         parts.append(f"## {name}\n\n{field.description}\n")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,31 @@ def fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def early_writeback(path: Path, every: int) -> Iterator[Callable[[int], None]]:
+    """Push a growing file to the disk while the next bytes are made, so that `publish` need not.
+
+    Yields:
+        A function to call with the number of bytes written; after each `every` bytes the disk
+        is set to work in a thread.
+    """
+    pending = 0
+    under_way: Future[None] | None = None
+
+    def wrote(size: int) -> None:
+        nonlocal pending, under_way
+        pending += size
+        if pending >= every and (under_way is None or under_way.done()):
+            if under_way is not None:
+                under_way.result()
+            pending, under_way = 0, thread.submit(fsync, path)
+
+    with ThreadPoolExecutor(1) as thread:
+        yield wrote
+        if under_way is not None:
+            under_way.result()
 
 
 def write_text(path: Path, text: str, mode: int | None = None) -> None:

@@ -93,6 +93,11 @@ class StudyFolder:
         return self.root / "refused.csv"
 
     @property
+    def synthetic(self) -> Path:
+        """Stand-ins that `prepare --synthetic` wrote."""
+        return self.root / "synthetic"
+
+    @property
     def sites(self) -> Path:
         return self.root / "sites"
 

@@ -192,12 +192,18 @@ def _reported(origin: str, broken: list[Broken]) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
         broken.append(Broken(origin, f"{type(error).__name__}: {error}"))
 
 
 datasets: Registry[Any] = Registry(
-    "dataset", ("sltool.datasets.cholesterol", "sltool.datasets.covid_ct")
+    "dataset",
+    (
+        "sltool.datasets.cholesterol",
+        "sltool.datasets.cifar10",
+        "sltool.datasets.covid_ct",
+        "sltool.datasets.mura",
+    ),
 )
 models: Registry[Any] = Registry(
     "model", ("sltool.models.covid_cnn", "sltool.models.mlp", "sltool.models.vgg19")

@@ -78,7 +78,7 @@ def test_unknown_dataset(sltool: Sltool) -> None:
 def test_wrong_folder(sltool: Sltool, tmp_path: Path, ct: Path) -> None:
     refused(sltool("prepare", "covid-ct", "--source", tmp_path / "no"), 3, "does not exist")
     refused(sltool("prepare", "covid-ct", "--source", ct / "COVID"), 3, "class folder")
-    refused(sltool("prepare", "covid-ct"), 3, "--source")
+    refused(sltool("prepare", "covid-ct"), 2, "--source")
 
 
 def test_empty_class_and_one_class_only(sltool: Sltool, ct: Path) -> None:
@@ -86,7 +86,7 @@ def test_empty_class_and_one_class_only(sltool: Sltool, ct: Path) -> None:
         path.unlink()
     refused(sltool("prepare", "covid-ct", "--source", ct), 3, "'COVID' is empty")
     (ct / "COVID").rmdir()
-    refused(sltool("prepare", "covid-ct", "--source", ct), 3, "'COVID' is missing")
+    refused(sltool("prepare", "covid-ct", "--source", ct), 3, "class folders", "there is: non-COVID")
     assert not (sltool.folder / "prepared.h5").exists()
 
 

@@ -110,15 +110,19 @@ class Terminal:
 
     def table(self, document: dict[str, Any], head: list[str], rows: list[list[str]]) -> None:
         """As `result`, for people as an aligned table; the first column is left-aligned."""
-        widths = [max(len(row[n]) for row in [head, *rows]) for n in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if n == 0 else cell.rjust(width)
-                for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in [head, *rows]
-        ]
-        self.result(document, *lines)
+        self.result(document, *aligned(head, rows))
+
+
+def aligned(head: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table: the first column left-aligned, the others right-aligned."""
+    widths = [max(len(row[n]) for row in [head, *rows]) for n in range(len(head))]
+    return [
+        "  ".join(
+            cell.ljust(width) if n == 0 else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    ]
 
 
 StudyOption = Annotated[

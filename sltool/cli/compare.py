@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sltool.cli.command import Terminal, command
-from sltool.cli.evaluate import format_metric
+from sltool.cli.evaluate import LevelOption, format_metric
+from sltool.errors import UsageError
 
 if TYPE_CHECKING:
     from sltool.experiments.results import Row
@@ -23,6 +24,7 @@ def compare(
         list[str] | None, typer.Argument(help="Runs. Default: all that were evaluated.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    level: LevelOption = "image",
     intervals: Annotated[
         bool,
         typer.Option(
@@ -37,13 +39,15 @@ def compare(
     """
     from sltool.server.comparison import compare_runs
 
-    found = compare_runs(terminal.folder, runs or [], split)
+    found = compare_runs(terminal.folder, runs or [], split, level)
     if intervals:
+        if level != "image":
+            raise UsageError("--intervals are of images", expected="--level image")
         _with_intervals(terminal, [one.run for one in found], split, [vars(one) for one in found])
         return
     names = list(dict.fromkeys(name for one in found for name in one.metrics))
     terminal.table(
-        {"split": split, "runs": [vars(one) for one in found]},
+        {"split": split, "level": level, "runs": [vars(one) for one in found]},
         ["run", "sites", *names],
         [
             [one.run, " ".join(one.sites), *(format_metric(one.metrics.get(n)) for n in names)]

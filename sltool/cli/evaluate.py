@@ -9,6 +9,15 @@ import typer
 from sltool.cli.command import DeviceOption, SitesOption, Terminal, command, pick_device
 from sltool.cli.server_train import RunOption
 
+LevelOption = Annotated[
+    Literal["image", "study", "patient"],
+    typer.Option(
+        "--level",
+        help="What is scored: each image, or the mean over each study (examination) or patient.",
+    ),
+]
+UNITS = {"image": "samples", "study": "studies", "patient": "patients"}
+
 
 def add_to(app: typer.Typer) -> None:
     command(app, "evaluate")(evaluate)
@@ -26,6 +35,7 @@ def evaluate(
     split: Annotated[
         Literal["test", "validation"], typer.Option("--split", help="test or validation.")
     ] = "test",
+    level: LevelOption = "image",
     sites: SitesOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -43,11 +53,17 @@ def evaluate(
     study.check_sites(sites or [])
     store = Queue(folder, study).store
     done = evaluate_run(
-        folder, study, store, run, split, metrics or [], sites or [], pick_device(device)
+        folder, study, store, run, split, level, metrics or [], sites or [], pick_device(device)
     )
     terminal.table(
-        {"run": done.run, "split": done.split, "samples": done.samples, "metrics": done.metrics},
-        ["metric", f"{done.split} ({done.samples} samples)"],
+        {
+            "run": done.run,
+            "split": done.split,
+            "level": done.level,
+            "samples": done.samples,
+            "metrics": done.metrics,
+        },
+        ["metric", f"{done.split} ({done.samples} {UNITS[done.level]})"],
         [[name, format_metric(value)] for name, value in done.metrics.items()],
     )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sltool.cli.command import ForceOption, SeedOption, Terminal, command
+from sltool.cli.command import ForceOption, SeedOption, Terminal, aligned, command
+from sltool.errors import UsageError
 
 SHOWN = 10
 
@@ -24,6 +26,24 @@ def prepare(
     ] = None,
     source: Annotated[
         Path | None, typer.Option("--source", metavar="PATH", help="The dataset's file or folder.")
+    ] = None,
+    synthetic: Annotated[
+        int | None,
+        typer.Option(
+            "--synthetic",
+            metavar="N",
+            min=14,
+            help="Instead of a source: write a stand-in of N samples, to try the tool.",
+        ),
+    ] = None,
+    body_part: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--body-part",
+            metavar="NAME",
+            help="Of a new study: the parts of the body, for datasets that have them "
+            "(dataset.body_parts). Default: all.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -41,13 +61,17 @@ def prepare(
 
     Writes study.yaml and privacy-layer.safetensors (once), and prepared.h5, which is private.
     """
-    from sltool.site.new_study import prepare_study
+    from sltool.site.new_study import prepare_study, stand_in
 
+    if synthetic and source:
+        raise UsageError("--synthetic and --source exclude each other", hint="give one of them")
+    if synthetic:
+        source = stand_in(terminal.folder, dataset, synthetic, seed)
     outcome = prepare_study(
         terminal.folder,
         dataset,
         source,
-        settings or [],
+        [*_body_parts(body_part), *(settings or [])],
         workers or len(os.sched_getaffinity(0)),
         seed,
         force,
@@ -56,6 +80,10 @@ def prepare(
     for note in outcome.notes:
         terminal.note(note)
     lines = ["already prepared (--force prepares again)"] if outcome.again else []
+    if outcome.parts:
+        lines += aligned(
+            list(outcome.parts[0]), [list(map(str, row.values())) for row in outcome.parts]
+        )
     for one in outcome.refused[:SHOWN]:
         lines.append(f"refused {one.record}: {one.reason}")
     if len(outcome.refused) > SHOWN:
@@ -67,8 +95,13 @@ def prepare(
             "dataset": outcome.dataset,
             "samples": outcome.samples,
             "classes": outcome.counts,
+            "parts": outcome.parts,
             "refused": [{"record": one.record, "reason": one.reason} for one in outcome.refused],
             "notes": outcome.notes,
         },
         *lines,
     )
+
+
+def _body_parts(names: list[str] | None) -> list[str]:
+    return [f"dataset.body_parts={json.dumps(names)}"] if names else []

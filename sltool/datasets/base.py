@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from sltool.datasets.images import ImageFiles
-from sltool.errors import BadDataError
+from sltool.errors import BadDataError, UsageError
 from sltool.study import Samples, Section
 
 
@@ -43,6 +43,8 @@ class Scan:
         groups: N names of patients, whom a split may never tear apart.
         examinations: N names of examinations within a patient, where several samples make up one.
         official: N splits ('train', 'validation', 'test') from the source's own lists, or ''.
+        parts: N pairs (the source's list, the part of the body), for a source whose counts are
+            told by them.
         refused: samples left out while scanning.
         notes: what the user should know about this source, a sentence each.
     """
@@ -53,6 +55,7 @@ class Scan:
     groups: Sequence[str]
     examinations: Sequence[str] | None = None
     official: Sequence[str] | None = None
+    parts: Sequence[tuple[str, str]] | None = None
     refused: list[Refused] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -66,6 +69,7 @@ class Dataset(ABC):
     Class attributes:
         Settings: the schema of the study file's `dataset` section beside `name`.
         recipe: study-file sections for a new study: `dataset`, `model`, `encoding`, `training`.
+        needs_source: whether there is nothing to prepare without a source.
         source_help: how the data is had and what the source has to look like.
     """
 
@@ -73,6 +77,7 @@ class Dataset(ABC):
         """No settings."""
 
     recipe: ClassVar[Mapping[str, Any]] = {}
+    needs_source: ClassVar[bool] = True
     source_help: ClassVar[str] = ""
 
     def __init__(self, settings: Any) -> None:
@@ -80,8 +85,31 @@ class Dataset(ABC):
 
     @classmethod
     def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
-        """Settings that suit this source, for a new study only, and notes that say so."""
+        """Settings that suit this source, for a new study only, and notes that say so.
+
+        Raises:
+            BadDataError: the source is not of this kind's layout; then no study is made.
+        """
         return {}, []
+
+    @classmethod
+    def stand_in(cls, folder: Path, samples: int, seed: int) -> Path:
+        """Write a synthetic source of this kind's layout into `folder`; returns its `--source`.
+
+        Raises:
+            UsageError: this dataset has no stand-in.
+        """
+        raise UsageError(
+            "this dataset has no synthetic stand-in",
+            expected=cls.source_help,
+            hint=cls._advice(),
+        )
+
+    @classmethod
+    def _advice(cls) -> str:
+        if cls.stand_in.__func__ is Dataset.stand_in.__func__:  # type: ignore[attr-defined]
+            return "give --source PATH"
+        return "give --source PATH, or --synthetic 200 to try the tool without the data"
 
     @abstractmethod
     def samples(self) -> Samples:
@@ -95,12 +123,18 @@ class Dataset(ABC):
             BadDataError: the source is not of this kind's layout.
         """
 
-    def need_source(self, source: Path | None) -> Path:
-        """`source`, which must be an existing file or folder."""
+    @classmethod
+    def need_source(cls, source: Path | None) -> Path:
+        """`source`, which must be an existing file or folder.
+
+        Raises:
+            UsageError: none was given.
+            BadDataError: it does not exist.
+        """
         if source is None:
-            raise BadDataError(
-                "this dataset needs a source", expected=self.source_help, hint="give --source PATH"
+            raise UsageError(
+                "this dataset needs a source", expected=cls.source_help, hint=cls._advice()
             )
         if not source.exists():
-            raise BadDataError("the source does not exist", where=source, expected=self.source_help)
+            raise BadDataError("the source does not exist", where=source, expected=cls.source_help)
         return source

@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import Field
 
 from sltool.datasets.base import Dataset, Refused, Scan
+from sltool.datasets.nhanes import nhanes_cycles, read_nhanes
 from sltool.errors import BadDataError, StudyFileError
 from sltool.registry import datasets
 from sltool.study import Labels, Positive, Samples, Section
@@ -55,7 +56,7 @@ KNOWN_HEADERS = {"height": "height_cm", "weight": "weight_kg"}
 
 @datasets.register("cholesterol")
 class Cholesterol(Dataset):
-    """LDL from age, sex, body measures and lipids: a CSV file, or the bundled 442 patients."""
+    """LDL from age, sex, body measures and lipids: a CSV file, NHANES, or 442 bundled patients."""
 
     class Settings(Section):
         columns: tuple[str, ...] = Field(
@@ -72,7 +73,8 @@ class Cholesterol(Dataset):
             description="Header of the patient's number, if a patient has several rows.",
         )
         units: Literal["mg/dL", "mmol/L"] = Field(
-            default="mg/dL", description="Of the lipids in the file; mmol/L is converted to mg/dL."
+            default="mg/dL",
+            description="Of the lipids in a CSV file; mmol/L is converted to mg/dL.",
         )
         plausible: dict[str, tuple[float, float]] = Field(
             default=PLAUSIBLE,
@@ -89,9 +91,10 @@ class Cholesterol(Dataset):
         "model": {"name": "mlp", "widths": [16, 64, 64]},
         "training": {"epochs": 200, "batch_size": 2048, "learning_rate": 0.01},
     }
+    needs_source = False
     source_help = (
         "a CSV file with the columns age, sex, height_cm, weight_kg, TC, HDL, TG and LDL "
-        "(or a column map under dataset.headers in study.yaml)"
+        "(or a column map under dataset.headers in study.yaml), or a folder of NHANES' XPT files"
     )
 
     settings: Settings
@@ -100,7 +103,11 @@ class Cholesterol(Dataset):
     def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
         if source is None:
             return {"columns": list(BUNDLED_COLUMNS)}, []
-        if not source.is_file():
+        if source.is_dir():
+            if not nhanes_cycles(source):
+                raise BadDataError(
+                    "the folder has no XPT file", where=source, expected=cls.source_help
+                )
             return {}, []
         present = set(_read_csv(source, rows=0).columns)
         headers = {ours: theirs for ours, theirs in KNOWN_HEADERS.items() if theirs in present}
@@ -133,10 +140,7 @@ class Cholesterol(Dataset):
         )
 
     def scan(self, source: Path | None) -> Scan:
-        if source is None:
-            table, records, notes = bundled_table()
-        else:
-            table, records, notes = self._csv(self.need_source(source))
+        table, records, notes = self._table(source)
         values = table[[*self.settings.columns, TARGET]]
         reasons = self._reasons(values)
         good = [number for number, reason in enumerate(reasons) if not reason]
@@ -153,7 +157,16 @@ class Cholesterol(Dataset):
             notes=notes,
         )
 
-    def _csv(self, source: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
+    def _table(self, source: Path | None) -> tuple[pd.DataFrame, list[str], list[str]]:
+        """The columns that are used and LDL, in mg/dL; the rows' names; and notes."""
+        if source is None:
+            return bundled_table()
+        if self.need_source(source).is_dir():
+            return read_nhanes(source, (*self.settings.columns, TARGET), MG_PER_MMOL)
+        table, records = self._csv(source)
+        return table, records, friedewald_notes(table)
+
+    def _csv(self, source: Path) -> tuple[pd.DataFrame, list[str]]:
         raw = _read_csv(source)
         theirs = self._headers()
         missing = [header for header in theirs.values() if header not in raw.columns]
@@ -172,7 +185,7 @@ class Cholesterol(Dataset):
             if self.settings.units == "mmol/L" and name in MG_PER_MMOL:
                 table[name] *= MG_PER_MMOL[name]
         # The header is line 1 of the file.
-        return table, [f"line {number + 2}" for number in range(len(table))], []
+        return table, [f"line {number + 2}" for number in range(len(table))]
 
     def _headers(self) -> dict[str, str]:
         """Our name -> the file's header, for every column that is read."""
@@ -199,12 +212,24 @@ class Cholesterol(Dataset):
 
 
 def _read_csv(source: Path, rows: int | None = None) -> pd.DataFrame:
-    if not source.is_file():
-        raise BadDataError("the source is a folder", where=source, expected=Cholesterol.source_help)
     try:
         return pd.read_csv(source, nrows=rows, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise BadDataError(f"the file is not a CSV table: {error}", where=source) from error
+
+
+def friedewald_notes(table: pd.DataFrame) -> list[str]:
+    """A note where the LDL of half the rows or more follows from the other lipids."""
+    if not {*LIPIDS, TARGET} <= set(table.columns):
+        return []
+    computed = table["TC"] - table["HDL"] - table["TG"] / 5
+    share = float(((table[TARGET] - computed).abs() <= 1).mean())
+    if share < 0.5:
+        return []
+    return [
+        f"the LDL of {share:.0%} of the rows is Friedewald's formula (LDL = TC - HDL - TG/5) to "
+        "1 mg/dL, not measured: the network only has to find that formula"
+    ]
 
 
 def bundled_table() -> tuple[pd.DataFrame, list[str], list[str]]:

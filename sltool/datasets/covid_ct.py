@@ -2,45 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Scan
+from sltool.datasets.base import Dataset, Refused, Scan
 from sltool.datasets.images import Decode, ImageFiles, image_files
-from sltool.errors import BadDataError
+from sltool.errors import BadDataError, StorageError
 from sltool.registry import datasets
 from sltool.study import Labels, Samples, Section
+
+# Class -> folder, in each public set. The last of two classes is the positive one.
+LAYOUTS: dict[str, dict[str, str]] = {
+    "curated": {"non-COVID": "1NonCOVID", "COVID": "2COVID", "CAP": "3CAP"},
+    "UCSD": {"non-COVID": "CT_NonCOVID", "COVID": "CT_COVID"},
+    "Sao Paulo": {"non-COVID": "non-COVID", "COVID": "COVID"},
+}
+# UCSD's lists of files, and what each is for.
+SPLIT_LISTS = {"train": "train", "val": "validation", "test": "test"}
+SPLIT_FOLDERS = {"non-COVID": "NonCOVID", "COVID": "COVID"}
+# Headers of the tables that lead from a file to its patient, without case and punctuation.
+FILE_HEADERS = frozenset({"filename", "imagename", "image", "file"})
+PATIENT_HEADERS = frozenset({"patientid", "patient"})
+
+HELP = (
+    "a folder with the class folders COVID and non-COVID (Sao Paulo), CT_COVID and CT_NonCOVID "
+    "(UCSD, with its Data-split), or 1NonCOVID, 2COVID and 3CAP (the large curated set, with its "
+    "meta_data_*.csv), each full of images; docs/how-to/datasets.md says where they are had"
+)
 
 
 @datasets.register("covid-ct")
 class CovidCT(Dataset):
-    """Chest CT slices, COVID or not: folders COVID and non-COVID of images."""
+    """Chest CT slices, COVID or not: the layouts of Sao Paulo, UCSD and the large curated set."""
 
     class Settings(Section):
         size: int = Field(default=64, ge=8, description="Height and width in pixels.")
         pad: bool = Field(
             default=False, description="Keep the aspect ratio by padding, instead of stretching."
         )
-        classes: dict[str, str] = Field(
-            default={"non-COVID": "non-COVID", "COVID": "COVID"},
+        classes: tuple[str, ...] = Field(
+            default=("non-COVID", "COVID"),
             min_length=2,
-            description="Class name -> folder in the source; the last of two is the positive one.",
+            description="The last of two is the positive one. The large curated set has CAP too; "
+            "leave it out here and its slices are not read.",
+        )
+        folders: dict[str, str] = Field(
+            default={},
+            description="Class -> folder in the source, where the folders are called otherwise "
+            "than in the public sets.",
         )
 
     recipe: ClassVar[Mapping[str, Any]] = {
+        "split": {"official": True},
         "model": {"name": "covid-cnn", "filters": [1, 32, 64, 128, 256]},
-        "training": {"epochs": 100, "batch_size": 64},
+        "training": {"epochs": 100, "batch_size": 64, "schedule": "cosine"},
     }
-    source_help = "a folder with the folders COVID and non-COVID, each full of images"
+    source_help = HELP
 
     settings: Settings
 
+    @classmethod
+    def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+        source = cls.need_source(source)
+        for name, folders in LAYOUTS.items():
+            if _class_root(source, folders) is not None:
+                return {"classes": list(folders)}, [f"the source has the layout of {name}"]
+        return {}, []
+
     def samples(self) -> Samples:
-        classes = tuple(self.settings.classes)
+        classes = self.settings.classes
         return Samples(
             shape=(1, self.settings.size, self.settings.size),
             mean=(127.5,),
@@ -50,39 +86,177 @@ class CovidCT(Dataset):
 
     def scan(self, source: Path | None) -> Scan:
         source = self.need_source(source)
-        paths: list[Path] = []
-        labels: list[int] = []
-        for number, folder in enumerate(self.settings.classes.values()):
-            found = self._class_files(source, folder)
-            paths += found
-            labels += [number] * len(found)
-        names = [str(path.relative_to(source)) for path in paths]
-        size = self.settings.size
+        root, folders = self._class_folders(source)
+        around = [root, *(above for above in root.parents if above.is_relative_to(source))]
+        patients = _read_patients(around)
+        lists = _read_lists(around)
+        size, slices = self.settings.size, self._slices(root, folders)
+        names = [str(one.path.relative_to(source)) for one in slices]
+        known = [patients.get(one.key) or patients.get(one.key_without_suffix) for one in slices]
         return Scan(
-            inputs=ImageFiles(paths, Decode(size, size, channels=1, pad=self.settings.pad)),
-            labels=np.array(labels, dtype=np.int64),
+            inputs=ImageFiles(
+                [one.path for one in slices], Decode(size, size, channels=1, pad=self.settings.pad)
+            ),
+            labels=np.array([one.label for one in slices], dtype=np.int64),
             records=names,
-            groups=names,
+            groups=[patient or name for patient, name in zip(known, names, strict=True)],
+            official=[lists.get(one.key, "") for one in slices],
+            refused=_missing(lists, slices),
             notes=[
-                "this source names no patients: slices of one patient may fall on both sides of a "
-                "random split, so test figures may be too good"
+                *_patient_notes(sum(one is None for one in known), len(slices)),
+                *_list_notes(lists, slices),
             ],
         )
 
-    def _class_files(self, source: Path, folder: str) -> list[Path]:
-        path = source / folder
-        if not path.is_dir():
-            there = sorted(entry.name for entry in source.iterdir()) if source.is_dir() else []
-            raise BadDataError(
-                f"the class folder '{folder}' is missing",
-                where=source,
-                expected=f"{self.source_help}; there is: {', '.join(there[:10]) or 'nothing'}",
-                hint="give --source the folder above the class folders, or name the folders under "
-                "dataset.classes in study.yaml",
-            )
-        files = image_files(path)
-        if not files:
-            raise BadDataError(
-                f"the class '{folder}' is empty", where=path, expected="at least one image"
-            )
-        return files
+    def _class_folders(self, source: Path) -> tuple[Path, dict[str, str]]:
+        """The folder above the class folders, and each class's folder."""
+        wanted = self.settings.classes
+        for folders in (self.settings.folders, *LAYOUTS.values()):
+            if all(name in folders for name in wanted):
+                chosen = {name: folders[name] for name in wanted}
+                root = _class_root(source, chosen)
+                if root is not None:
+                    return root, chosen
+        there = sorted(entry.name for entry in source.iterdir()) if source.is_dir() else []
+        raise BadDataError(
+            f"the class folders of {', '.join(wanted)} are not there",
+            where=source,
+            expected=f"{HELP}; there is: {', '.join(there[:10]) or 'nothing'}",
+            hint="give --source the folder above the class folders, or name the folders under "
+            "dataset.folders in study.yaml",
+        )
+
+    def _slices(self, root: Path, folders: dict[str, str]) -> list[_Slice]:
+        slices = []
+        for label, (name, folder) in enumerate(folders.items()):
+            files = image_files(root / folder)
+            if not files:
+                raise BadDataError(
+                    f"the class '{name}' is empty",
+                    where=root / folder,
+                    expected="at least one image",
+                )
+            slices += [_Slice(path, name, label) for path in files]
+        return slices
+
+
+# A slice is known to the tables and lists by its class and its file's name, in lower case.
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    path: Path
+    class_name: str
+    label: int
+
+    @property
+    def key(self) -> Key:
+        return self.class_name, self.path.name.lower()
+
+    @property
+    def key_without_suffix(self) -> Key:
+        return self.class_name, self.path.stem.lower()
+
+
+def _class_root(source: Path, folders: Mapping[str, str]) -> Path | None:
+    """The source or a folder up to two levels below it that has all the class folders."""
+    if not source.is_dir():
+        return None
+    for root in (source, *sorted(source.glob("*/")), *sorted(source.glob("*/*/"))):
+        if all((root / folder).is_dir() for folder in folders.values()):
+            return root
+    return None
+
+
+def _read_patients(around: list[Path]) -> dict[Key, str]:
+    """Slice -> patient, from tables such as meta_data_covid.csv or COVID-CT-MetaInfo.csv.
+
+    The same patient's number in two tables is taken for the same patient: so nobody can stand on
+    both sides of a split.
+    """
+    patients: dict[Key, str] = {}
+    for table in sorted(path for folder in around for path in folder.glob("*[Mm]eta*.csv")):
+        rows = csv.DictReader(_text(table).splitlines())
+        headers = {_plain(header): header for header in rows.fieldnames or []}
+        file = next((headers[name] for name in headers if name in FILE_HEADERS), None)
+        patient = next((headers[name] for name in headers if name in PATIENT_HEADERS), None)
+        if file is None or patient is None:
+            continue
+        class_name = _table_class(table.name)
+        for row in rows:
+            name, number = (row[file] or "").strip(), (row[patient] or "").strip()
+            if name and number:
+                patients[class_name, name.replace("\\", "/").rsplit("/", 1)[-1].lower()] = number
+    return patients
+
+
+def _table_class(name: str) -> str:
+    """The class that a table is about, by its file's name."""
+    plain = _plain(name)
+    if "noncovid" in plain or "normal" in plain:
+        return "non-COVID"
+    return "CAP" if "cap" in plain else "COVID"
+
+
+def _plain(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalnum())
+
+
+def _read_lists(around: list[Path]) -> dict[Key, str]:
+    """Slice -> split, from UCSD's Data-split; of two, the one that is further from training."""
+    lists: dict[Key, str] = {}
+    for prefix, split in SPLIT_LISTS.items():
+        for class_name, folder in SPLIT_FOLDERS.items():
+            for above in around:
+                for path in sorted((above / "Data-split" / folder).glob(f"{prefix}*.txt")):
+                    for name in _lines(path):
+                        lists[class_name, name.lower()] = split
+    return lists
+
+
+def _lines(path: Path) -> Iterator[str]:
+    return (line.strip() for line in _text(path).splitlines() if line.strip())
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise StorageError.of(error, path, "read") from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # The curated set's tables are in Latin-1, which decodes any byte.
+        return raw.decode("latin-1")
+
+
+def _missing(lists: dict[Key, str], slices: list[_Slice]) -> list[Refused]:
+    there = {one.key for one in slices}
+    classes = {one.class_name for one in slices}
+    return [
+        Refused(f"{class_name}/{name}", f"a {split} list names it, but there is no such file")
+        for (class_name, name), split in lists.items()
+        if class_name in classes and (class_name, name) not in there
+    ]
+
+
+def _patient_notes(unknown: int, total: int) -> list[str]:
+    if unknown == total:
+        return [
+            "this source names no patients: slices of one patient may fall on both sides of a "
+            "random split, so test figures may be too good"
+        ]
+    if unknown:
+        return [f"{unknown} of {total} slices have no patient in the tables: each stays alone"]
+    return []
+
+
+def _list_notes(lists: dict[Key, str], slices: list[_Slice]) -> list[str]:
+    unlisted = sum(one.key not in lists for one in slices)
+    if not lists:
+        return []
+    notes = ["the source has its own split lists; split.official in study.yaml keeps to them"]
+    if unlisted:
+        notes.append(f"{unlisted} slices are in no split list: they are for training")
+    return notes

@@ -53,9 +53,9 @@ def decode_image(path: Path, decode: Decode) -> NDArray[np.uint8]:
             image.draft("L" if decode.channels == 1 else "RGB", (decode.width, decode.height))
             image.load()
             picture = _eight_bit(image).convert("L" if decode.channels == 1 else "RGB")
-    fitted = _fit(picture, decode)
+    fitted = fit(picture, decode)
     array = np.asarray(fitted, dtype=np.uint8)
-    return array[None] if decode.channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return array[None] if decode.channels == 1 else array.transpose(2, 0, 1)
 
 
 def _eight_bit(image: Any) -> Any:
@@ -70,7 +70,8 @@ def _eight_bit(image: Any) -> Any:
     return Image.fromarray((pixels.clip(0, top) * (255.0 / top)).astype(np.uint8))
 
 
-def _fit(picture: Any, decode: Decode) -> Any:
+def fit(picture: Any, decode: Decode) -> Any:
+    """A Pillow image brought to the height and width."""
     from PIL import Image, ImageOps
 
     size = (decode.width, decode.height)
@@ -84,22 +85,23 @@ def _fit(picture: Any, decode: Decode) -> Any:
 def decode_batch(
     paths: Sequence[Path], decode: Decode
 ) -> tuple[NDArray[np.uint8], list[int], list[str]]:
-    """Decode files in a row.
+    """Decode files in a row. This is all that a worker process does: plain data in and out.
 
     Returns:
         The readable ones as uint8 (n, channels, height, width), their numbers in `paths`, and for
         each file '' or why it could not be read.
     """
-    images, kept, reasons = [], [], []
+    images = np.empty((len(paths), decode.channels, decode.height, decode.width), np.uint8)
+    kept: list[int] = []
+    reasons = []
     for number, path in enumerate(paths):
         try:
-            images.append(decode_image(path, decode))
+            images[len(kept)] = decode_image(path, decode)
             kept.append(number)
             reasons.append("")
         except (OSError, ValueError, SyntaxError, Warning, EOFError) as error:
             reasons.append(_reason(error))
-    shape = (0, decode.channels, decode.height, decode.width)
-    return (np.stack(images) if images else np.empty(shape, np.uint8)), kept, reasons
+    return images[: len(kept)], kept, reasons
 
 
 def _reason(error: Exception) -> str:

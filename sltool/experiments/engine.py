@@ -43,7 +43,7 @@ def train_run(
 ) -> Outcome:
     """Train and evaluate a run through the server's stages; its tables are copied to `target`."""
     trained = train(folder, study, store, name, sites, seed, device, progress, force=False)
-    evaluate(folder, study, store, name, "test", [], [], device)
+    evaluate(folder, study, store, name, "test", "image", [], [], device)
     run = folder.run(name)
     target.mkdir(parents=True, exist_ok=True)
     for path in (run.history, run.predictions("test")):

@@ -8,7 +8,8 @@ from typing import Any
 
 from sltool.errors import StageOrderError, UnknownNameError
 from sltool.layout import StudyFolder
-from sltool.server.evaluation import read_metrics
+from sltool.server.evaluation import metrics_entry, read_metrics
+from sltool.server.levels import Level
 from sltool.server.run import run_settings
 
 
@@ -22,8 +23,10 @@ class Row:
     metrics: dict[str, Any]
 
 
-def compare_runs(folder: StudyFolder, names: Sequence[str], split: str) -> list[Row]:
-    """One row a run, in the order of `names` (none: every run that was evaluated on `split`).
+def compare_runs(
+    folder: StudyFolder, names: Sequence[str], split: str, level: Level = "image"
+) -> list[Row]:
+    """One row a run, in the order of `names` (none: every run that was evaluated so).
 
     Raises:
         UnknownNameError: there is no run of that name.
@@ -34,18 +37,18 @@ def compare_runs(folder: StudyFolder, names: Sequence[str], split: str) -> list[
         run = folder.run(name)
         if not run.settings.is_file():
             raise UnknownNameError.of("run", name, folder.run_names())
-        figures = read_metrics(run).get(split)
+        figures = read_metrics(run).get(metrics_entry(split, level))
         if figures is None and names:
             raise StageOrderError(
-                f"run '{name}' has no {split} figures",
+                f"run '{name}' has no {split} figures at the level {level}",
                 where=run.metrics,
-                hint=f"run `sltool evaluate --run {name} --split {split}` first",
+                hint=f"run `sltool evaluate --run {name} --split {split} --level {level}` first",
             )
         if figures is not None:
             rows.append(Row(name, run_settings(run)["sites"], **figures))
     if not rows:
         raise StageOrderError(
-            f"no run has {split} figures yet",
+            f"no run has {split} figures at the level {level} yet",
             where=folder.runs,
             hint="run `sltool server-train` and `sltool evaluate` first",
         )

@@ -1,4 +1,4 @@
-"""`evaluate`: a run's best network on the samples of a split."""
+"""`evaluate`: a run's best network on the samples of a split, or on their studies or patients."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sltool.files import write_json, write_text
 from sltool.layout import RunFolder, StudyFolder
 from sltool.metrics import Array, check_metrics, compute, metrics_for
 from sltool.models.base import outline
+from sltool.server.levels import Level, gather, group_numbers
 from sltool.server.run import run_settings
 from sltool.server.store import Samples, Store
 from sltool.server.task import Task
@@ -27,10 +28,11 @@ from sltool.study import Study
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one run on one split."""
+    """The figures of one run on one split; `samples` counts what the level says."""
 
     run: str
     split: str
+    level: Level
     samples: int
     metrics: dict[str, float | None]
 
@@ -41,6 +43,7 @@ def evaluate(
     store: Store,
     name: str,
     split: str,
+    level: Level,
     metrics: list[str],
     sites: Sequence[str],
     device: torch.device,
@@ -48,12 +51,15 @@ def evaluate(
     """Predict, write `predictions.csv` and `metrics.json`, and return the figures.
 
     Args:
+        level: what is scored: every image, every study (examination) or every patient; see
+            `sltool.server.levels`. `predictions.csv` has the images in any case.
         metrics: names; none means all for the study's kind of labels.
         sites: whose samples; none means all, whatever the run was trained on.
 
     Raises:
         StageOrderError: the run has no model, or no shard of that split has arrived.
         StudyMismatchError: the run belongs to another encoding or model.
+        UsageError: the samples do not have that level.
     """
     run = folder.run(name)
     _check_run(run, study, store)
@@ -65,10 +71,11 @@ def evaluate(
     kind = study.samples.labels.kind
     names = metrics or metrics_for(kind)
     check_metrics(names, kind)
+    groups = group_numbers(samples.groups, level, study.dataset.name)
     y_pred = _predict(run, study, samples, device)
-    figures = compute(names, samples.labels.numpy().astype(float), y_pred.astype(float))
     write_predictions(run, split, study, samples, y_pred)
-    result = Evaluation(name, split, len(samples), figures)
+    y_true, scores = gather(kind, samples.labels.numpy().astype(float), y_pred, groups)
+    result = Evaluation(name, split, level, len(y_true), compute(names, y_true, scores))
     _write_metrics(run, result)
     return result
 
@@ -120,15 +127,24 @@ def write_predictions(
 
 
 def _write_metrics(run: RunFolder, result: Evaluation) -> None:
-    """Enter the figures into `metrics.json`, beside those of other splits."""
+    """Enter the figures into `metrics.json`, beside those of other splits and levels."""
     known = read_metrics(run)
-    known[result.split] = {"samples": result.samples, "metrics": result.metrics}
+    entry = metrics_entry(result.split, result.level)
+    known[entry] = {"samples": result.samples, "metrics": result.metrics}
     write_json(run.metrics, known)
 
 
 def read_metrics(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """`metrics.json`: split -> {samples, metrics}; {} where nothing was evaluated."""
+    """`metrics.json`: entry -> {samples, metrics}; {} where nothing was evaluated.
+
+    `metrics_entry` says what an entry is called.
+    """
     if not run.metrics.is_file():
         return {}
     known: dict[str, dict[str, Any]] = json.loads(run.metrics.read_text(encoding="utf-8"))
     return known
+
+
+def metrics_entry(split: str, level: Level = "image") -> str:
+    """The key in `metrics.json`: 'test' for each image, 'test-study', 'test-patient'."""
+    return split if level == "image" else f"{split}-{level}"

@@ -42,7 +42,11 @@ class Task:
         return F.cross_entropy(outputs, labels)
 
     def predict(self, outputs: torch.Tensor) -> torch.Tensor:
-        """(n, outputs) -> (n,) values in the label's unit or probabilities, or (n, classes)."""
+        """(n, outputs) -> (n,) values in the label's unit or probabilities, or (n, classes).
+
+        In float64, so that the probabilities of all classes add up to one for every metric.
+        """
+        outputs = outputs.double()
         if self.labels.kind == "regression":
             return outputs.squeeze(1) * self.labels.sd + self.labels.mean
         if self.labels.kind == "binary":

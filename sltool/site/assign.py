@@ -164,8 +164,14 @@ def _official(
     shares: list[float],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """The source's own lists; a part that they lack is drawn from their training samples."""
+    """The source's own lists; a part that they lack is drawn from their training samples.
+
+    A patient in two lists goes as a whole to the one that is further from training.
+    """
     splits = np.array([SPLITS.index(name) if name else 0 for name in official])
+    furthest = np.zeros(patients.max() + 1, dtype=np.int64)
+    np.maximum.at(furthest, patients, splits)
+    splits = furthest[patients]
     for code in (1, 2):
         if not (splits == code).any() and shares[code] > 0:
             rows = np.flatnonzero(splits == 0)

@@ -18,7 +18,7 @@ from sltool.progress import Progress
 from sltool.registry import datasets, models
 from sltool.site.encode import load_privacy_layer
 from sltool.site.prepare import Prepared, prepare, prepared_before
-from sltool.study import Choice, ModelChoice, Study, load_study, validate
+from sltool.study import Choice, ModelChoice, Section, Study, load_study, validate
 from sltool.studyfile import render, replace_samples
 
 
@@ -36,7 +36,8 @@ def prepare_study(
 
     Args:
         name: the dataset; None where study.yaml names it.
-        overrides: 'key=value' for keys of a new study.yaml.
+        overrides: 'key=value' for keys of a new study.yaml; in a study that is there they must
+            say what it says.
         workers: processes that decode images.
 
     Raises:
@@ -66,25 +67,56 @@ def _existing(folder: StudyFolder, name: str | None, overrides: Sequence[str]) -
             where=folder.study_file,
             hint="make a new folder for a new study",
         )
-    if overrides:
+    if overrides and _overridden(study, overrides) != _overridden(study, ()):
         raise UsageError(
-            "--set is for a new study; this folder has one",
+            "the command's settings are not those of the study in this folder",
             where=folder.study_file,
-            hint="change the key in study.yaml",
+            hint="change the keys in study.yaml, or make a new study in another folder",
         )
     return study
+
+
+def _overridden(study: Study, overrides: Sequence[str]) -> tuple[Study, Section]:
+    """The study with those keys, and its dataset's settings with their defaults."""
+    content = study.model_dump(mode="json")
+    for override in overrides:
+        _override(content, override)
+    changed = validate(Study, content, where="--set")
+    return changed.model_copy(update={"dataset": study.dataset}), _dataset(changed).settings
+
+
+def stand_in(folder: StudyFolder, name: str | None, samples: int, seed: int) -> Path:
+    """Write a synthetic source for the dataset into the study's folder; returns its path.
+
+    Raises:
+        UsageError: no dataset is named, or it has no stand-in.
+    """
+    if name is None and folder.study_file.exists():
+        name = load_study(folder).dataset.name
+    if name is None:
+        raise _which_dataset(folder)
+    source: Path = datasets.get(name).stand_in(
+        folder.synthetic / f"{name}-{samples}-{seed}", samples, seed
+    )
+    return source
+
+
+def _which_dataset(folder: StudyFolder) -> UsageError:
+    return UsageError(
+        "which dataset? There is no study.yaml here that says so",
+        where=folder.root,
+        hint="run `sltool prepare DATASET`; `sltool list datasets` shows what there is",
+    )
 
 
 def _new(
     folder: StudyFolder, name: str | None, source: Path | None, overrides: Sequence[str]
 ) -> tuple[Study, list[str]]:
     if name is None:
-        raise UsageError(
-            "which dataset? There is no study.yaml here that says so",
-            where=folder.root,
-            hint="run `sltool prepare DATASET`; `sltool list datasets` shows what there is",
-        )
+        raise _which_dataset(folder)
     kind = datasets.get(name)
+    if source is not None or kind.needs_source:
+        kind.need_source(source)
     settings, notes = kind.adapt(source)
     content: dict[str, Any] = {"id": secrets.token_hex(16), "split": {}}
     for section, values in kind.recipe.items():

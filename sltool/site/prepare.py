@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.datasets.base import Dataset, Loader, Refused, Scan, UnreadableSampleError
-from sltool.datasets.images import Decode, ImageFiles, decode_batch
+from sltool.datasets.images import ImageFiles, decode_batch
 from sltool.errors import BadDataError
-from sltool.files import write_text
+from sltool.files import early_writeback, part_of, write_text
 from sltool.layout import StudyFolder
-from sltool.progress import Progress
+from sltool.progress import Advance, Progress
+from sltool.site.counts import count_parts
 from sltool.site.private import create_private, open_private, write_text_column
 from sltool.study import Labels, Study
 
-BATCH = 64
+# Samples in a job: few, so that no worker has much left to do when the others are done.
+BATCH = 16
+CHUNK_BYTES = 2**20
+WRITEBACK_BYTES = 2**26
 # Below this many files, starting worker processes costs more than it saves.
 PARALLEL_FROM = 500
 UNREADABLE_LIMIT = 0.01
@@ -37,11 +41,15 @@ UNREADABLE_LIMIT = 0.01
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` did; `again` where the same source had been prepared before."""
+    """What `prepare` did; `again` where the same source had been prepared before.
+
+    `counts` are the samples of each class, `parts` the rows of `sltool.site.counts`.
+    """
 
     dataset: str
     samples: int
     counts: dict[str, int]
+    parts: list[dict[str, str | int]]
     refused: list[Refused]
     notes: list[str]
     again: bool = False
@@ -74,11 +82,15 @@ def prepare(
             hint=_first_reasons(scan.refused),
         )
     refused = list(scan.refused)
-    with create_private(folder.prepared, study.id, state) as file:
-        kept = _write_inputs(file, scan, study.samples.shape, refused, progress, workers)
+    with (
+        create_private(folder.prepared, study.id, state) as file,
+        early_writeback(part_of(folder.prepared), WRITEBACK_BYTES) as wrote,
+    ):
+        kept = _write_inputs(file, scan, study.samples.shape, refused, progress, workers, wrote)
         _check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
         counts = _write_columns(file, scan, kept, study.samples.labels)
-        result = Prepared(study.dataset.name, len(kept), counts, refused, scan.notes)
+        parts = count_parts(scan, kept, study.samples.labels)
+        result = Prepared(study.dataset.name, len(kept), counts, parts, refused, scan.notes)
         file.attrs["result"] = json.dumps(asdict(result))
     _write_refused(folder.refused, refused)
     return result
@@ -103,23 +115,29 @@ def _write_inputs(
     refused: list[Refused],
     progress: Progress,
     workers: int,
+    wrote: Advance,
 ) -> list[int]:
-    """Stream the arrays to the file; returns the numbers of the samples that were readable."""
+    """Stream the arrays to the file; returns the numbers of the samples that were readable.
+
+    Args:
+        wrote: is told the bytes that were written.
+    """
     inputs: h5py.Dataset | None = None
     kept: list[int] = []
     with progress.bar("prepare", len(scan)) as advance:
         for arrays, numbers, unreadable in _batches(scan, workers):
-            if inputs is None:
-                inputs = file.create_dataset(
-                    "inputs",
-                    shape=(0, *shape),
-                    maxshape=(None, *shape),
-                    dtype=arrays.dtype,
-                    chunks=(BATCH, *shape),
-                )
-            if len(numbers):
+            if numbers:
+                if inputs is None:
+                    inputs = file.create_dataset(
+                        "inputs",
+                        shape=(0, *shape),
+                        maxshape=(None, *shape),
+                        dtype=arrays.dtype,
+                        chunks=(max(1, CHUNK_BYTES // arrays[0].nbytes), *shape),
+                    )
                 inputs.resize(len(kept) + len(numbers), axis=0)
                 inputs[len(kept) :] = arrays
+                wrote(arrays.nbytes)
             kept += numbers
             refused += unreadable
             advance(len(numbers) + len(unreadable))
@@ -134,12 +152,15 @@ def _batches(scan: Scan, workers: int) -> Iterator[Batch]:
             yield scan.inputs[span.start : span.stop], list(span), []
     elif isinstance(scan.inputs, ImageFiles):
         paths = list(scan.inputs.paths)
-        decode = partial(_decode_span, decode=scan.inputs.decode)
-        jobs = [(span.start, paths[span.start : span.stop]) for span in spans]
+        decode = partial(decode_batch, decode=scan.inputs.decode)
+        jobs = [paths[span.start : span.stop] for span in spans]
         with _processes(workers if len(scan) >= PARALLEL_FROM else 1) as pool:
-            for arrays, numbers, reasons in _in_order(pool, decode, jobs, workers):
-                unreadable = [Refused(scan.records[n], reason) for n, reason in reasons]
-                yield arrays, numbers, unreadable
+            decoded = _in_order(pool, decode, jobs, workers)
+            for span, (arrays, kept, reasons) in zip(spans, decoded, strict=True):
+                records = scan.records[span.start : span.stop]
+                told = zip(records, reasons, strict=True)
+                unreadable = [Refused(record, reason) for record, reason in told if reason]
+                yield arrays, [span.start + number for number in kept], unreadable
     else:
         load = partial(_load_span, loader=scan.inputs, records=scan.records)
         with ThreadPoolExecutor(workers) as threads:
@@ -152,8 +173,13 @@ def _processes(workers: int) -> Iterator[Executor]:
         with ThreadPoolExecutor(1) as pool:
             yield pool
     else:
-        # Not fork: torch's threads may hold locks in this process.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        # Not forked from here: torch's threads may hold locks in this process. The fork server is
+        # a clean process, and imports what the workers need once for all of them.
+        server = "forkserver" in get_all_start_methods()
+        context = get_context("forkserver" if server else "spawn")
+        if server:
+            context.set_forkserver_preload(["sltool.datasets.images", "PIL.PngImagePlugin"])
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
             yield pool
 
 
@@ -164,16 +190,6 @@ def _in_order(pool: Executor, work: Any, jobs: list[Any], workers: int) -> Itera
     while under_way:
         yield under_way.pop(0).result()
         under_way += [pool.submit(work, job) for job in islice(waiting, 1)]
-
-
-def _decode_span(
-    job: tuple[int, list[Path]], decode: Decode
-) -> tuple[NDArray[np.uint8], list[int], list[tuple[int, str]]]:
-    # Runs in a worker: plain data in and out, never a plug-in's object.
-    start, paths = job
-    arrays, kept, reasons = decode_batch(paths, decode)
-    bad = [(start + number, reason) for number, reason in enumerate(reasons) if reason]
-    return arrays, [start + number for number in kept], bad
 
 
 def _load_span(span: range, loader: Loader, records: Sequence[str]) -> Batch:
@@ -188,7 +204,7 @@ def _load_span(span: range, loader: Loader, records: Sequence[str]) -> Batch:
 
 
 def _check_unreadable(unreadable: int, total: int, refused: list[Refused]) -> None:
-    if unreadable > UNREADABLE_LIMIT * total:
+    if unreadable > max(1, UNREADABLE_LIMIT * total):
         raise BadDataError(
             f"{unreadable} of {total} files cannot be read",
             expected=f"at most {UNREADABLE_LIMIT:.0%}",

@@ -1,0 +1,204 @@
+"""CIFAR-10 (Krizhevsky 2009), which the paper uses for the depth of the cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sltool.datasets.base import Dataset, Refused, Scan
+from sltool.datasets.cifar_pickle import read_pickled
+from sltool.datasets.images import Decode, ImageFiles, image_files
+from sltool.errors import BadDataError
+from sltool.registry import datasets
+from sltool.study import Labels, Samples, Section
+
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+SHAPE = (3, 32, 32)
+PIXELS = 3 * 32 * 32
+TRAIN, TEST = "data_batch_[1-9]", "test_batch"
+
+HELP = (
+    "one of CIFAR-10's three layouts, from https://www.cs.toronto.edu/~kriz/cifar.html: the binary "
+    "version (data_batch_1.bin ... test_batch.bin), the Python version (data_batch_1 ... "
+    "test_batch), or a folder of images for each class, if need be below train/ and test/"
+)
+
+# One batch file -> images (n, 3, 32, 32) uint8 and labels (n,).
+Reader = Callable[[Path], tuple[NDArray[np.uint8], NDArray[np.int64]]]
+
+
+@datasets.register("cifar10")
+class Cifar10(Dataset):
+    """CIFAR-10: ten classes of small colour pictures, in its binary, Python or folder layout."""
+
+    class Settings(Section):
+        classes: tuple[str, ...] = Field(
+            default=CLASSES,
+            min_length=2,
+            description="Class names in the order of their numbers; also the folders' names.",
+        )
+
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "split": {"official": True},
+        "model": {"name": "covid-cnn", "filters": [16, 32, 64, 128, 256]},
+        "training": {"epochs": 50, "batch_size": 64},
+    }
+    source_help = HELP
+
+    settings: Settings
+
+    @classmethod
+    def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+        source = cls.need_source(source)
+        if not _batches(source)[0] and not _has_class_folders(source, CLASSES):
+            raise _no_layout(source, CLASSES)
+        return {}, []
+
+    def samples(self) -> Samples:
+        classes = self.settings.classes
+        return Samples(
+            shape=SHAPE,
+            mean=(127.5,) * 3,
+            sd=(127.5,) * 3,
+            labels=Labels(kind="binary" if len(classes) == 2 else "multiclass", classes=classes),
+        )
+
+    def scan(self, source: Path | None) -> Scan:
+        source = self.need_source(source)
+        files, read = _batches(source)
+        return self._batch_files(files, read) if files else self._folders(source)
+
+    def _batch_files(self, files: list[Path], read: Reader) -> Scan:
+        """Two passes: labels now, pictures when `prepare` asks for them, one file in memory."""
+        kept: list[tuple[int, int]] = []
+        labels: list[int] = []
+        refused = []
+        for number, path in enumerate(files):
+            for row, label in enumerate(read(path)[1].tolist()):
+                if 0 <= label < len(self.settings.classes):
+                    kept.append((number, row))
+                    labels.append(label)
+                else:
+                    refused.append(Refused(f"{path.name} #{row}", f"there is no class {label}"))
+        names = [f"{files[number].name} #{row}" for number, row in kept]
+        return Scan(
+            inputs=_Pictures(files, read, kept),
+            labels=np.array(labels, dtype=np.int64),
+            records=names,
+            groups=names,
+            official=["test" if files[number].stem == TEST else "train" for number, _ in kept],
+            refused=refused,
+            notes=_missing_batches(files),
+        )
+
+    def _folders(self, source: Path) -> Scan:
+        classes = self.settings.classes
+        if not _has_class_folders(source, classes):
+            raise _no_layout(source, classes)
+        found = [
+            (path, number, official)
+            for folder, official in (
+                (source, ""),
+                (source / "train", "train"),
+                (source / "test", "test"),
+            )
+            for number, name in enumerate(classes)
+            for path in image_files(folder / name)
+        ]
+        names = [str(path.relative_to(source)) for path, _, _ in found]
+        return Scan(
+            inputs=ImageFiles([path for path, _, _ in found], Decode(32, 32, channels=3)),
+            labels=np.array([number for _, number, _ in found], dtype=np.int64),
+            records=names,
+            groups=names,
+            official=[official for _, _, official in found],
+        )
+
+
+class _Pictures:
+    """A picture by its number; the last file that was asked for stays in memory."""
+
+    def __init__(self, files: list[Path], read: Reader, rows: list[tuple[int, int]]) -> None:
+        self._files = files
+        self._read = read
+        self._rows = rows
+        self._lock = Lock()
+        self._open: dict[int, NDArray[np.uint8]] = {}
+
+    def __call__(self, number: int) -> NDArray[np.uint8]:
+        file, row = self._rows[number]
+        with self._lock:
+            if file not in self._open:
+                # Threads run over the end of one file while others are still at it.
+                self._open = dict([*self._open.items()][-1:])
+                self._open[file] = self._read(self._files[file])[0]
+            picture: NDArray[np.uint8] = self._open[file][row]
+            return picture
+
+
+def read_binary(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """A batch of the binary layout: records of a label byte and 3072 pixel bytes, mapped.
+
+    Raises:
+        BadDataError: the file does not end with a whole record.
+    """
+    size = path.stat().st_size
+    if size == 0 or size % (1 + PIXELS):
+        raise BadDataError(
+            f"the file has {size} bytes",
+            where=path,
+            expected=f"a multiple of {1 + PIXELS}: a label and {PIXELS} pixels a picture",
+            hint="fetch the file again",
+        )
+    records = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 1 + PIXELS)
+    return records[:, 1:].reshape(-1, *SHAPE), records[:, 0].astype(np.int64)
+
+
+def _batches(source: Path) -> tuple[list[Path], Reader]:
+    """The batch files in the source or in the one folder that the archive makes; training first."""
+    for folder in (source, source / "cifar-10-batches-bin", source / "cifar-10-batches-py"):
+        for suffix, read in ((".bin", read_binary), ("", read_pickled)):
+            files = [*sorted(folder.glob(TRAIN + suffix)), *folder.glob(TEST + suffix)]
+            files = [path for path in files if path.is_file()]
+            if files:
+                return files, read
+    return [], read_binary
+
+
+def _missing_batches(files: list[Path]) -> list[str]:
+    train = sum(path.stem != TEST for path in files)
+    notes = [] if train >= 5 else [f"there are {train} of CIFAR-10's 5 training batches"]
+    if train == len(files):
+        notes.append("there is no test_batch: the test samples are drawn from the training batches")
+    return notes
+
+
+def _has_class_folders(source: Path, classes: tuple[str, ...]) -> bool:
+    return any(
+        all((folder / name).is_dir() for name in classes) for folder in (source, source / "train")
+    )
+
+
+def _no_layout(source: Path, classes: tuple[str, ...]) -> BadDataError:
+    return BadDataError(
+        "this is none of CIFAR-10's layouts",
+        where=source,
+        expected=f"{HELP}; the class folders would be {', '.join(classes)}",
+    )
