@@ -22,6 +22,9 @@ check: lint test
 demo: .venv/.done
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/cholesterol.sh
 
+bench: .venv/.done
+	$(BIN)/python -m tests.bench
+
 docs: .venv/.done
 	$(BIN)/python docs/generate.py
 

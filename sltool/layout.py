@@ -61,6 +61,15 @@ class RunFolder:
         return self.root / "history.csv"
 
     @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def events(self) -> Path:
+        """TensorBoard's event files."""
+        return self.root / "tensorboard"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.json"
 

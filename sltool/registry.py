@@ -236,6 +236,11 @@ def load_plugins(paths: list[Path]) -> None:
                     _run_file(file)
 
 
+def loaded_plugins() -> list[Path]:
+    """The plug-in files that were loaded here, for a process that shall load the same."""
+    return sorted(_loaded_files)
+
+
 def _plugin_files(path: Path) -> list[Path]:
     if not path.exists():
         raise UsageError("there is no such plug-in file or folder", where=path)

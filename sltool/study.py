@@ -182,6 +182,20 @@ class Training(Section):
         default="constant", description="How the rate moves over the steps of the run."
     )
     weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty or decoupled decay.")
+    clip_gradient: Positive | None = Field(
+        default=None, description="Greatest L2 norm of a step's gradient; null: no limit."
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none",
+        description="balanced: a rare class counts as much as a frequent one. Classes only.",
+    )
+    label_smoothing: Fraction = Field(
+        default=0.0, description="Share of a label that is spread over all classes. Classes only."
+    )
+    patience: Annotated[int, Field(gt=0)] | None = Field(
+        default=None,
+        description="Early stopping: epochs without a lower validation loss; null: never.",
+    )
 
 
 class Site(Section):

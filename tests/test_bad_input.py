@@ -86,7 +86,8 @@ def test_empty_class_and_one_class_only(sltool: Sltool, ct: Path) -> None:
         path.unlink()
     refused(sltool("prepare", "covid-ct", "--source", ct), 3, "'COVID' is empty")
     (ct / "COVID").rmdir()
-    refused(sltool("prepare", "covid-ct", "--source", ct), 3, "class folders", "there is: non-COVID")
+    ran = sltool("prepare", "covid-ct", "--source", ct)
+    refused(ran, 3, "class folders", "there is: non-COVID")
     assert not (sltool.folder / "prepared.h5").exists()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,9 +18,12 @@ from sltool.cli.command import (
 )
 
 if TYPE_CHECKING:
+    from sltool.layout import StudyFolder
     from sltool.server.queue import Intake
+    from sltool.server.run import Trained
 
 RunOption = Annotated[str, typer.Option("--run", metavar="NAME", help="The run's name.")]
+TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,44 +34,136 @@ def server_train(
     terminal: Terminal,
     run: RunOption = "default",
     sites: SitesOption = None,
+    site_weights: Annotated[
+        str,
+        typer.Option(
+            "--site-weights",
+            metavar="WEIGHTS",
+            help="Each site's share of an epoch: proportional (to its samples), equal, or A=3,B=1.",
+        ),
+    ] = "proportional",
+    max_samples_per_site: Annotated[
+        int | None,
+        typer.Option("--max-samples-per-site", min=1, metavar="N", help="At most, an epoch."),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep taking shards in; they join at the next epoch.")
+    ] = False,
+    wait_for: Annotated[
+        list[str] | None,
+        typer.Option("--wait-for", metavar="NAME", help="Begin when these sites have shipped."),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option("--until", formats=TIMES, help="Stop at this local time; go on another day."),
+    ] = None,
+    max_epochs: Annotated[
+        int | None,
+        typer.Option("--max-epochs", min=1, metavar="N", help="Stop when the run has so many."),
+    ] = None,
+    resume: Annotated[
+        Literal["auto", "never"],
+        typer.Option("--resume", help="never: begin anew, under the next free name."),
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        typer.Option("--precision", help="auto: bf16 where this machine is faster at it."),
+    ] = "auto",
     seed: SeedOption = 0,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds", min=1, metavar="N", help="Train N runs NAME-0, NAME-1 ... from --seed on."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
     """Take in shards and train the server network.
 
-    Goes on with the run where it stopped. Writes server/runs/NAME.
+    Goes on with the run where it stopped. Writes server/runs/NAME. SIGTERM and Ctrl-C end it
+    after the step under way, with a checkpoint. Runs under torchrun, too.
     """
+    from sltool.server.plan import Plan
     from sltool.server.queue import Queue
+    from sltool.server.ranks import join_ranks, local_device
     from sltool.server.run import train
+    from sltool.server.sampler import SiteControl
+    from sltool.server.stop import Stop
+    from sltool.server.watch import wait_for as wait
     from sltool.study import load_study
 
     folder = terminal.folder
     study = load_study(folder)
-    study.check_sites(sites or [])
-    queue = Queue(folder, study)
-    intake = queue.take(terminal)
-    report_intake(terminal, intake)
-    if intake.rejected and not queue.store.segments:
-        raise intake.rejected[0].error
-    where = pick_device(device)
-    done = train(folder, study, queue.store, run, sites or [], seed, where, terminal, force)
-    verb = "already trained" if done.again else "trained"
-    terminal.result(
-        {
-            "run": done.run,
-            "sites": done.sites,
-            "epochs": done.epochs,
-            "best_epoch": done.best_epoch,
-            "samples": done.samples,
-            "accepted": len(intake.accepted),
-            "rejected": len(intake.rejected),
-            "seconds": round(done.seconds, 3),
-            "samples_per_second": round(done.samples_per_second, 1),
-            "checkpoint": str(folder.run(run).checkpoint),
-        },
-        f"run {done.run}: {verb} {done.epochs} epochs on {done.samples} samples of sites "
-        f"{' '.join(done.sites)}; the best is epoch {done.best_epoch} (lowest validation loss)",
+    study.check_sites([*(sites or []), *(wait_for or [])])
+    control = SiteControl.parse(site_weights, max_samples_per_site)
+    study.check_sites(control.weights)
+    where = local_device(pick_device(device))
+    with join_ranks(where) as ranks:
+        if not ranks.is_first:
+            terminal = Terminal(terminal.study, quiet=True)
+        queue = Queue(folder, study)
+        intakes: list[Intake] = []
+
+        def take() -> None:
+            intakes.append(queue.take(terminal))
+            report_intake(terminal, intakes[-1])
+
+        if wait_for or watch:
+            with Stop(until).on_signals() as stop:
+                if not wait(queue.store, wait_for or [], take, stop, ranks):
+                    terminal.note(f"stopped before the shards were there: {stop.reason}")
+                    return
+        elif ranks.is_first:
+            take()
+        rejected = [one for intake in intakes for one in intake.rejected]
+        if rejected and not queue.store.segments:
+            raise rejected[0].error
+        ranks.told(None)  # The other ranks read the store when rank 0 has filled it.
+        names = [(f"{run}-{n}", seed + n) for n in range(seeds)] if seeds else [(run, seed)]
+        done = []
+        for name, own_seed in names:
+            plan = Plan(
+                run=name,
+                sites=sites or [],
+                seed=own_seed,
+                control=control,
+                precision=precision,
+                force=force,
+                resume=resume == "auto",
+                watch=watch,
+                max_epochs=max_epochs,
+                until=until,
+            )
+            done.append(train(folder, study, queue.store, plan, where, terminal, ranks))
+    accepted = sum(len(intake.accepted) for intake in intakes)
+    documents = [_document(folder, one, accepted, len(rejected)) for one in done]
+    terminal.result(documents[0] if not seeds else {"runs": documents}, *map(_line, done))
+
+
+def _document(folder: StudyFolder, one: Trained, accepted: int, rejected: int) -> dict[str, Any]:
+    return {
+        "run": one.run,
+        "sites": one.sites,
+        "epochs": one.epochs,
+        "best_epoch": one.best_epoch,
+        "samples": one.samples,
+        "accepted": accepted + one.accepted,
+        "rejected": rejected + one.rejected,
+        "seconds": round(one.seconds, 3),
+        "samples_per_second": round(one.samples_per_second, 1),
+        "checkpoint": str(folder.run(one.run).checkpoint),
+        "stopped": one.stopped,
+    }
+
+
+def _line(one: Trained) -> str:
+    verb = "already trained" if one.again else "trained"
+    stopped = f"; stopped: {one.stopped}" if one.stopped else ""
+    return (
+        f"run {one.run}: {verb} {one.epochs} epochs on {one.samples} samples of sites "
+        f"{' '.join(one.sites)}; the best is epoch {one.best_epoch} (lowest validation loss)"
+        f"{stopped}"
     )
 
 

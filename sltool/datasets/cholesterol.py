@@ -196,7 +196,7 @@ class Cholesterol(Dataset):
         return headers
 
     def _reasons(self, values: pd.DataFrame) -> list[str]:
-        """For each row, '' or why it is refused."""
+        """For each row, '' or all that is wrong with it."""
         reasons: list[list[str]] = [[] for _ in range(len(values))]
         for name in values.columns:
             column = values[name].to_numpy(dtype=float)

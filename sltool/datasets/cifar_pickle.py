@@ -48,6 +48,14 @@ def _reconstruct(*_: object) -> _Array:
     return _Array()
 
 
+def _from_buffer(raw: object, dtype: object, shape: object, order: object) -> _Array:
+    """An array in a pickle of protocol 5."""
+    array = _Array()
+    content = bytes(raw) if isinstance(raw, bytes | bytearray) else None
+    array.state = (1, shape, dtype, order == "F", content)
+    return array
+
+
 def _encode(text: object, encoding: object = "") -> bytes:
     """Bytes in a pickle of protocol 2, as Python 3 writes them."""
     if not isinstance(text, str) or encoding != "latin1":
@@ -60,6 +68,8 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _NDArray,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
     ("_codecs", "encode"): _encode,
 }
 

@@ -30,11 +30,14 @@ SPLIT_FOLDERS = {"non-COVID": "NonCOVID", "COVID": "COVID"}
 FILE_HEADERS = frozenset({"filename", "imagename", "image", "file"})
 PATIENT_HEADERS = frozenset({"patientid", "patient"})
 
-HELP = (
-    "a folder with the class folders COVID and non-COVID (Sao Paulo), CT_COVID and CT_NonCOVID "
-    "(UCSD, with its Data-split), or 1NonCOVID, 2COVID and 3CAP (the large curated set, with its "
-    "meta_data_*.csv), each full of images; docs/how-to/datasets.md says where they are had"
-)
+HELP = """\
+one of three public sets of CT slices, each class in its own folder:
+              COVID/ non-COVID/                     Sao Paulo
+                https://www.kaggle.com/datasets/plameneduardo/sarscov2-ctscan-dataset
+              CT_COVID/ CT_NonCOVID/ Data-split/    UCSD (unpack its two archives)
+                https://github.com/UCSD-AI4H/COVID-CT
+              1NonCOVID/ 2COVID/ 3CAP/ meta_data_*.csv    the large curated set
+                https://www.kaggle.com/datasets/maedemaftouni/large-covid19-ct-slice-dataset"""
 
 
 @datasets.register("covid-ct")
@@ -105,26 +108,23 @@ class CovidCT(Dataset):
             notes=[
                 *_patient_notes(sum(one is None for one in known), len(slices)),
                 *_list_notes(lists, slices),
+                *_left_out(root, folders),
             ],
         )
 
     def _class_folders(self, source: Path) -> tuple[Path, dict[str, str]]:
         """The folder above the class folders, and each class's folder."""
-        wanted = self.settings.classes
-        for folders in (self.settings.folders, *LAYOUTS.values()):
-            if all(name in folders for name in wanted):
-                chosen = {name: folders[name] for name in wanted}
-                root = _class_root(source, chosen)
-                if root is not None:
-                    return root, chosen
-        there = sorted(entry.name for entry in source.iterdir()) if source.is_dir() else []
-        raise BadDataError(
-            f"the class folders of {', '.join(wanted)} are not there",
-            where=source,
-            expected=f"{HELP}; there is: {', '.join(there[:10]) or 'nothing'}",
-            hint="give --source the folder above the class folders, or name the folders under "
-            "dataset.folders in study.yaml",
-        )
+        layouts = [self.settings.folders, *LAYOUTS.values()]
+        chosen = [
+            {name: layout[name] for name in self.settings.classes}
+            for layout in layouts
+            if layout.keys() >= set(self.settings.classes)
+        ]
+        for folders in chosen:
+            root = _class_root(source, folders)
+            if root is not None:
+                return root, folders
+        raise _no_layout(source, chosen)
 
     def _slices(self, root: Path, folders: dict[str, str]) -> list[_Slice]:
         slices = []
@@ -167,6 +167,25 @@ def _class_root(source: Path, folders: Mapping[str, str]) -> Path | None:
         if all((root / folder).is_dir() for folder in folders.values()):
             return root
     return None
+
+
+def _no_layout(source: Path, layouts: list[dict[str, str]]) -> BadDataError:
+    """The error for a source that has not all class folders of any layout."""
+    there = sorted(entry.name for entry in source.iterdir()) if source.is_dir() else []
+    missing = [sorted(set(folders.values()) - set(there)) for folders in layouts]
+    partly = [
+        absent
+        for absent, folders in zip(missing, layouts, strict=True)
+        if len(absent) < len(folders)
+    ]
+    names = ", ".join(f"'{name}'" for name in min(partly, key=len, default=[]))
+    return BadDataError(
+        f"the class folder {names} is missing" if names else "there are no class folders",
+        where=source,
+        expected=HELP,
+        hint=f"there is: {', '.join(there[:10]) or 'nothing'}; give --source the folder above the "
+        "class folders, or name the folders under dataset.folders in study.yaml",
+    )
 
 
 def _read_patients(around: list[Path]) -> dict[Key, str]:
@@ -250,6 +269,17 @@ def _patient_notes(unknown: int, total: int) -> list[str]:
     if unknown:
         return [f"{unknown} of {total} slices have no patient in the tables: each stays alone"]
     return []
+
+
+def _left_out(root: Path, folders: dict[str, str]) -> list[str]:
+    """The curated set's third class, where the study does not have it."""
+    return [
+        f"the source has a class {name} too, which dataset.classes leaves out"
+        for name, folder in LAYOUTS["curated"].items()
+        if folders.items() < LAYOUTS["curated"].items()
+        and name not in folders
+        and (root / folder).is_dir()
+    ]
 
 
 def _list_notes(lists: dict[Key, str], slices: list[_Slice]) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from sltool.datasets.base import Dataset, Refused, Scan
 from sltool.datasets.images import Decode, ImageFiles, image_files
@@ -68,6 +68,11 @@ class Mura(Dataset):
         pad: bool = Field(
             default=True, description="Keep the aspect ratio by padding, instead of stretching."
         )
+
+        @field_validator("body_parts", mode="before")
+        @classmethod
+        def _all(cls, value: Any) -> Any:
+            return BODY_PARTS if value in ("all", ["all"]) else value
 
     recipe: ClassVar[Mapping[str, Any]] = {
         "model": {"name": "vgg19"},

@@ -87,6 +87,10 @@ def read_nhanes(
         )
         tables.append(table)
     joined = pd.concat(tables, ignore_index=True)
+    twice = joined[PERSON].duplicated()
+    if twice.any():
+        notes.append(f"{twice.sum()} persons stand in two cycles: taken once")
+        joined = joined[~twice].reset_index(drop=True)
     return joined, [f"{PERSON} {person:.0f}" for person in joined.pop(PERSON)], notes
 
 
@@ -107,21 +111,20 @@ def _read_cycle(
     """The persons that all needed files have, and how many there are in any of them."""
     frames = {path: _read_xpt(path) for path in files}
     joined: pd.DataFrame | None = None
-    taken: dict[str, str] = {}
+    taken: set[str] = set()
     everyone: set[float] = set()
     for path, frame in frames.items():
         wanted = {
             variable: column
             for column in columns
+            for variable in [name for name in VARIABLES[column] if name in frame.columns][:1]
             if column not in taken
-            for variable in VARIABLES[column]
-            if variable in frame.columns
         }
         if not wanted:
             continue
         for variable, column in wanted.items():
             _check_unit(path, frame, variable, mg_per_mmol.get(column))
-            taken[column] = variable
+        taken.update(wanted.values())
         part = frame[[PERSON, *wanted]].rename(columns=wanted)
         everyone.update(part[PERSON])
         joined = part if joined is None else joined.merge(part, on=PERSON, validate="1:1")

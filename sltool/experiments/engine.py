@@ -19,11 +19,15 @@ from sltool.experiments.outcome import Outcome, write_rows
 from sltool.layout import RunFolder, StudyFolder
 from sltool.progress import Progress
 from sltool.server.evaluation import evaluate, write_predictions
+from sltool.server.feed import Feed
+from sltool.server.optimizer import make_optimizer, schedule
+from sltool.server.plan import Plan
+from sltool.server.precision import choose_precision
 from sltool.server.queue import Queue
 from sltool.server.run import train
 from sltool.server.store import Samples, Store
 from sltool.server.task import Task
-from sltool.server.trainer import fetch, make_optimizer, predict, schedule
+from sltool.server.trainer import predict
 from sltool.study import Study
 
 # (rows of `features`, positions among the samples) -> outputs (n, outputs)
@@ -41,8 +45,15 @@ def train_run(
     progress: Progress,
     target: Path,
 ) -> Outcome:
-    """Train and evaluate a run through the server's stages; its tables are copied to `target`."""
-    trained = train(folder, study, store, name, sites, seed, device, progress, force=False)
+    """Train and evaluate a run through the server's stages; its tables are copied to `target`.
+
+    Raises:
+        KeyboardInterrupt: the user stopped it; the run's checkpoint keeps what was done.
+    """
+    plan = Plan(run=name, sites=sites, seed=seed)
+    trained = train(folder, study, store, plan, device, progress)
+    if trained.stopped:
+        raise KeyboardInterrupt
     evaluate(folder, study, store, name, "test", "image", [], [], device)
     run = folder.run(name)
     target.mkdir(parents=True, exist_ok=True)
@@ -76,18 +87,17 @@ class Loop:
     def __init__(
         self, network: nn.Module, study: Study, samples: Samples, seed: int, device: torch.device
     ) -> None:
+        torch.set_flush_denormal(True)
         self.network = network
         self.samples = samples
         self._settings = study.training
         self._task = make_task(study)
+        self._task.balance(samples.labels)
         self._seed = seed
-        self._device = device
+        self._feed = Feed(samples, device)
+        self._precision = choose_precision("auto", network, device)
         self._rate = schedule(study.training)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what the optimiser knows."""
-        self._optimizer = make_optimizer(self.network, self._settings)
+        self._optimizer = make_optimizer(network, study.training)
 
     def epoch(self, number: int, forward: Forward) -> float:
         """One pass in the order of (seed, number); returns the mean training loss."""
@@ -99,10 +109,13 @@ class Loop:
             done = (number + step / len(batches)) / self._settings.epochs
             for group in self._optimizer.param_groups:
                 group["lr"] = self._settings.learning_rate * self._rate(done)
-            outputs = forward(self._rows(order, number, step), order)
-            loss = self._task.loss(outputs, self.samples.labels[order].to(self._device))
+            with self._precision.autocast():
+                outputs = forward(self._rows(order, number, step), order)
+            loss = self._task.loss(outputs.float(), self._feed.labels(order))
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            if self._settings.clip_gradient is not None:
+                nn.utils.clip_grad_norm_(self.network.parameters(), self._settings.clip_gradient)
             self._optimizer.step()
             total += loss.item() * len(order)
         return total / len(self.samples)
@@ -120,7 +133,7 @@ class Loop:
 
     def inputs(self, rows: torch.Tensor) -> torch.Tensor:
         """The standardised inputs of `rows`, on the device."""
-        return fetch(self.samples, rows, self._device)
+        return self._feed.features(rows)
 
     def whole(self, rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
         """The `Forward` of a network that takes the inputs alone."""
@@ -148,7 +161,7 @@ class Best:
 
 def make_task(study: Study) -> Task:
     """The loss and predictions of the study's labels."""
-    return Task(study.samples.labels, study.training.loss)
+    return Task(study.samples.labels, study.training)
 
 
 def outputs_of(network: nn.Module, samples: Samples, device: torch.device) -> torch.Tensor:
@@ -161,9 +174,8 @@ def figures(study: Study, outputs: torch.Tensor, samples: Samples) -> dict[str, 
     task = make_task(study)
     row = {"validation_loss": task.loss(outputs, samples.labels).item()}
     if study.samples.labels.kind != "regression":
-        predicted = task.predict(outputs)
-        number = predicted.argmax(1) if predicted.dim() == 2 else (predicted >= 0.5).long()
-        row["validation_accuracy"] = (number == samples.labels).float().mean().item()
+        right = task.correct(outputs, samples.labels).item()
+        row["validation_accuracy"] = right / len(samples)
     return row
 
 

@@ -15,28 +15,35 @@ from sltool.files import publish
 
 @dataclass
 class Checkpoint:
-    """The state of a run after an epoch.
+    """The state of a run after a step.
 
     Attributes:
-        epoch: epochs done.
+        epoch, step: epochs done, and steps done of the epoch under way.
+        loss: sum of the training loss over the samples of that epoch so far.
         network, optimizer: their state dicts.
-        random: torch's generator state.
+        taken: where the sampler stood at the start of that epoch.
+        shards: digest -> the first epoch (from 1) of which it was a part.
         best: state dict of the server network with the lowest validation loss so far.
         best_epoch, best_loss: of that network.
         history: one row an epoch, as in `history.csv`.
+
+    There is no random state: every step seeds torch anew (`Trainer`).
     """
 
     epoch: int
+    step: int
+    loss: torch.Tensor
     network: dict[str, Any]
     optimizer: dict[str, Any]
-    random: torch.Tensor
+    taken: torch.Tensor
+    shards: dict[str, int]
     best: dict[str, Any]
     best_epoch: int
     best_loss: float
-    history: list[dict[str, float]]
+    history: list[dict[str, Any]]
 
     def save(self, path: Path) -> None:
-        """Publish the checkpoint."""
+        """Publish the checkpoint; until it is whole, the one before stays."""
         with publish(path) as part:
             torch.save({name: getattr(self, name) for name in self.__dataclass_fields__}, part)
 

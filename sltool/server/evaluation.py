@@ -98,7 +98,7 @@ def _check_run(run: RunFolder, study: Study, store: Store) -> None:
 def _predict(run: RunFolder, study: Study, samples: Samples, device: torch.device) -> Array:
     network = outline(study).server_network
     network.load_state_dict(load_file(run.model), assign=True)
-    task = Task(study.samples.labels, study.training.loss)
+    task = Task(study.samples.labels, study.training)
     return task.predict(predict(network.to(device), samples, device)).numpy()
 
 

@@ -14,7 +14,6 @@ from sltool.progress import Progress
 from sltool.server.store import Segment, Shape, Store
 from sltool.shard.manifest import Content, Manifest
 from sltool.shard.payload import CHUNK_BYTES
-from sltool.shard.reader import ShardReader, verify
 from sltool.study import Study
 
 # Feature maps are moved to the store in blocks of about this many bytes.
@@ -69,6 +68,8 @@ class Queue:
         return intake
 
     def _take_one(self, path: Path, intake: Intake) -> None:
+        from sltool.shard.reader import verify  # HDF5 and cryptography: not before a shard arrives
+
         try:
             manifest = verify(path, self.study, self.content)
             target = self.folder.accepted / manifest.place.name
@@ -94,6 +95,8 @@ class Queue:
             intake.rejected.append(Rejected(path.name, error))
 
     def _store(self, path: Path, manifest: Manifest) -> None:
+        from sltool.shard.reader import ShardReader
+
         place = manifest.place
         with ShardReader(path, manifest) as reader:
             rows = reader.rows()
@@ -142,6 +145,8 @@ class Queue:
         for path in sorted(self.folder.accepted.glob("*.h5")):
             site, split, sequence = path.stem.rsplit("-", 2)
             if (site, split, int(sequence)) not in stored:
+                from sltool.shard.reader import verify
+
                 progress.detail(f"back into the store: {path.name}")
                 self._store(path, verify(path, self.study, self.content))
 

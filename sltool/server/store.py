@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,11 @@ class Segment:
     start: int
     samples: int
     views: int
+
+    @property
+    def name(self) -> str:
+        """The shard's name."""
+        return f"{self.site}-{self.split}-{self.sequence:05d}"
 
 
 @dataclass(frozen=True)
@@ -130,16 +135,38 @@ class Store:
             self._append(segment.split, name, start * column.itemsize, [column])
         self._write_index([*self.segments, Segment(**{**asdict(segment), "start": start})])
 
-    def samples(self, split: str, sites: Sequence[str] | None = None) -> Samples:
-        """The samples of `split` at `sites` (default: all)."""
-        chosen = sorted(
-            (
-                one
-                for one in self.segments
-                if one.split == split and (not sites or one.site in sites)
-            ),
-            key=lambda one: (one.site, one.sequence),
+    def refresh(self) -> None:
+        """See what another process has added."""
+        self.segments = self._read_index()
+
+    def chosen(
+        self,
+        split: str,
+        sites: Sequence[str] | None = None,
+        shards: Collection[str] | None = None,
+    ) -> list[Segment]:
+        """The segments of `split` at `sites` (default: all), by site and number.
+
+        Args:
+            shards: digests; the others are left out. None: no limit.
+        """
+        found = (
+            one
+            for one in self.segments
+            if one.split == split
+            and (not sites or one.site in sites)
+            and (shards is None or one.digest in shards)
         )
+        return sorted(found, key=lambda one: (one.site, one.sequence))
+
+    def samples(
+        self,
+        split: str,
+        sites: Sequence[str] | None = None,
+        shards: Collection[str] | None = None,
+    ) -> Samples:
+        """The samples of the `chosen` segments, in their order."""
+        chosen = self.chosen(split, sites, shards)
         names = sorted({one.site for one in chosen})
         index = _concatenate([np.arange(one.start, one.start + one.samples) for one in chosen])
         length = self._length(split)

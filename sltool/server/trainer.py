@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
+import struct
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from sltool.server.checkpoint import Checkpoint
-from sltool.server.sampler import Sampler
+from sltool.server.feed import Feed
+from sltool.server.optimizer import make_optimizer, schedule
+from sltool.server.precision import Precision
+from sltool.server.ranks import Ranks
+from sltool.server.sampler import Sampler, SiteControl
 from sltool.server.store import Samples
 from sltool.server.task import Task
 from sltool.study import Training
 
 EVALUATION_BATCH = 512
+# With several ranks, a wish to stop is asked for every so many steps.
+STEPS_BETWEEN_ASKING = 8
 
 
 @dataclass(frozen=True)
@@ -30,57 +39,129 @@ class Data:
 class Trainer:
     """One run: a server network, its optimiser, and where it stands.
 
+    Every step seeds torch with a function of the run's seed, the epoch, the step and the rank, so
+    that dropout is the same after a resume without a generator's state being kept.
+
     Args:
         network: the server network, on the device where it shall train.
-        data: validation may be empty; then the last epoch is the best.
         seed: of the order of samples and of dropout.
     """
 
     def __init__(
-        self, network: nn.Module, data: Data, task: Task, settings: Training, seed: int
+        self,
+        network: nn.Module,
+        task: Task,
+        settings: Training,
+        seed: int,
+        precision: Precision,
+        control: SiteControl,
+        ranks: Ranks,
     ) -> None:
-        self.data = data
+        torch.set_flush_denormal(True)
         self.epoch = 0
         self.best_epoch = 0
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, Any]] = []
+        self.trained = 0
         self._task = task
         self._settings = settings
-        self._device = next(network.parameters()).device
-        self._network = network
-        self._optimizer = make_optimizer(network, settings)
-        self._sampler = Sampler(data.train, settings.batch_size, seed)
+        self._rate = schedule(settings)
+        self._seed = seed
+        self._precision = precision
+        self._control = control
+        self._ranks = ranks
+        self._device = precision.device
+        self._network = ranks.prepare(_channels_last(network), self._device)
+        self._model = ranks.wrap(self._network)
+        self._optimizer = make_optimizer(self._network, settings)
+        self._step = 0
+        self._loss = torch.zeros((), device=self._device)
         self._best: dict[str, torch.Tensor] = {}
         self._best_loss = math.inf
-        torch.manual_seed(seed)
+        self._data: Data
+        self._sampler: Sampler
+        self._seconds = 0.0
 
-    def run_epoch(self) -> dict[str, float]:
-        """Train one epoch, validate, and return the epoch's row of `history.csv`."""
-        started = time.monotonic()
-        train_loss = self._train()
-        row = {"epoch": self.epoch + 1, "train_loss": train_loss}
-        loss = train_loss
-        if len(self.data.validation):
+    def use(self, data: Data, taken: torch.Tensor | None = None) -> None:
+        """Train on these samples from now on; only between two epochs, or after `restore`.
+
+        Args:
+            data: validation may be empty; then the last epoch is the best.
+            taken: where the sampler stands among them; None: at the start.
+        """
+        self._data = data
+        self._sampler = Sampler(data.train, self._control, self._seed, taken)
+        self._feed = Feed(data.train, self._device)
+        self._task.balance(data.train.labels)
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """Samples of each site in an epoch."""
+        return self._sampler.counts
+
+    @property
+    def taken(self) -> torch.Tensor:
+        """Where the sampler stands."""
+        return self._sampler.taken
+
+    @property
+    def begun(self) -> bool:
+        """Whether an epoch is under way."""
+        return self._step > 0
+
+    @property
+    def stalled(self) -> bool:
+        """Whether early stopping says that the run is done."""
+        patience = self._settings.patience
+        return patience is not None and self.epoch - self.best_epoch >= patience
+
+    def run_epoch(self, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Train one epoch, or what is left of it, validate, and return its row of `history.csv`.
+
+        Args:
+            stop: asked after every step; the epoch is left there if it says so, and None returned.
+        """
+        started = time.monotonic() - self._seconds
+        if not self._train(stop):
+            self._seconds = time.monotonic() - started
+            return None
+        size = len(self._sampler)
+        row = {
+            "epoch": self.epoch + 1,
+            "train_loss": self._ranks.sum(self._loss).item() / size,
+        }
+        loss = row["train_loss"]
+        if len(self._data.validation):
             loss = self._validate(row)
         self.epoch += 1
-        if loss < self._best_loss or not len(self.data.validation):
+        if loss < self._best_loss or not len(self._data.validation):
             self._best_loss, self.best_epoch = loss, self.epoch
             self._best = _copy(self._network.state_dict())
-        row["samples"] = len(self.data.train)
+        row["samples"] = size
         row["seconds"] = time.monotonic() - started
+        self._start_over()
         self.history.append(row)
         return row
 
+    def _start_over(self) -> None:
+        self._sampler.finish()
+        self._step = 0
+        self._seconds = 0.0
+        self._loss = torch.zeros((), device=self._device)
+
     def best_network(self) -> dict[str, torch.Tensor]:
-        """The state dict of the best epoch, on the CPU and in plain memory order."""
+        """The state dict of the best epoch, on the CPU and in plain memory order; {} before it."""
         return {name: value.cpu().contiguous() for name, value in self._best.items()}
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self, shards: dict[str, int]) -> Checkpoint:
         """The run's whole state."""
         return Checkpoint(
             epoch=self.epoch,
+            step=self._step,
+            loss=self._ranks.sum(self._loss),
             network=self._network.state_dict(),
             optimizer=self._optimizer.state_dict(),
-            random=torch.get_rng_state(),
+            taken=self._sampler.taken,
+            shards=shards,
             best=self._best,
             best_epoch=self.best_epoch,
             best_loss=self._best_loss,
@@ -88,86 +169,113 @@ class Trainer:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint; `use` must follow, with the samples of its shards."""
         self._network.load_state_dict(checkpoint.network)
         self._optimizer.load_state_dict(checkpoint.optimizer)
-        torch.set_rng_state(checkpoint.random)
         self.epoch = checkpoint.epoch
+        self._step = checkpoint.step
+        if self._ranks.is_first:
+            self._loss = checkpoint.loss.to(self._device)
         self._best = checkpoint.best
         self._best_loss = checkpoint.best_loss
         self.best_epoch = checkpoint.best_epoch
         self.history = checkpoint.history
 
-    def _train(self) -> float:
-        """One pass over the training samples; the mean loss over them."""
+    def _train(self, stop: Callable[[], bool]) -> bool:
+        """The steps of the epoch that are left; False if `stop` said so before the last."""
         self._network.train()
-        total = torch.zeros((), device=self._device)
-        step = self.epoch * len(self._sampler)
-        steps = self._settings.epochs * len(self._sampler)
-        rate = schedule(self._settings)
-        for rows, labels in self._sampler.epoch(self.epoch):
+        size = self._settings.batch_size
+        order, rows = (torch.split(one, size) for one in self._sampler.draw(self.epoch))
+        steps = len(order)
+        while self._step < steps:
+            done = self.epoch + self._step / steps
             for group in self._optimizer.param_groups:
-                group["lr"] = self._settings.learning_rate * rate(step / steps)
-            outputs = self._network(fetch(self.data.train, rows, self._device))
-            loss = self._task.loss(outputs, labels.to(self._device))
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            total += loss.detach() * len(rows)
-            step += 1
-        return total.item() / len(self.data.train)
+                group["lr"] = self._settings.learning_rate * self._rate(
+                    done / self._settings.epochs
+                )
+            self._train_step(order[self._step], rows[self._step])
+            self._step += 1
+            if self._asked(stop) and self._step < steps:
+                return False
+        return True
 
-    def _validate(self, row: dict[str, float]) -> float:
+    def _asked(self, stop: Callable[[], bool]) -> bool:
+        if self._ranks.world == 1:
+            return stop()
+        return self._step % STEPS_BETWEEN_ASKING == 0 and self._ranks.any(stop())
+
+    def _train_step(self, order: torch.Tensor, rows: torch.Tensor) -> None:
+        self._seed_step()
+        # A rank without samples in the last batch takes part with a loss of weight 0.
+        mine, my_rows = self._ranks.share(order), self._ranks.share(rows)
+        count = len(mine)
+        if not count:
+            mine, my_rows = order[:1], rows[:1]
+        with self._precision.autocast():
+            outputs = self._model(self._feed.features(my_rows))
+        loss = self._task.loss(outputs.float(), self._feed.labels(mine))
+        self._optimizer.zero_grad(set_to_none=True)
+        # The mean over ranks of these is the mean over the batch.
+        weight = count * self._ranks.world / len(order)
+        (loss if weight == 1 else loss * weight).backward()  # type: ignore[no-untyped-call]
+        if self._settings.clip_gradient is not None:
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip_gradient)
+        self._optimizer.step()
+        self._loss += loss.detach() * count
+        self.trained += len(order)
+
+    def _seed_step(self) -> None:
+        numbers = (self._seed, self.epoch, self._step, self._ranks.rank)
+        mixed = zlib.crc32(struct.pack("<4q", *numbers))
+        torch.default_generator.manual_seed(mixed)
+        if self._device.type == "cuda":
+            torch.cuda.manual_seed(mixed)
+
+    def _validate(self, row: dict[str, Any]) -> float:
         """Add the validation figures to `row`; returns the loss."""
-        samples = self.data.validation
-        outputs = predict(self._network, samples, self._device)
-        loss = self._task.loss(outputs, samples.labels).item()
+        samples = self._data.validation
+        classes = self._task.labels.kind != "regression"
+        total = torch.zeros(2, dtype=torch.float64)
+        mine = self._ranks.share(torch.arange(len(samples)))
+        blocks = outputs_of(self._network, samples, mine, self._precision)
+        for outputs, positions in zip(blocks, torch.split(mine, EVALUATION_BATCH), strict=False):
+            labels = samples.labels[positions]
+            total[0] += self._task.loss(outputs, labels) * len(positions)
+            total[1] += self._task.correct(outputs, labels) if classes else 0
+        loss, correct = (self._ranks.sum(total) / len(samples)).tolist()
         row["validation_loss"] = loss
-        if self._task.labels.kind != "regression":
-            predicted = self._task.predict(outputs)
-            number = predicted.argmax(1) if predicted.dim() == 2 else (predicted >= 0.5).long()
-            row["validation_accuracy"] = (number == samples.labels).float().mean().item()
-        return loss
+        if classes:
+            row["validation_accuracy"] = correct
+        return float(loss)
 
 
-def fetch(samples: Samples, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The feature maps of `rows`, (n, *feature_shape) float32 on the device."""
-    batch = samples.features.index_select(0, rows).to(device, torch.float32)
-    return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
+def outputs_of(
+    network: nn.Module, samples: Samples, positions: torch.Tensor, precision: Precision
+) -> Iterator[torch.Tensor]:
+    """The network's outputs for the first view of the samples at (n,) positions.
+
+    Yields blocks (at most EVALUATION_BATCH, outputs), float32, on the CPU.
+    """
+    feed = Feed(samples, precision.device)
+    network.eval()
+    with torch.inference_mode():
+        for rows in (
+            torch.split(samples.rows[positions], EVALUATION_BATCH) if len(positions) else ()
+        ):
+            with precision.autocast():
+                outputs = network(feed.features(rows))
+            yield outputs.float().cpu()
 
 
 def predict(network: nn.Module, samples: Samples, device: torch.device) -> torch.Tensor:
-    """The network's outputs for every sample's first view, (N, outputs) on the CPU."""
-    network.eval()
-    with torch.inference_mode():
-        parts = [
-            network(fetch(samples, rows, device)).float().cpu()
-            for rows in torch.split(samples.rows, EVALUATION_BATCH)
-        ]
-    return torch.cat(parts)
+    """The network's outputs for every sample's first view, (N, outputs) float32 on the CPU."""
+    precision = Precision("fp32", device, "for figures")
+    return torch.cat(list(outputs_of(network, samples, torch.arange(len(samples)), precision)))
 
 
-def schedule(settings: Training) -> Callable[[float], float]:
-    """The factor on the learning rate, given the share of the run's steps that is done."""
-    if settings.schedule == "cosine":
-        return lambda done: 0.5 * (1 + math.cos(math.pi * done))
-    if settings.schedule == "one-cycle":
-        # Smith & Topin, "Super-Convergence", 2018: up over the first 30 %, then down to nothing.
-        return lambda done: (
-            0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / 0.3))
-            if done < 0.3
-            else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
-        )
-    return lambda done: 1.0
-
-
-def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """The optimiser that the study names."""
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=decay)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(network.parameters(), rate, weight_decay=decay, fused=True)
+def _channels_last(network: nn.Module) -> nn.Module:
+    moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
 
 
 def _copy(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -71,7 +71,7 @@ def _existing(folder: StudyFolder, name: str | None, overrides: Sequence[str]) -
         raise UsageError(
             "the command's settings are not those of the study in this folder",
             where=folder.study_file,
-            hint="change the keys in study.yaml, or make a new study in another folder",
+            hint="change the key in study.yaml, or make a new study in another folder",
         )
     return study
 

@@ -10,12 +10,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sltool.datasets.cholesterol import PAPER_COLUMNS, bundled_table
+from sltool.datasets.cholesterol import PAPER_COLUMNS, STANDARD, Cholesterol, bundled_table
 from sltool.layout import StudyFolder
 from sltool.study import load_study
 from tests.conftest import Sltool
+from tests.datasets.stages import run_to_figures
 
 Data = Callable[[str], Path]
+
+# Mean and standard deviation of 29,537 persons of NHANES 2001-2020.
+AGREED = {
+    "age": (40.9, 22.0),
+    "height": (165.4, 13.0),
+    "weight": (76.4, 23.6),
+    "TC": (184.2, 41.4),
+    "HDL": (54.1, 15.3),
+    "TG": (110.6, 65.2),
+}
+PERSON = {"age": 50, "sex": 1, "height_cm": 175, "weight_kg": 80, "TC": 190, "HDL": 50, "TG": 100}
 
 
 def test_the_bundled_ldl_is_friedewalds() -> None:
@@ -115,3 +127,54 @@ def test_a_changed_column_list_is_brought_into_the_study(sltool: Sltool, table: 
     ran = sltool("prepare", "cholesterol")
     assert ran.code == 6
     assert "does not follow from the `dataset` section" in ran.err
+
+
+def write_table(path: Path, rows: list[dict[str, object]]) -> Path:
+    pd.DataFrame([{**PERSON, "LDL": 120, **row} for row in rows]).to_csv(path, index=False)
+    return path
+
+
+def test_the_recipe_carries_the_agreed_means(sltool: Sltool) -> None:
+    assert {name: STANDARD[name] for name in AGREED} == AGREED
+    samples = Cholesterol(Cholesterol.Settings()).samples()
+    assert samples.mean == (40.9, 1.5, 165.4, 76.4, 184.2, 54.1, 110.6)
+    assert samples.sd == (22.0, 0.5, 13.0, 23.6, 41.4, 15.3, 65.2)
+
+
+@pytest.mark.parametrize("name", ["korea_checkup_20000", "korea_checkup_dirty", "ldl_direct_1000"])
+def test_the_real_tables_run_to_figures(
+    sltool: Sltool, data: Data, tmp_path: Path, name: str
+) -> None:
+    some = tmp_path / f"{name}.csv"
+    lines = data(f"cholesterol/{name}.csv").read_text().splitlines()[:1001]
+    some.write_text("\n".join(lines))
+    figures = run_to_figures(sltool, "cholesterol", "--source", some)
+    assert {"rmsle", "smape", "msle", "male", "mae", "r2"} <= set(figures["metrics"])
+
+
+def test_computed_ldl_is_told(sltool: Sltool, data: Data) -> None:
+    source = data("cholesterol/korea_checkup_20000.csv")
+    done = sltool("prepare", "cholesterol", "--source", source, "--json").ok().json
+    assert any("94% of the rows is Friedewald" in note for note in done["notes"])
+
+
+def test_the_wrong_unit_is_refused_by_the_plausible_ranges(sltool: Sltool, tmp_path: Path) -> None:
+    rows = [{"TC": 5.0, "HDL": 1.3, "TG": 1.5, "LDL": 3.0}] * 30
+    source = write_table(tmp_path / "si.csv", rows)
+    ran = sltool("prepare", "cholesterol", "--source", source)
+    assert ran.code == 3
+    assert "TC 5 is outside 20 to 1000 (mg/dL)" in ran.err
+
+
+def test_a_missing_value_refuses_the_row(sltool: Sltool, tmp_path: Path) -> None:
+    rows = [{"age": 20 + n} for n in range(30)]
+    rows[3] = {"age": None}
+    rows[5] = {"LDL": "n/a "}
+    rows[7] = {"weight_kg": "eighty"}
+    source = write_table(tmp_path / "a.csv", rows)
+    done = sltool("prepare", "cholesterol", "--source", source, "--json")
+    assert done.ok().json["refused"] == [
+        {"record": "line 5", "reason": "age is missing or not a number"},
+        {"record": "line 7", "reason": "LDL is missing or not a number"},
+        {"record": "line 9", "reason": "weight is missing or not a number"},
+    ]

@@ -1,0 +1,244 @@
+"""A run under way: which shards take part from which epoch on, and what is written when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from sltool import __version__
+from sltool.layout import RunFolder, StudyFolder
+from sltool.models.base import build
+from sltool.progress import Progress
+from sltool.server.checkpoint import Checkpoint, load_checkpoint
+from sltool.server.plan import Plan, check_same, read_settings, settings_of
+from sltool.server.precision import Precision, choose_precision
+from sltool.server.ranks import Ranks
+from sltool.server.record import Record
+from sltool.server.roster import Roster, carried
+from sltool.server.stop import Stop
+from sltool.server.store import Store
+from sltool.server.task import Task
+from sltool.server.trainer import Trainer
+from sltool.server.watch import News, watching
+from sltool.study import Study
+
+# The columns of `history.csv` that go into the model card.
+METRICS = ("_loss", "_accuracy")
+
+
+class Course:
+    """A run under way: which shards take part from which epoch on, and what is written when."""
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        study: Study,
+        store: Store,
+        plan: Plan,
+        run: RunFolder,
+        device: torch.device,
+        progress: Progress,
+        ranks: Ranks,
+    ) -> None:
+        self.stopped = ""
+        self.accepted = self.rejected = 0
+        self._folder = folder
+        self._study = study
+        self._store = store
+        self._roster = Roster(store, plan.sites, folder.inbox, ranks)
+        self._plan = plan
+        self._run = run
+        self._progress = progress
+        self._ranks = ranks
+        self._record = Record(run, progress)
+        self._news: Callable[[], list[News]] = list
+        network = build(study, plan.seed, folder.root).server_network
+        precision = self._precision(network, device)
+        self._settings = settings_of(study, store, plan, precision)
+        self.trainer = Trainer(
+            network.to(device),
+            Task(study.samples.labels, study.training),
+            study.training,
+            plan.seed,
+            precision,
+            plan.control,
+            ranks,
+        )
+        self._begin()
+
+    @contextmanager
+    def news(self) -> Iterator[None]:
+        """Take shards in meanwhile, if the plan says so."""
+        if not (self._plan.watch and self._ranks.is_first):
+            yield
+            return
+        with watching(self._folder, self._store.encoding) as self._news:
+            yield
+
+    def go(self, stop: Stop) -> bool:
+        """Train until the run is done or shall stop; True if it had been done before."""
+        trainer, epochs = self.trainer, self._epochs
+        if self._done:
+            self._note_left_out()
+            again = True
+        else:
+            again = False
+            with self._progress.bar(f"train {self._run.name}", epochs) as advance:
+                advance(trainer.epoch)
+                while not self._done and not self._ranks.any(stop()):
+                    self._prepare_epoch()
+                    if not self._run_epoch(stop):
+                        break
+                    advance(1)
+            self._end(stop)
+        if self._ranks.is_first and (not again or not self._run.model.is_file()):
+            self._publish_model()
+        self._record.close()
+        return again
+
+    @property
+    def _epochs(self) -> int:
+        return min(self._study.training.epochs, self._plan.max_epochs or 2**40)
+
+    @property
+    def _done(self) -> bool:
+        return self.trainer.epoch >= self._epochs or self.trainer.stalled
+
+    def _precision(self, network: torch.nn.Module, device: torch.device) -> Precision:
+        """Of a run that has begun: as it began, unless the user names another."""
+        if self._plan.precision == "auto" and self._run.settings.is_file() and not self._plan.force:
+            name = read_settings(self._run)["precision"]
+            return Precision(name, device, "as the run began")
+        precision = choose_precision(self._plan.precision, network, device)
+        self._progress.note(f"precision {precision.name}: {precision.reason}")
+        return precision
+
+    def _begin(self) -> None:
+        """Start the run, or take up its checkpoint if it was begun with the same settings."""
+        run = self._run
+        if self._ranks.is_first:
+            if self._plan.force:
+                run.checkpoint.unlink(missing_ok=True)
+                run.model.unlink(missing_ok=True)
+            elif run.settings.is_file():
+                check_same(run, read_settings(run), self._settings)
+        found = self._ranks.told(run.checkpoint.is_file())
+        if found:
+            self._take_up(load_checkpoint(run.checkpoint))
+        else:
+            self._join()
+
+    def _take_up(self, checkpoint: Checkpoint) -> None:
+        self.trainer.restore(checkpoint)
+        self._roster.take_up(checkpoint.shards)
+        self._use(checkpoint.taken)
+        if not self._done:
+            self._say(f"goes on after epoch {checkpoint.epoch}, step {checkpoint.step} of the next")
+
+    def _prepare_epoch(self) -> None:
+        """Let new shards join, if an epoch begins."""
+        for one in self._news():
+            self._tell(one)
+        if not self.trainer.begun and self.trainer.epoch >= 1:
+            self._join()
+
+    def _tell(self, news: News) -> None:
+        self.accepted += len(news.accepted)
+        self.rejected += len(news.rejected)
+        for name in news.accepted:
+            self._say(f"accepted {name}")
+        for name, reason in news.rejected:
+            self._say(f"rejected {name}: {reason}")
+            self._progress.note(f"{name} was refused: {reason} (see server/rejected)")
+        if news.error:
+            self._say(f"the watch ended: {news.error}")
+            self._progress.note(f"no more shards are taken in: {news.error}")
+
+    def _join(self) -> None:
+        """Let the shards that have arrived take part from the next epoch on."""
+        epoch = self.trainer.epoch + 1
+        before = self._roster.segments()
+        if not self._roster.join(epoch):
+            return
+        now = self._roster.segments()
+        self._use(carried(before, now, self.trainer.taken) if before else None)
+        self._say(f"epoch {epoch}: joined {' '.join(self._roster.since(epoch))}")
+        self._say(f"an epoch takes {_shares(self.trainer.shares)}")
+
+    def _use(self, taken: torch.Tensor | None) -> None:
+        data = self._roster.data()
+        if not len(data.validation):
+            self._progress.note("no validation sample: the last epoch is taken as the best")
+        self.trainer.use(data, taken)
+        if self._ranks.is_first:
+            self._record.settings({**self._settings, **self._roster.documents()})
+
+    def _run_epoch(self, stop: Stop) -> bool:
+        """One epoch and all that is written after it; False if it was left."""
+        row = self.trainer.run_epoch(stop)
+        if row is None:
+            return False
+        row["sites"] = " ".join(f"{site}={n}" for site, n in self.trainer.shares.items())
+        row["joined"] = " ".join(self._roster.since(row["epoch"])) if row["epoch"] > 1 else ""
+        self._save()
+        if self._ranks.is_first:
+            self._record.history(self.trainer.history)
+        losses = ", ".join(f"{key} {row[key]:.5g}" for key in row if isinstance(row[key], float))
+        self._say(f"epoch {self.trainer.epoch}: {losses}")
+        return True
+
+    def _save(self) -> None:
+        checkpoint = self.trainer.checkpoint(self._roster.shards)
+        if self._ranks.is_first:
+            checkpoint.save(self._run.checkpoint)
+
+    def _end(self, stop: Stop) -> None:
+        """Write the last checkpoint, and say why training ends."""
+        trainer = self.trainer
+        if not self._done:
+            self._save()
+            self.stopped = stop.reason or "another process was told to stop"
+        elif trainer.stalled:
+            self.stopped = f"no lower validation loss since epoch {trainer.best_epoch}"
+        elif trainer.epoch < self._study.training.epochs:
+            self.stopped = f"--max-epochs {self._plan.max_epochs}"
+        self._say(f"stopped: {self.stopped or 'all epochs are done'}")
+
+    def _note_left_out(self) -> None:
+        left = self._roster.left_out()
+        if left:
+            self._progress.note(
+                f"{left} shards came after run '{self._run.name}' was done: give it more "
+                "training.epochs, or begin another --run"
+            )
+
+    def _publish_model(self) -> None:
+        trainer = self.trainer
+        if not trainer.best_epoch:
+            return
+        best = trainer.history[trainer.best_epoch - 1]
+        card = {
+            "run": self._run.name,
+            "study": self._study.id,
+            "encoding": self._store.encoding,
+            "model": self._settings["model"],
+            "seed": self._plan.seed,
+            "sites": trainer.shares,
+            "shards": sorted(self._roster.shards),
+            "epochs": trainer.epoch,
+            "best_epoch": trainer.best_epoch,
+            "metrics": {key: value for key, value in best.items() if key.endswith(METRICS)},
+            "tool": f"sltool {__version__}",
+        }
+        self._record.model(trainer.best_network(), card)
+
+    def _say(self, text: str) -> None:
+        if self._ranks.is_first:
+            self._record.say(text)
+
+
+def _shares(counts: dict[str, int]) -> str:
+    total = sum(counts.values())
+    return ", ".join(f"{n} samples of {site} ({n / total:.1%})" for site, n in counts.items())

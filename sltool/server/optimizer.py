@@ -1,0 +1,51 @@
+"""The optimiser and the learning rate's schedule."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sltool.study import Training
+
+# torch wraps these methods to keep torch.compile away from them; the first call of each would
+# import all of torch._dynamo, which takes as long as importing torch.
+WRAPPED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+
+
+def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """The study's optimiser over all weights of `network`, in its fused form."""
+    options: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "fused": True,
+    }
+    if settings.optimizer == "sgd":
+        return _eager(torch.optim.SGD)(network.parameters(), momentum=0.9, **options)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return _eager(kind)(network.parameters(), **options)
+
+
+def _eager(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """The same optimiser without the hooks for torch.compile, which we do not use."""
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in WRAPPED}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
+
+
+def schedule(settings: Training) -> Callable[[float], float]:
+    """The factor on the learning rate, given the share of the run's steps that is done."""
+    if settings.schedule == "cosine":
+        return lambda done: 0.5 * (1 + math.cos(math.pi * done))
+    if settings.schedule == "one-cycle":
+        # Smith & Topin, "Super-Convergence", 2018: up over the first 30 %, then down to nothing.
+        return lambda done: (
+            0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / 0.3))
+            if done < 0.3
+            else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
+        )
+    return lambda done: 1.0

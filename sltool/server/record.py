@@ -1,0 +1,84 @@
+"""What a run leaves behind for people: log, history, TensorBoard events, and the model."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+from datetime import datetime
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from sltool.errors import StorageError
+from sltool.files import publish, write_json, write_text
+from sltool.layout import RunFolder
+from sltool.progress import Progress
+
+
+class Record:
+    """The files of one run; only rank 0 has one.
+
+    Attributes:
+        run: its folder.
+    """
+
+    def __init__(self, run: RunFolder, progress: Progress) -> None:
+        self.run = run
+        self._progress = progress
+        self._events: Any = None
+
+    def settings(self, document: dict[str, Any]) -> None:
+        """Write `run.json`."""
+        write_json(self.run.settings, document)
+
+    def say(self, text: str) -> None:
+        """Add a line to `log.txt`, with the time, and tell the user.
+
+        Raises:
+            StorageError: no space or no permission.
+        """
+        try:
+            with self.run.log.open("a", encoding="utf-8") as file:
+                file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
+        except OSError as error:
+            raise StorageError.of(error, self.run.log) from error
+        self._progress.detail(text)
+
+    def history(self, history: list[dict[str, Any]]) -> None:
+        """Write `history.csv` and the last row's TensorBoard events."""
+        columns = list(dict.fromkeys(key for row in history for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_text(self.run.history, text.getvalue())
+        self._write_events(history[-1])
+
+    def _write_events(self, row: dict[str, Any]) -> None:
+        if self._events is None:
+            self._events = _event_writer(self.run, row["epoch"])
+        for name, value in row.items():
+            if self._events and isinstance(value, float):
+                self._events.add_scalar(name, value, row["epoch"])
+
+    def model(self, weights: dict[str, torch.Tensor], card: dict[str, Any]) -> None:
+        """Write `model.safetensors` with a model card: each value as JSON, as metadata."""
+        metadata = {key: json.dumps(value) for key, value in card.items()}
+        with publish(self.run.model) as part:
+            part.write_bytes(save(weights, metadata=metadata))
+
+    def close(self) -> None:
+        if self._events:
+            self._events.close()
+
+
+def _event_writer(run: RunFolder, epoch: int) -> Any:
+    """A TensorBoard writer that goes on from `epoch`; False where tensorboard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return False
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run.events), purge_step=epoch)

@@ -1,0 +1,129 @@
+"""Taking shards in beside training: a process of its own, of the lowest priority."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from sltool.errors import SltoolError, StudyMismatchError
+from sltool.layout import StudyFolder
+from sltool.progress import Silent
+from sltool.server.ranks import Ranks
+from sltool.server.stop import Stop
+from sltool.server.store import Store
+from sltool.study import load_study
+
+SECONDS_BETWEEN_LOOKS = 1.0
+LOWEST_PRIORITY = 19
+
+
+@dataclass(frozen=True)
+class News:
+    """What the watcher did with the shards that arrived; `error` ends it."""
+
+    accepted: list[str]
+    rejected: list[tuple[str, str]]
+    error: str = ""
+
+
+@contextmanager
+def watching(folder: StudyFolder, encoding: str) -> Iterator[Callable[[], list[News]]]:
+    """Take shards in until the body ends; the value yielded returns what is new.
+
+    Args:
+        encoding: the store's; a study.yaml that changes it meanwhile ends the watch.
+    """
+    from sltool.registry import loaded_plugins
+
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    watcher = context.Process(target=_watch, args=(folder.root, encoding, loaded_plugins(), there))
+    watcher.start()
+    there.close()
+    try:
+        yield lambda: _received(here)
+    finally:
+        # What it is writing meanwhile is left as after a crash, which the next look repairs.
+        watcher.terminate()
+        watcher.join()
+
+
+def _received(connection: Connection) -> list[News]:
+    news = []
+    with suppress(EOFError, ConnectionResetError):
+        while connection.poll():
+            news.append(connection.recv())
+    return news
+
+
+def _watch(root: Path, encoding: str, plugins: list[Path], connection: Connection) -> None:
+    """The watcher's life: look into the inbox until the trainer is gone."""
+    import torch
+
+    from sltool.registry import load_plugins
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's business.
+    os.nice(LOWEST_PRIORITY)
+    torch.set_num_threads(1)
+    load_plugins(plugins)
+    folder = StudyFolder(root)
+    threading.Thread(target=_die_with_trainer, args=(connection,), daemon=True).start()
+    while True:
+        try:
+            news = _look(folder, encoding)
+        except SltoolError as error:
+            connection.send(News([], [], str(error)))
+            return
+        if news.accepted or news.rejected:
+            connection.send(news)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _die_with_trainer(connection: Connection) -> None:
+    """The trainer never writes; the connection ends when it does, however that is."""
+    with suppress(EOFError, OSError):
+        connection.recv()
+    os._exit(0)
+
+
+def _look(folder: StudyFolder, encoding: str) -> News:
+    """Take in what lies in the inbox, by study.yaml as it is now: it may list a new site."""
+    if not any(folder.inbox.glob("*.h5")):
+        return News([], [])
+    from sltool.server.queue import Queue
+
+    queue = Queue(folder, load_study(folder))
+    if queue.store.encoding != encoding:
+        raise StudyMismatchError(
+            "the study's encoding was changed while training",
+            where=folder.study_file,
+            hint="no more shards are taken in until the next `sltool server-train`",
+        )
+    intake = queue.take(Silent())
+    return News(intake.accepted, [(one.name, one.error.what) for one in intake.rejected])
+
+
+def wait_for(
+    store: Store, sites: Sequence[str], take: Callable[[], None], stop: Stop, ranks: Ranks
+) -> bool:
+    """Take shards in until training samples of these sites (none: of any) are there.
+
+    Returns:
+        False if `stop` said so before.
+    """
+    while True:
+        if ranks.is_first:
+            take()
+        there = store.sites()
+        arrived = ranks.told(bool(there) and set(sites) <= set(there))
+        if arrived or ranks.any(stop()):
+            return arrived
+        time.sleep(SECONDS_BETWEEN_LOOKS)
