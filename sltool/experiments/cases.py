@@ -67,8 +67,9 @@ CASES = {
             settings=(
                 "model.filters=[16, 32, 64, 128, 256]",
                 "encoding.views=20",
+                "training.epochs=30",
                 "training.optimizer=adamw",
-                "training.learning_rate=0.003",
+                "training.learning_rate=0.0007",
                 "training.schedule=one-cycle",
                 "training.weight_decay=0.01",
             ),

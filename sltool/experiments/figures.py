@@ -66,7 +66,7 @@ def bars(results: Results, folder: Path) -> Picture:
         shown = [row.figures[metric] for row in results.rows]
         means = np.array([one.mean for one in shown])
         reach = np.array([[one.mean - one.low, one.high - one.mean] for one in shown]).T
-        axis.barh(places, means, color=[colour(n) for n in range(len(shown))], alpha=0.85)
+        axis.barh(places, means, color=[colour(n) for n in range(len(shown))], alpha=0.65)
         axis.errorbar(means, places, xerr=reach.clip(0), fmt="none", ecolor="#222", capsize=2)
         axis.set_yticks(places, [row.label for row in results.rows] if number == 0 else [])
         axis.invert_yaxis()
@@ -192,6 +192,10 @@ def errors(results: Results, folder: Path) -> Picture:
         axes[0][column].set_xlim(0, end)
         axes[0][column].set_ylabel("share of samples (CDF)")
         axes[1][column].set_ylabel("density (PDF)")
+        # Most errors are tiny: on a linear scale one sees a spike and nothing else.
+        axes[1][column].set_yscale("log")
+        highest = max(float(drawn.get_ydata().max()) for drawn in axes[1][column].lines)
+        axes[1][column].set_ylim(highest * 1e-3, highest * 2)
         axes[1][column].set_xlabel(label)
         axes[1][column].set_xlim(0, end)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5)

@@ -169,12 +169,12 @@ def _paper(results: Results) -> str:
         cells = [_text(f"{one.table}: {one.setting}"), _text(one.metric)]
         cells += [_text(number(one.value)), _text(one.arm)]
         cells.append(_figure(found) if found else _text("-"))
-        cells.append(_text(one.note))
         rows.append(("", cells))
-    head = ["in the paper", "metric", "the paper's", "our arm", "ours", "note"]
+    head = ["in the paper", "metric", "the paper's", "our arm", "ours"]
+    notes = dict.fromkeys(f"{one.metric}: {one.note}. " for one in results.published if one.note)
     text = (
         "<p>The paper's data was not published, or not with its split: its figures and ours are of "
-        "different patients, and stand here for orientation.</p>"
+        f"different patients, and stand here for orientation. {escape(''.join(notes))}</p>"
     )
     return _section("Beside the paper's own figures", table(head, rows), text)
 
