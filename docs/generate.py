@@ -90,7 +90,7 @@ def _rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str
         if isinstance(inner, type) and issubclass(inner, Section):
             yield from _rows(inner, f"{prefix}{name}.")
         else:
-            default = "" if field.is_required() else f"`{field.get_default()}`"
+            default = "" if field.is_required() else f"`{field.get_default()!r}`"
             yield f"{prefix}{name}", default.replace("|", "\\|"), field.description or ""
 
 

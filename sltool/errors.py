@@ -8,6 +8,7 @@ SltoolError               1   a fault of ours
 ├── BadDataError          3   the input data cannot be used
 │   └── StorageError          a file could not be read or written (space, permission)
 ├── ShardRefusedError     4   a shard breaks the format or carries bad data
+│   └── HeldError             it looks wrong and waits for approval
 ├── NotTrustedError       5   key, signature or enrolment
 └── StudyMismatchError    6   a file belongs to another study or encoding
 
@@ -112,6 +113,10 @@ class ShardRefusedError(SltoolError):
     """A shard breaks the format or carries bad data."""
 
     exit_code = 4
+
+
+class HeldError(ShardRefusedError):
+    """A shard looks wrong and waits for a person's approval."""
 
 
 class NotTrustedError(SltoolError):

@@ -55,6 +55,20 @@ def _discard(part: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def move(path: Path, target: Path) -> None:
+    """Rename a file into another folder of the same disk, lastingly; links are not followed.
+
+    Raises:
+        StorageError: the operating system refused it; the file is where it was.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+        fsync(target.parent)
+    except OSError as error:
+        raise StorageError.of(error, target) from error
+
+
 def fsync(path: Path) -> None:
     """Push a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Where everything lies in a study's folder (the tree in docs/explanation/design.md)."""
+"""Where everything lies in a study's folder (the tree in docs/design.md)."""
 
 from __future__ import annotations
 
@@ -132,6 +132,25 @@ class StudyFolder:
     @property
     def rejected(self) -> Path:
         return self.server / "rejected"
+
+    @property
+    def held(self) -> Path:
+        """Shards that wait for a person's approval."""
+        return self.server / "held"
+
+    @property
+    def decrypted(self) -> Path:
+        """Files on their way from the inbox; what a crash leaves here is removed."""
+        return self.server / "decrypted"
+
+    @property
+    def identity(self) -> Path:
+        """The server's age identity. Never leaves the server."""
+        return self.server / "identity"
+
+    @property
+    def lock(self) -> Path:
+        return self.server / "lock"
 
     @property
     def store(self) -> Path:

@@ -1,7 +1,7 @@
 """study.yaml: the agreement that every site and the server hold.
 
 The schema below is also the reference: each field's description becomes the comment in study.yaml
-and the row in docs/reference/study-file.md.
+and the row in docs/study-file.md.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ SPLITS = ("train", "validation", "test")
 SITE_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}$"
 SiteName = Annotated[str, StringConstraints(pattern=SITE_NAME)]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]
+Recipient = Annotated[str, StringConstraints(pattern=r"^age1[02-9ac-hj-np-z]{58}$")]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -198,10 +199,22 @@ class Training(Section):
     )
 
 
-class Site(Section):
+class Enrolment(Section):
     key: PublicKey = Field(description="The site's Ed25519 public key.")
     revoked: date | None = Field(
         default=None, description="From this day on the key is not trusted."
+    )
+
+
+class Site(Enrolment):
+    earlier: tuple[Enrolment, ...] = Field(
+        default=(), description="Keys of before: what was accepted with them stays."
+    )
+
+
+class Server(Section):
+    recipient: Recipient | None = Field(
+        default=None, description="From `sltool server-keys`: `ship` encrypts for it."
     )
 
 
@@ -221,6 +234,7 @@ class Study(Section):
         default=Training(),
         description="What `server-train` does. May change at any time without a new encoding.",
     )
+    server: Server = Field(default=Server(), description="How files travel to the server.")
     sites: dict[SiteName, Site] = Field(
         default={}, description="The sites and their public keys; `partition` adds them."
     )

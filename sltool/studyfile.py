@@ -20,7 +20,7 @@ HEADER = """\
 # The agreement of one study: every site and the server hold this file and
 # privacy-layer.safetensors. What stands under `dataset`, `samples`, `model` and `encoding` gives a
 # feature map its meaning: a change there needs a new encoding at every site. `training` and
-# `model.server` may change freely. All keys: docs/reference/study-file.md.
+# `model.server` may change freely. All keys: docs/study-file.md.
 """
 WIDTH = 100
 
@@ -84,7 +84,7 @@ def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
         if hasattr(listed, "fa"):
             listed.fa.set_block_style()
         for name, site in sites.items():
-            listed[name] = site.model_dump(mode="json", exclude_none=True)
+            listed[name] = site.model_dump(mode="json", exclude_defaults=True)
 
 
 def replace_samples(path: Path, samples: Samples) -> None:

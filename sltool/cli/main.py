@@ -16,10 +16,14 @@ from sltool.cli import (
     list_,
     partition,
     prepare,
+    queue,
     report,
     reproduce,
+    server_keys,
     server_train,
     ship,
+    status,
+    withdraw,
 )
 from sltool.errors import SltoolError
 
@@ -44,7 +48,11 @@ for module in (
     compare,
     report,
     reproduce,
+    status,
+    queue,
     enroll,
+    server_keys,
+    withdraw,
     list_,
 ):
     module.add_to(app)

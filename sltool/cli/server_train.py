@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,10 +17,11 @@ from sltool.cli.command import (
     command,
     pick_device,
 )
+from sltool.cli.intake import report_intake
 
 if TYPE_CHECKING:
     from sltool.layout import StudyFolder
-    from sltool.server.queue import Intake
+    from sltool.server.intake import Intake
     from sltool.server.run import Trained
 
 RunOption = Annotated[str, typer.Option("--run", metavar="NAME", help="The run's name.")]
@@ -84,6 +86,7 @@ def server_train(
     Goes on with the run where it stopped. Writes server/runs/NAME. SIGTERM and Ctrl-C end it
     after the step under way, with a checkpoint. Runs under torchrun, too.
     """
+    from sltool.server.lock import only_server
     from sltool.server.plan import Plan
     from sltool.server.queue import Queue
     from sltool.server.ranks import join_ranks, local_device
@@ -99,7 +102,10 @@ def server_train(
     control = SiteControl.parse(site_weights, max_samples_per_site)
     study.check_sites(control.weights)
     where = local_device(pick_device(device))
-    with join_ranks(where) as ranks:
+    with (
+        join_ranks(where) as ranks,
+        only_server(folder) if ranks.is_first else nullcontext(),
+    ):
         if not ranks.is_first:
             terminal = Terminal(terminal.study, quiet=True)
         queue = Queue(folder, study)
@@ -165,13 +171,3 @@ def _line(one: Trained) -> str:
         f"{' '.join(one.sites)}; the best is epoch {one.best_epoch} (lowest validation loss)"
         f"{stopped}"
     )
-
-
-def report_intake(terminal: Terminal, intake: Intake) -> None:
-    """Say what became of the shards in the inbox."""
-    if intake.accepted:
-        terminal.note(f"{len(intake.accepted)} shards accepted")
-    if intake.already:
-        terminal.note(f"{len(intake.already)} shards had been accepted before")
-    for one in intake.rejected:
-        terminal.note(f"{one.name} was refused: {one.error.what} (see server/rejected)")

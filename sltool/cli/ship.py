@@ -38,7 +38,10 @@ def ship(
     names = one_or_all(terminal, site, "sltool partition")
     study.check_sites(names)
     destination = to or str(folder.inbox)
-    done = [ship_site(folder.site(name), destination, terminal, force) for name in names]
+    done = [
+        ship_site(folder.site(name), destination, study.server.recipient, terminal, force)
+        for name in names
+    ]
     documents = [
         {
             "site": one.site,

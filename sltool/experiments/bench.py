@@ -132,7 +132,7 @@ class Bench:
     def _side(self, folder: StudyFolder, study: Study) -> Side:
         for name in study.sites:
             encode(folder, study, name, self.progress, self.device, SHARD_BYTES, False)
-            ship(folder.site(name), str(folder.inbox), self.progress, False)
+            ship(folder.site(name), str(folder.inbox), None, self.progress, False)
         return Side(folder, study, take_in(folder, study, self.progress))
 
     def facts(self) -> dict[str, Any]:

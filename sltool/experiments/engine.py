@@ -20,6 +20,7 @@ from sltool.layout import RunFolder, StudyFolder
 from sltool.progress import Progress
 from sltool.server.evaluation import evaluate, write_predictions
 from sltool.server.feed import Feed
+from sltool.server.lock import only_server
 from sltool.server.optimizer import make_optimizer, schedule
 from sltool.server.plan import Plan
 from sltool.server.precision import choose_precision
@@ -51,7 +52,8 @@ def train_run(
         KeyboardInterrupt: the user stopped it; the run's checkpoint keeps what was done.
     """
     plan = Plan(run=name, sites=sites, seed=seed)
-    trained = train(folder, study, store, plan, device, progress)
+    with only_server(folder):
+        trained = train(folder, study, store, plan, device, progress)
     if trained.stopped:
         raise KeyboardInterrupt
     evaluate(folder, study, store, name, "test", "image", [], [], device)
@@ -69,7 +71,11 @@ def take_in(folder: StudyFolder, study: Study, progress: Progress) -> Store:
         ShardRefusedError: a shard was refused; here that is a fault.
     """
     queue = Queue(folder, study)
-    intake = queue.take(progress)
+    with only_server(folder):
+        intake = queue.take(progress)
+        for held in intake.held:
+            # A simulated site may have only a few samples, and all of one class.
+            queue.approve(held.name, progress)
     for rejected in intake.rejected:
         raise rejected.error
     return queue.store

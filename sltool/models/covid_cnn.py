@@ -34,7 +34,7 @@ class CovidCNN(Model):
         )
         pool: Pool = Field(
             default="max",
-            description="max (trains best) or average: the two poolings of the paper's equation 2.",
+            description="max or average: the two poolings of the paper's equation 2.",
         )
         server: Server = Field(
             default=Server(), description="Of the server network alone; free to change."

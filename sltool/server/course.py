@@ -196,6 +196,8 @@ class Course:
 
     def _end(self, stop: Stop) -> None:
         """Write the last checkpoint, and say why training ends."""
+        for one in self._news():
+            self._tell(one)
         trainer = self.trainer
         if not self._done:
             self._save()

@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +22,38 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sltool.errors import BadDataError, StorageError
+from sltool.errors import StorageError
 from sltool.files import write_json
 
 ID_DTYPE = np.dtype("S32")
 GROUP_DTYPE = np.dtype("S65")
+INDEX = "index.json"
 
 
 @dataclass(frozen=True)
 class Segment:
     """One shard's rows: samples `start` to `start + samples` of its split's files.
 
-    Each has `views` rows of features; a split's segments all have the same.
+    Each has `views` rows of features a sample; a split's segments all have the same.
+
+    Attributes:
+        digest: of the shard's manifest.
+        previous: of the shard before it, as its manifest says.
+        samples: without those that were withdrawn.
+        rms: root mean square of its feature maps.
+        classes: how many samples of each class; empty for regression.
     """
 
     digest: str
+    previous: str | None
     site: str
     split: str
     sequence: int
     start: int
     samples: int
     views: int
+    rms: float = 0.0
+    classes: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -106,15 +117,15 @@ class Store:
         """The sites that have sent training samples."""
         return sorted({one.site for one in self.segments if one.split == "train"})
 
-    def add(
+    def stage(
         self,
         segment: Segment,
         features: Iterable[NDArray[Any]],
         labels: NDArray[Any],
         pseudonyms: NDArray[np.bytes_],
         groups: NDArray[np.bytes_],
-    ) -> None:
-        """Append one shard's rows.
+    ) -> Segment:
+        """Write one shard's rows behind the last segment; they count only after `commit`.
 
         Args:
             segment: its `start` is ignored; the store knows where its rows go.
@@ -133,7 +144,11 @@ class Store:
             ("groups", groups.astype(GROUP_DTYPE)),
         ):
             self._append(segment.split, name, start * column.itemsize, [column])
-        self._write_index([*self.segments, Segment(**{**asdict(segment), "start": start})])
+        return replace(segment, start=start)
+
+    def commit(self, segment: Segment) -> None:
+        """Enter a segment that `stage` has just written."""
+        self._write_index([*self.segments, segment])
 
     def refresh(self) -> None:
         """See what another process has added."""
@@ -183,16 +198,18 @@ class Store:
             groups=self._column(split, "groups", GROUP_DTYPE, length)[index],
         )
 
-    def pseudonyms(self) -> set[bytes]:
-        """All pseudonyms in the store."""
-        found: set[bytes] = set()
-        for split in {segment.split for segment in self.segments}:
-            found.update(self._column(split, "pseudonyms", ID_DTYPE, self._length(split)).tolist())
-        return found
+    def pseudonyms(self, segment: Segment) -> NDArray[np.bytes_]:
+        """(samples,) of one segment."""
+        column = self._column(segment.split, "pseudonyms", ID_DTYPE, self._length(segment.split))
+        return column[segment.start : segment.start + segment.samples]
 
     def clear(self) -> None:
-        """Forget everything, to be made again from `accepted/`."""
+        """Forget everything, to be made again from `accepted/`; the rows' files are removed."""
         self._write_index([])
+        for path in self.folder.iterdir():
+            # A run that is training keeps what it has mapped.
+            if path.name != INDEX:
+                path.unlink()
 
     def _length(self, split: str) -> int:
         """Committed samples of a split."""
@@ -205,10 +222,10 @@ class Store:
         path = self._path(split, name)
         try:
             with path.open("r+b" if path.exists() else "w+b") as file:
-                file.truncate(offset)
                 file.seek(offset)
                 for block in blocks:
                     file.write(np.ascontiguousarray(block).data)
+                file.truncate()
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -228,26 +245,27 @@ class Store:
         return np.fromfile(self._path(split, name), dtype, length)
 
     def _read_index(self) -> list[Segment]:
-        path = self.folder / "index.json"
+        """The segments; none where the index is of another encoding or cannot be understood."""
+        path = self.folder / INDEX
         if not path.is_file():
             return []
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
             if index["encoding"] != self.encoding:
                 return []
-            return [Segment(**segment) for segment in index["segments"]]
+            return [
+                Segment(**{**segment, "classes": tuple(segment["classes"])})
+                for segment in index["segments"]
+            ]
         except OSError as error:
             raise StorageError.of(error, path, "read") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadDataError(
-                "the store's index is damaged",
-                where=path,
-                hint="delete the folder `server/store`; it is made again from `server/accepted`",
-            ) from error
+        except (ValueError, KeyError, TypeError):
+            # The queue makes the store again from `accepted/`.
+            return []
 
     def _write_index(self, segments: list[Segment]) -> None:
         index = {"encoding": self.encoding, "segments": [asdict(one) for one in segments]}
-        write_json(self.folder / "index.json", index)
+        write_json(self.folder / INDEX, index)
         self.segments = segments
 
 

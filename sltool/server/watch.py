@@ -27,7 +27,7 @@ LOWEST_PRIORITY = 19
 
 @dataclass(frozen=True)
 class News:
-    """What the watcher did with the shards that arrived; `error` ends it."""
+    """What the watcher did with the shards that arrived, rejected or held; `error` ends it."""
 
     accepted: list[str]
     rejected: list[tuple[str, str]]
@@ -96,7 +96,9 @@ def _die_with_trainer(connection: Connection) -> None:
 
 def _look(folder: StudyFolder, encoding: str) -> News:
     """Take in what lies in the inbox, by study.yaml as it is now: it may list a new site."""
-    if not any(folder.inbox.glob("*.h5")):
+    from sltool.server.inbox import waiting
+
+    if not waiting(folder):
         return News([], [])
     from sltool.server.queue import Queue
 
@@ -108,7 +110,8 @@ def _look(folder: StudyFolder, encoding: str) -> News:
             hint="no more shards are taken in until the next `sltool server-train`",
         )
     intake = queue.take(Silent())
-    return News(intake.accepted, [(one.name, one.error.what) for one in intake.rejected])
+    left = [*intake.rejected, *intake.held]
+    return News(intake.accepted, [(one.name, one.error.what) for one in left])
 
 
 def wait_for(

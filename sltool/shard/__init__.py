@@ -1,1 +1,1 @@
-"""What travels: the shard's format (docs/reference/shard-format.md), its writer and its reader."""
+"""What travels: the shard's format (docs/shard-format.md), its writer and its reader."""

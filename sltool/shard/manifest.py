@@ -1,6 +1,6 @@
 """A shard's manifest, its signature, and the user block that holds both.
 
-The user block is the first 4096 bytes of the file (docs/reference/shard-format.md):
+The user block is the first 4096 bytes of the file (docs/shard-format.md):
 
     sltool-shard 1 \\n
     the manifest as canonical JSON \\n
@@ -11,15 +11,19 @@ The user block is the first 4096 bytes of the file (docs/reference/shard-format.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from sltool.errors import ShardRefusedError
 from sltool.files import canonical_json
 from sltool.study import Section, SiteName, Study
 
 USER_BLOCK = 4096
+# What a reader must expect of one shard, so that a hostile one costs bounded time and memory.
+MAX_PAYLOAD = 5 * 2**28
+MAX_SAMPLES = 2**20
 MAGIC = b"sltool-shard 1"
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -36,7 +40,7 @@ class Noise(Section):
 class Payload(Section):
     """All bytes after the user block."""
 
-    bytes: Count
+    bytes: int = Field(gt=0, le=MAX_PAYLOAD)
     sha256: Digest
 
 
@@ -55,6 +59,11 @@ class Content(Section):
     label: Literal["regression", "binary", "multiclass"]
     classes: int = Field(ge=0)
     noise: Noise
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of the feature maps of one sample, all views."""
+        return math.prod(self.feature_shape) * (2 if self.dtype == "float16" else 4) * self.views
 
     @classmethod
     def of(cls, study: Study, digest: str, feature_shape: tuple[int, ...]) -> Content:
@@ -95,10 +104,18 @@ class Manifest(Section):
     content: Content
     place: Place
     previous: Digest | None
-    samples: Count
+    samples: int = Field(gt=0, le=MAX_SAMPLES)
     key: str
     tool: str
     payload: Payload
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Manifest:
+        if (self.previous is None) != (self.place.sequence == 0):
+            raise ValueError("only shard 0 has no previous one")
+        if self.samples > 1 and self.samples * self.content.sample_bytes > MAX_PAYLOAD:
+            raise ValueError("too many samples for one shard")
+        return self
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""

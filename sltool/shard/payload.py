@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from sltool.shard.manifest import Content
 
 ID_BYTES = 32  # 16 random bytes in hex
 GROUP_BYTES = 65  # patient, or patient/examination
-GZIP_LEVEL = 1
 CHUNK_BYTES = 64 * 1024
 IMAGES_PER_CHUNK = 8
 
@@ -25,6 +24,24 @@ class Member:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     chunks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The samples of one shard beside their features.
+
+    Attributes:
+        labels: (N,) float32 or class numbers.
+        pseudonyms: (N,) bytes of 32 hex digits.
+        groups: (N,) bytes: a patient's pseudonym, or patient/examination.
+    """
+
+    labels: NDArray[Any]
+    pseudonyms: NDArray[np.bytes_]
+    groups: NDArray[np.bytes_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 def members(content: Content, samples: int) -> dict[str, Member]:

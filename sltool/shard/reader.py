@@ -1,33 +1,144 @@
 """Reading a shard that may come from a stranger.
 
-`verify` looks at bytes only: the signature, the enrolment, the study, and the digest of all that
-HDF5 would parse. Only then may `ShardReader` open the payload, and it trusts nothing in it either.
+`open_shard` looks at bytes only: the signature, the enrolment, the study, and the digest of the
+whole payload. Only then is the payload parsed, by a parser of ours (`structure.py`), from the same
+open file, and nothing in it is trusted either: a site that signs may be broken or hostile.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool.errors import (
-    NotTrustedError,
-    ShardRefusedError,
-    StorageError,
-    StudyMismatchError,
-)
-from sltool.files import sha256
+from sltool.errors import NotTrustedError, ShardRefusedError, StudyMismatchError
+from sltool.shard.filters import unpack_chunk, workers
 from sltool.shard.keys import is_signed_by, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, unpack
-from sltool.shard.payload import Member, members
-from sltool.shard.writer import Rows
+from sltool.shard.opened import OpenedFile
+from sltool.shard.payload import Member, Rows, members
+from sltool.shard.structure import Chunks, find_chunks
 from sltool.study import Study
+
+HEX = np.isin(np.arange(256), np.frombuffer(b"0123456789abcdef", np.uint8))
+PATIENT_HEX = 32
+
+
+class ShardReader:
+    """The payload of a shard whose manifest was read from the same open file.
+
+    Raises:
+        ShardRefusedError: the payload is not what the manifest says.
+    """
+
+    def __init__(self, file: OpenedFile, manifest: Manifest) -> None:
+        self.path = file.path
+        self.manifest = manifest
+        self._file = file
+        self._members = members(manifest.content, manifest.samples)
+        self._chunks = find_chunks(file, self._members)
+
+    def rows(self) -> Rows:
+        """Labels, pseudonyms and groups, checked."""
+        labels, pseudonyms = self._column("labels"), self._column("pseudonyms")
+        groups = self._column("groups")
+        content = self.manifest.content
+        if content.label == "regression":
+            good = bool(np.isfinite(labels).all())
+        else:
+            good = bool(((labels >= 0) & (labels < content.classes)).all())
+        if not good:
+            raise self._file.refused("has labels out of range")
+        if not _are_ids(pseudonyms, PATIENT_HEX).all():
+            raise self._file.refused("has pseudonyms that are not 32 hex digits")
+        if not _are_groups(groups).all():
+            raise self._file.refused("has groups that are not pseudonyms")
+        if len(np.unique(pseudonyms)) != len(pseudonyms):
+            raise self._file.refused("has a pseudonym twice")
+        return Rows(labels, pseudonyms, groups)
+
+    def features(self, rows_at_once: int) -> Iterator[NDArray[Any]]:
+        """Blocks of feature maps (n, *feature_shape) in the shard's dtype, checked to be finite.
+
+        The blocks are decompressed in threads, a few ahead of the one that is yielded.
+
+        Args:
+            rows_at_once: about how many rows a block has: whole chunks, at least one.
+        """
+        member, chunks = self._members["features"], self._chunks["features"]
+        step = max(1, rows_at_once // member.chunks[0])
+        starts = iter(range(0, len(chunks.offsets), step))
+        pending: deque[Future[NDArray[Any]]] = deque()
+        with ThreadPoolExecutor(workers()) as pool:
+            try:
+                for start in starts:
+                    part = slice(start, start + step)
+                    pending.append(pool.submit(self._finite_block, member, chunks, part))
+                    if len(pending) > workers():
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+        self._file.check_unchanged()
+
+    def _finite_block(self, member: Member, chunks: Chunks, part: slice) -> NDArray[Any]:
+        block = self._block("features", member, chunks, part)
+        if not np.isfinite(block).all():
+            raise self._file.refused("has feature maps that are not finite")
+        return block
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return self._block(name, self._members[name], self._chunks[name], slice(None))
+
+    def _block(self, name: str, member: Member, chunks: Chunks, part: slice) -> NDArray[Any]:
+        """The rows of some chunks."""
+        per_chunk, count = member.chunks[0], math.prod(member.chunks)
+        offsets = chunks.offsets[part].tolist()
+        sizes = chunks.sizes[part].tolist()
+        first = (part.start or 0) * per_chunk
+        rows = min(len(offsets) * per_chunk, member.shape[0] - first)
+        block = np.empty((rows, *member.shape[1:]), member.dtype)
+        for number, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+            try:
+                chunk = unpack_chunk(self._file.read(offset, size), count, member.dtype)
+            except ValueError as error:
+                raise self._file.refused(f"has damaged data in '{name}': {error}") from error
+            target = block[number * per_chunk : (number + 1) * per_chunk]
+            target[...] = chunk.reshape(member.chunks)[: len(target)]
+        return block
+
+
+@contextmanager
+def open_shard(
+    path: Path, study: Study, content: Content, *, arriving: bool = True
+) -> Iterator[ShardReader]:
+    """Verify a shard and yield its reader; both see the same bytes of one open file.
+
+    Args:
+        arriving: False for a shard that was accepted before: its key may have been revoked since.
+
+    Raises:
+        NotTrustedError: not signed with a key that the study lists for that site.
+        StudyMismatchError: of another study or encoding, or not of this feature map.
+        ShardRefusedError: a byte is not as signed, or the payload breaks the format.
+    """
+    with OpenedFile(path) as file:
+        yield ShardReader(file, _verify(file, study, content, arriving))
+
+
+def verify(path: Path, study: Study, content: Content, *, arriving: bool = True) -> Manifest:
+    """All the checks of `open_shard` that come before the payload is parsed; raises as it does."""
+    with OpenedFile(path) as file:
+        return _verify(file, study, content, arriving)
 
 
 def read_manifest(path: Path) -> tuple[Manifest, str]:
@@ -36,60 +147,52 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     Raises:
         ShardRefusedError: the file does not begin as a shard.
     """
-    try:
-        with path.open("rb") as file:
-            return unpack(file.read(USER_BLOCK))
-    except OSError as error:
-        raise StorageError.of(error, path, "read") from error
-    except ShardRefusedError as error:
-        error.where = str(path)
-        raise
+    with OpenedFile(path) as file:
+        return _manifest(file)
 
 
-def verify(path: Path, study: Study, content: Content) -> Manifest:
-    """Check all that can be checked before HDF5 sees a byte.
-
-    Raises:
-        NotTrustedError: not signed with a key that the study lists for that site.
-        StudyMismatchError: of another study or encoding, or not of this feature map.
-        ShardRefusedError: a byte is not as signed.
-    """
-    manifest, signature = read_manifest(path)
-    _check_signature(manifest, signature, study, path)
-    _check_content(manifest.content, content.of_split(manifest.place.split), path)
-    size = path.stat().st_size - USER_BLOCK
-    if size != manifest.payload.bytes:
-        raise ShardRefusedError(
-            f"the payload has {size} bytes",
-            where=path,
-            expected=f"{manifest.payload.bytes}, as signed",
-            hint="ask the site to ship it again",
-        )
-    if sha256(path, start=USER_BLOCK) != manifest.payload.sha256:
-        raise ShardRefusedError(
-            "the payload's digest is not the one that was signed",
-            where=path,
-            hint="ask the site to ship it again",
-        )
+def _verify(file: OpenedFile, study: Study, content: Content, arriving: bool) -> Manifest:
+    manifest, signature = _manifest(file)
+    place = manifest.place
+    check_signer(
+        study, place.site, manifest.key, signature, manifest.to_bytes(), file.path, arriving
+    )
+    _check_content(manifest.content, content.of_split(place.split), file.path)
+    _check_digest(file, manifest)
     return manifest
 
 
-def _check_signature(manifest: Manifest, signature: str, study: Study, path: Path) -> None:
-    site = study.sites.get(manifest.place.site)
-    if site is None or key_id(site.key) != manifest.key:
+def _manifest(file: OpenedFile) -> tuple[Manifest, str]:
+    try:
+        return unpack(file.read(0, USER_BLOCK))
+    except ShardRefusedError as error:
+        error.where = str(file.path)
+        raise
+
+
+def check_signer(
+    study: Study,
+    site: str,
+    key: str,
+    signature: str,
+    message: bytes,
+    path: Path,
+    arriving: bool = True,
+) -> None:
+    """Raise `NotTrustedError` unless `message` is signed with a key that is enrolled for `site`."""
+    listed = study.sites.get(site)
+    enrolled = {key_id(one.key): one for one in (listed, *listed.earlier)} if listed else {}
+    if key not in enrolled:
         raise NotTrustedError(
-            f"key {manifest.key} is not enrolled for site {manifest.place.site}",
+            f"key {key} is not enrolled for site {site}",
             where=path,
             hint="enter the site's public key under `sites:` in study.yaml if you trust it",
         )
-    if site.revoked is not None and date.today() >= site.revoked:
-        raise NotTrustedError(
-            f"the key of site {manifest.place.site} was revoked on {site.revoked}", where=path
-        )
-    if not is_signed_by(site.key, signature, manifest.to_bytes()):
-        raise NotTrustedError(
-            f"the signature is not that of site {manifest.place.site}", where=path
-        )
+    revoked = enrolled[key].revoked
+    if arriving and revoked is not None and date.today() >= revoked:
+        raise NotTrustedError(f"the key of site {site} was revoked on {revoked}", where=path)
+    if not is_signed_by(enrolled[key].key, signature, message):
+        raise NotTrustedError(f"the signature is not that of site {site}", where=path)
 
 
 def _check_content(found: Content, expected: Content, path: Path) -> None:
@@ -105,92 +208,28 @@ def _check_content(found: Content, expected: Content, path: Path) -> None:
     )
 
 
-class ShardReader:
-    """The payload of a verified shard.
-
-    Raises:
-        ShardRefusedError: the payload is not what the manifest says.
-    """
-
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
-        self.manifest = manifest
-        try:
-            self._file = h5py.File(path, "r", locking=False)
-        except OSError as error:
-            raise self._refused("is not an HDF5 file") from error
-
-    def __enter__(self) -> ShardReader:
-        self._check_layout()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
-    def rows(self) -> Rows:
-        """Labels, pseudonyms and groups, checked."""
-        labels, pseudonyms = self._read("labels"), self._read("pseudonyms")
-        content = self.manifest.content
-        if content.label == "regression":
-            good = bool(np.isfinite(labels).all())
-        else:
-            good = bool(((labels >= 0) & (labels < content.classes)).all())
-        if not good:
-            raise self._refused("has labels out of range")
-        if len(np.unique(pseudonyms)) != len(pseudonyms):
-            raise self._refused("has a pseudonym twice")
-        return Rows(labels, pseudonyms, self._read("groups"))
-
-    def features(self, rows_at_once: int) -> Iterator[NDArray[Any]]:
-        """Blocks of feature maps (n, *feature_shape) in the shard's dtype, checked to be finite."""
-        total = self._file["features"].shape[0]
-        for start in range(0, total, rows_at_once):
-            block = self._read("features", slice(start, start + rows_at_once))
-            if not np.isfinite(block).all():
-                raise self._refused("has feature maps that are not finite")
-            yield block
-
-    def _read(self, name: str, part: slice = slice(None)) -> NDArray[Any]:
-        try:
-            return np.asarray(self._file[name][part])
-        except OSError as error:
-            raise self._refused(f"has damaged data in '{name}'") from error
-
-    def _check_layout(self) -> None:
-        expected = members(self.manifest.content, self.manifest.samples)
-        if set(self._file) != set(expected) or self._file.attrs:
-            raise self._refused("has other members than features, labels, pseudonyms and groups")
-        for name, member in expected.items():
-            kind = self._file.get(name, getclass=True, getlink=True)
-            dataset = self._file[name] if kind is h5py.HardLink else None
-            if not isinstance(dataset, h5py.Dataset) or not _is_laid_out(dataset, member):
-                raise self._refused(f"has a dataset '{name}' of another layout")
-
-    def _refused(self, what: str) -> ShardRefusedError:
-        return ShardRefusedError(f"the shard {what}", where=self.path)
+def _check_digest(file: OpenedFile, manifest: Manifest) -> None:
+    size = file.size - USER_BLOCK
+    if size != manifest.payload.bytes:
+        what, expected = f"has a payload of {size} bytes", f"{manifest.payload.bytes}, as signed"
+    elif file.sha256(USER_BLOCK) != manifest.payload.sha256:
+        what, expected = "is not as it was signed: its digest differs", manifest.payload.sha256
+    else:
+        return
+    error = file.refused(what, expected=expected)
+    error.hint = "ask the site to ship it again"
+    raise error
 
 
-def _is_laid_out(dataset: h5py.Dataset, member: Member) -> bool:
-    return (
-        dataset.shape == member.shape
-        and dataset.maxshape == member.shape
-        and dataset.dtype == member.dtype
-        and dataset.chunks == member.chunks
-        and not dataset.is_virtual
-        and not dataset.external
-        and not dataset.attrs
-        and dataset.compression == "gzip"
-        and dataset.shuffle
-        and dataset.fletcher32
-        and dataset.id.get_num_chunks()
-        == int(
-            np.prod(
-                [-(-size // chunk) for size, chunk in zip(member.shape, member.chunks, strict=True)]
-            )
-        )
-    )
+def _are_ids(column: NDArray[np.bytes_], digits: int) -> NDArray[np.bool_]:
+    """Which rows are exactly so many hex digits."""
+    letters = column.view(np.uint8).reshape(len(column), -1)
+    return np.asarray(HEX[letters[:, :digits]].all(axis=1) & ~letters[:, digits:].any(axis=1))
+
+
+def _are_groups(column: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    """Which rows are PATIENT or PATIENT/EXAMINATION, each of 32 hex digits."""
+    letters = column.view(np.uint8).reshape(len(column), -1)
+    patient, slash, examination = letters[:, :32], letters[:, 32], letters[:, 33:]
+    both = (slash == ord("/")) & HEX[examination].all(axis=1)
+    return np.asarray(HEX[patient].all(axis=1) & (both | ~letters[:, 32:].any(axis=1)))

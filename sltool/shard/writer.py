@@ -1,39 +1,28 @@
-"""Writing a shard (docs/reference/shard-format.md)."""
+"""Writing a shard (docs/shard-format.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from sltool import __version__
 from sltool.files import publish, sha256
+from sltool.shard.filters import LEVEL, pack_chunk, workers
 from sltool.shard.hdf5 import create_hdf5
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, Place, pack
-from sltool.shard.payload import GZIP_LEVEL, Member, members
+from sltool.shard.payload import Member, Rows, members
 
-
-@dataclass(frozen=True)
-class Rows:
-    """The samples of one shard beside their features.
-
-    Attributes:
-        labels: (N,) float32 or class numbers.
-        pseudonyms: (N,) bytes of 32 hex digits.
-        groups: (N,) bytes: a patient's pseudonym, or patient/examination.
-    """
-
-    labels: NDArray[Any]
-    pseudonyms: NDArray[np.bytes_]
-    groups: NDArray[np.bytes_]
-
-    def __len__(self) -> int:
-        return len(self.labels)
+# How much one thread compresses at a time.
+BATCH_BYTES = 2**20
 
 
 def write_shard(
@@ -72,24 +61,78 @@ def write_shard(
 def _write_payload(
     part: Path, layout: dict[str, Member], features: Iterable[NDArray[Any]], rows: Rows
 ) -> None:
-    with create_hdf5(part, userblock_size=USER_BLOCK, libver=("v108", "v108")) as file:
-        for name, member in layout.items():
-            file.create_dataset(
-                name,
-                shape=member.shape,
-                dtype=member.dtype,
-                chunks=member.chunks,
-                compression="gzip",
-                compression_opts=GZIP_LEVEL,
-                shuffle=True,
-                fletcher32=True,
-            )
-        file["labels"][:] = rows.labels
-        file["pseudonyms"][:] = rows.pseudonyms
-        file["groups"][:] = rows.groups
-        done = 0
-        for block in features:
-            file["features"][done : done + len(block)] = block
-            done += len(block)
-        if done != layout["features"].shape[0]:
-            raise ValueError(f"{done} feature rows for a shard of {layout['features'].shape[0]}")
+    blocks = {"features": features, "labels": [rows.labels]}
+    blocks |= {"pseudonyms": [rows.pseudonyms], "groups": [rows.groups]}
+    with (
+        create_hdf5(part, userblock_size=USER_BLOCK, libver=("v108", "v108")) as file,
+        ThreadPoolExecutor(workers()) as pool,
+    ):
+        datasets = {name: _create(file, name, member) for name, member in layout.items()}
+        for name in ("labels", "pseudonyms", "groups", "features"):
+            _fill(datasets[name], layout[name], blocks[name], pool)
+
+
+def _create(file: h5py.File, name: str, member: Member) -> h5py.Dataset:
+    return file.create_dataset(
+        name,
+        shape=member.shape,
+        dtype=member.dtype,
+        chunks=member.chunks,
+        compression="gzip",
+        compression_opts=LEVEL,
+        shuffle=True,
+        fletcher32=True,
+    )
+
+
+def _fill(
+    dataset: h5py.Dataset,
+    member: Member,
+    blocks: Iterable[NDArray[Any]],
+    pool: ThreadPoolExecutor,
+) -> None:
+    """Write all chunks; they are compressed in threads, a few ahead of the one being written."""
+    pending: deque[Future[list[bytes]]] = deque()
+    row = 0
+    for batch in _whole_chunks(dataset.name, member, blocks):
+        pending.append(pool.submit(_pack, member, batch))
+        if len(pending) > workers():
+            row = _put(dataset, member, row, pending.popleft().result())
+    while pending:
+        row = _put(dataset, member, row, pending.popleft().result())
+
+
+def _pack(member: Member, batch: NDArray[Any]) -> list[bytes]:
+    per_chunk = member.chunks[0]
+    return [
+        pack_chunk(batch[start : start + per_chunk]) for start in range(0, len(batch), per_chunk)
+    ]
+
+
+def _put(dataset: h5py.Dataset, member: Member, row: int, packed: list[bytes]) -> int:
+    for chunk in packed:
+        dataset.id.write_direct_chunk((row, *(0 for _ in member.shape[1:])), chunk)
+        row += member.chunks[0]
+    return row
+
+
+def _whole_chunks(
+    name: str, member: Member, blocks: Iterable[NDArray[Any]]
+) -> Iterator[NDArray[Any]]:
+    """The blocks' rows again, cut into some chunks at a time; the last is filled up with zeros."""
+    per_chunk = member.chunks[0]
+    chunk_bytes = math.prod(member.chunks) * member.dtype.itemsize
+    at_once = per_chunk * max(1, BATCH_BYTES // chunk_bytes)
+    rest = np.empty((0, *member.shape[1:]), member.dtype)
+    rows = 0
+    for block in blocks:
+        rows += len(block)
+        rest = np.concatenate([rest, block.astype(member.dtype, copy=False)])
+        while len(rest) >= at_once:
+            yield rest[:at_once]
+            rest = rest[at_once:]
+    if rows != member.shape[0]:
+        raise ValueError(f"{rows} rows of '{name}' for a shard of {member.shape[0]}")
+    if len(rest):
+        missing = -len(rest) % per_chunk
+        yield np.concatenate([rest, np.zeros((missing, *rest.shape[1:]), rest.dtype)])

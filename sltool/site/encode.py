@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from sltool.layout import SiteFolder, StudyFolder
 from sltool.models.base import feature_shape, outline
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
-from sltool.shard.manifest import Content, Manifest, Place
-from sltool.shard.payload import GROUP_BYTES, ID_BYTES
-from sltool.shard.writer import Rows, write_shard
+from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, Place
+from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
+from sltool.shard.writer import write_shard
 from sltool.site.augment import Augmenter
 from sltool.site.private import PrivateFile, open_private
 from sltool.site.records import read_record
@@ -86,7 +85,7 @@ def encode(
     site = folder.site(site_name)
     digest = study.encoding_digest(folder.privacy_layer)
     with open_private(site.private, study.id, "sltool partition") as private:
-        key = _site_key(site, study)
+        key = site_key(site, study)
         state = {"encoding": digest, "private": sha256(site.private), "shard_bytes": shard_bytes}
         done = read_record(site.encoded)
         if not force and done.get("state") == state and _complete(site, done["shards"]):
@@ -106,7 +105,13 @@ def encode(
     return _summary(site, record, time.monotonic() - started, again=False)
 
 
-def _site_key(site: SiteFolder, study: Study) -> SigningKey:
+def site_key(site: SiteFolder, study: Study) -> SigningKey:
+    """The site's private key, which study.yaml must list.
+
+    Raises:
+        StageOrderError: the site has none.
+        StudyMismatchError: study.yaml lists another.
+    """
     if not site.key.is_file():
         raise StageOrderError(
             f"site {site.name} has no key",
@@ -220,8 +225,7 @@ def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 
 
 def _samples_per_shard(content: Content, shard_bytes: int) -> int:
-    sample = math.prod(content.feature_shape) * np.dtype(content.dtype).itemsize * content.views
-    return max(1, shard_bytes // sample)
+    return min(MAX_SAMPLES, max(1, shard_bytes // content.sample_bytes))
 
 
 def _encoded(

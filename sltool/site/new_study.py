@@ -172,6 +172,7 @@ def study_text(study: Study) -> str:
         ),
         "encoding": (study.encoding,),
         "training": (study.training,),
+        "server": (study.server,),
         "sites": {name: site.model_dump(mode="json") for name, site in study.sites.items()},
     }
     descriptions = {name: field.description or "" for name, field in Study.model_fields.items()}

@@ -15,7 +15,8 @@ def test_a_shard_that_comes_while_training_joins_at_the_next_epoch(server: Serve
     process = server.start("--watch", "--json")
     wait_until(lambda: (server.run_folder() / "history.csv").is_file(), "the first epoch")
     server.sltool("ship", "--site", "B").ok()
-    wait_until(lambda: "joined B-train-00000" in server.log(), "the join")
+    for said in ("joined B-train-00000", "accepted B-train-00000"):
+        wait_until(lambda said=said: said in server.log(), said)
     wait_until(lambda: server.history()[-1]["sites"] != "A=248", "an epoch with B")
     code, _ = end(process, signal.SIGTERM)
     assert code == 0

@@ -1,0 +1,43 @@
+"""Saying what became of the files in the inbox."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sltool.cli.command import Terminal
+
+if TYPE_CHECKING:
+    from sltool.server.intake import Intake
+
+
+def report_intake(terminal: Terminal, intake: Intake) -> None:
+    """One line for each kind of outcome, and one for each file that was not accepted."""
+    from sltool.server.status import gaps
+
+    if intake.accepted:
+        terminal.note(f"{len(intake.accepted)} shards accepted")
+    if intake.already:
+        terminal.note(f"{len(intake.already)} shards had been accepted before")
+    for one in intake.rejected:
+        terminal.note(f"{one.name} was refused: {one.error.what} (see server/rejected)")
+    for one in intake.held:
+        terminal.note(f"{one.name} is {one.error.what} (`sltool queue approve {one.name}`)")
+    for name in intake.arriving:
+        terminal.note(f"{name} is still being copied; it was left alone")
+    for name, runs in intake.withdrawn.items():
+        saw = f"runs that saw the rows: {' '.join(runs)}" if runs else "no run saw the rows"
+        terminal.note(f"{name} was taken in; {saw}")
+    for gap in gaps(terminal.folder):
+        terminal.note(str(gap))
+
+
+def intake_document(intake: Intake) -> dict[str, Any]:
+    """The same as a JSON document."""
+    return {
+        "accepted": intake.accepted,
+        "already": intake.already,
+        "rejected": [{"file": one.name, "reason": one.error.what} for one in intake.rejected],
+        "held": [{"file": one.name, "reason": one.error.what} for one in intake.held],
+        "arriving": intake.arriving,
+        "withdrawn": intake.withdrawn,
+    }

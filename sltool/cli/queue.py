@@ -1,0 +1,74 @@
+"""`sltool queue`: look after arrived shards by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sltool.cli.command import Terminal, command
+from sltool.cli.intake import intake_document, report_intake
+
+
+def add_to(app: typer.Typer) -> None:
+    queue = typer.Typer(help="Take in, verify or approve arrived shards.", rich_markup_mode=None)
+    command(queue, "take")(take)
+    command(queue, "verify")(verify)
+    command(queue, "approve")(approve)
+    app.add_typer(queue, name="queue")
+
+
+def take(
+    terminal: Terminal,
+    file: Annotated[
+        Path | None, typer.Argument(help="One shard or withdrawal. Default: the whole inbox.")
+    ] = None,
+) -> None:
+    """Take in what has arrived, without training.
+
+    For one FILE the exit code says what became of it: 4 refused or held, 5 not trusted, 6 of
+    another study.
+    """
+    from sltool.server.lock import only_server
+    from sltool.server.queue import Queue
+    from sltool.study import load_study
+
+    folder = terminal.folder
+    study = load_study(folder)
+    with only_server(folder):
+        queue = Queue(folder, study)
+        intake = queue.take_file(file, terminal) if file else queue.take(terminal)
+    report_intake(terminal, intake)
+    terminal.result(
+        intake_document(intake),
+        f"{len(intake.accepted)} accepted, {len(intake.already)} already there, "
+        f"{len(intake.held)} held, {len(intake.rejected)} refused",
+    )
+
+
+def verify(
+    terminal: Terminal, file: Annotated[Path, typer.Argument(help="A shard or a withdrawal.")]
+) -> None:
+    """Check a file as the queue would, and leave it where it is."""
+    from sltool.server.queue import Queue
+    from sltool.study import load_study
+
+    name = Queue(terminal.folder, load_study(terminal.folder)).check(file)
+    terminal.result({"file": str(file), "name": name}, f"{file} is good: {name}")
+
+
+def approve(
+    terminal: Terminal,
+    shard: Annotated[str, typer.Argument(help="Its name in server/held.")],
+) -> None:
+    """Accept a shard that was held because it looked wrong."""
+    from sltool.server.lock import only_server
+    from sltool.server.queue import Queue
+    from sltool.study import load_study
+
+    folder = terminal.folder
+    study = load_study(folder)
+    with only_server(folder):
+        Queue(folder, study).approve(shard, terminal)
+    terminal.result({"approved": shard}, f"{shard} was accepted")

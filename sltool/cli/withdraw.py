@@ -1,0 +1,37 @@
+"""`sltool withdraw`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sltool.cli.command import Terminal, command
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "withdraw")(withdraw)
+
+
+def withdraw(
+    terminal: Terminal,
+    site: Annotated[str, typer.Option("--site", metavar="NAME", help="This hospital's site.")],
+    patient: Annotated[
+        str, typer.Option("--patient", metavar="ID", help="As in sites/NAME/pseudonyms.csv.")
+    ],
+) -> None:
+    """Take a patient's samples back.
+
+    Writes a signed list of pseudonyms to outbox/SITE; `sltool ship` sends it. The server then
+    never reads those samples again.
+    """
+    from sltool.site.withdraw import withdraw as withdraw_patient
+    from sltool.study import load_study
+
+    folder = terminal.folder
+    done = withdraw_patient(folder.site(site), load_study(folder), patient)
+    terminal.result(
+        {"site": done.site, "samples": done.samples, "file": str(done.file)},
+        f"site {done.site}: {done.samples} samples withdrawn, in {done.file}",
+        f"send it with `sltool ship --site {done.site}`",
+    )

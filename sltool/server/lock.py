@@ -1,0 +1,45 @@
+"""One server at a time works on a study."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sltool.errors import StorageError, UsageError
+from sltool.layout import StudyFolder
+
+
+@contextmanager
+def only_server(folder: StudyFolder) -> Iterator[None]:
+    """Hold `server/lock`; the system lets go of it however the process ends.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    try:
+        folder.server.mkdir(parents=True, exist_ok=True)
+        with folder.lock.open("a+") as file:
+            _take(file.fileno(), folder)
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)
+    except OSError as error:
+        raise StorageError.of(error, folder.lock) from error
+
+
+def _take(handle: int, folder: StudyFolder) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = folder.lock.read_text(encoding="utf-8").strip()
+        raise UsageError(
+            "another server is at work on this study",
+            where=folder.lock,
+            hint=f"wait for process {holder}, or stop it",
+        ) from error

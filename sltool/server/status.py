@@ -1,0 +1,114 @@
+"""What `sltool status` shows: what has arrived, what is missing, what waits for a person."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sltool.errors import BadDataError, StorageError
+from sltool.layout import StudyFolder
+from sltool.server.inbox import REASON, waiting
+from sltool.server.withdrawn import RUNS
+from sltool.shard.manifest import Manifest
+from sltool.shard.reader import read_manifest
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """The accepted shards of one site and split."""
+
+    site: str
+    split: str
+    shards: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Numbers below the greatest one that have not been accepted."""
+
+    site: str
+    split: str
+    missing: list[int]
+
+    def __str__(self) -> str:
+        numbers = ", ".join(map(str, self.missing[:10])) + (", ..." if self.missing[10:] else "")
+        return f"site {self.site}, {self.split}: shard {numbers} has not been accepted yet"
+
+
+@dataclass(frozen=True)
+class Status:
+    """All of it; held, rejected and withdrawals are the records beside those files."""
+
+    arrived: list[Arrived]
+    gaps: list[Gap]
+    waiting: int
+    held: list[dict[str, Any]]
+    rejected: list[dict[str, Any]]
+    withdrawals: list[dict[str, Any]]
+    runs: list[str]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def read_status(folder: StudyFolder) -> Status:
+    """What lies in `server/`; nothing is changed there."""
+    manifests = _accepted(folder)
+    return Status(
+        arrived=[
+            Arrived(site, split, len(found), sum(one.samples for one in found))
+            for (site, split), found in sorted(manifests.items())
+        ],
+        gaps=_gaps(manifests),
+        waiting=len(waiting(folder)),
+        held=_records(folder.held, REASON),
+        rejected=_records(folder.rejected, REASON),
+        withdrawals=_records(folder.accepted, RUNS),
+        runs=folder.run_names(),
+    )
+
+
+def gaps(folder: StudyFolder) -> list[Gap]:
+    """The gaps in the accepted shards' numbers."""
+    return _gaps(_accepted(folder))
+
+
+def _accepted(folder: StudyFolder) -> dict[tuple[str, str], list[Manifest]]:
+    found: dict[tuple[str, str], list[Manifest]] = defaultdict(list)
+    for path in folder.accepted.glob("*.h5"):
+        manifest, _ = read_manifest(path)
+        found[manifest.place.site, manifest.place.split].append(manifest)
+    return found
+
+
+def _gaps(manifests: dict[tuple[str, str], list[Manifest]]) -> list[Gap]:
+    found = []
+    for (site, split), accepted in sorted(manifests.items()):
+        numbers = {one.place.sequence for one in accepted}
+        missing = sorted(set(range(max(numbers))) - numbers)
+        if missing:
+            found.append(Gap(site, split, missing))
+    return found
+
+
+def _records(folder: Path, suffix: str) -> list[dict[str, Any]]:
+    """The records in a folder, with the name of the file that each is about."""
+    return [
+        {**_read(path), "file": path.name.removesuffix(suffix)}
+        for path in sorted(folder.glob(f"*{suffix}"))
+        if path.with_name(path.name.removesuffix(suffix)).exists()
+    ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise StorageError.of(error, path, "read") from error
+    except ValueError as error:
+        raise BadDataError("a record of the queue is damaged", where=path) from error

@@ -1,0 +1,93 @@
+"""A withdrawal: a site's signed list of pseudonyms that may never be read again.
+
+A text file that ships like a shard (docs/shard-format.md): `sltool-withdrawal 1`, the
+list as canonical JSON, and the signature over it, a line each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from sltool.errors import ShardRefusedError, StudyMismatchError
+from sltool.files import canonical_json, publish
+from sltool.shard.keys import SigningKey, key_id
+from sltool.shard.manifest import MAX_SAMPLES
+from sltool.shard.opened import OpenedFile
+from sltool.shard.reader import check_signer
+from sltool.study import Section, SiteName, Study
+
+MAGIC = b"sltool-withdrawal 1"
+SUFFIX = ".withdrawal"
+MAX_BYTES = 64 * 2**20
+
+Pseudonym = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Withdrawal(Section):
+    """What the signature covers."""
+
+    format: Literal[1] = 1
+    study: str
+    site: SiteName
+    key: str
+    pseudonyms: tuple[Pseudonym, ...] = Field(min_length=1, max_length=MAX_SAMPLES)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def name(self) -> str:
+        """The file's name: the site, and the beginning of the list's SHA-256."""
+        return f"{self.site}-{hashlib.sha256(self.to_bytes()).hexdigest()[:16]}{SUFFIX}"
+
+
+def write_withdrawal(
+    folder: Path, study: Study, site: str, pseudonyms: list[str], key: SigningKey
+) -> Path:
+    """Sign and publish a withdrawal; the same list makes the same file."""
+    withdrawal = Withdrawal(
+        study=study.id, site=site, key=key_id(key.public), pseudonyms=tuple(sorted(pseudonyms))
+    )
+    path = folder / withdrawal.name
+    with publish(path) as part:
+        part.write_bytes(_pack(withdrawal, key.sign(withdrawal.to_bytes())))
+    return path
+
+
+def read_withdrawal(path: Path, study: Study, *, arriving: bool = True) -> Withdrawal:
+    """Verify and read a withdrawal.
+
+    Raises:
+        NotTrustedError: not signed with a key that the study lists for that site.
+        StudyMismatchError: of another study.
+        ShardRefusedError: the file breaks the format.
+    """
+    with OpenedFile(path) as file:
+        if file.size > MAX_BYTES:
+            raise file.refused("is too long for a withdrawal")
+        block = file.read(0, MAX_BYTES)
+        lines = block.split(b"\n")
+        if len(lines) != 4 or lines[0] != MAGIC:
+            raise file.refused("does not begin as a withdrawal")
+        try:
+            withdrawal = Withdrawal.model_validate_json(lines[1])
+            signature = lines[2].decode("ascii")
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise file.refused("breaks the format of a withdrawal") from error
+        if _pack(withdrawal, signature) != block:
+            raise ShardRefusedError("the withdrawal is not in canonical form", where=path)
+    check_signer(
+        study, withdrawal.site, withdrawal.key, signature, withdrawal.to_bytes(), path, arriving
+    )
+    if withdrawal.study != study.id:
+        raise StudyMismatchError("the withdrawal belongs to another study", where=path)
+    return withdrawal
+
+
+def _pack(withdrawal: Withdrawal, signature: str) -> bytes:
+    return b"\n".join([MAGIC, withdrawal.to_bytes(), signature.encode("ascii"), b""])
