@@ -110,7 +110,8 @@ class Loop:
         self.network.train()
         torch.manual_seed(hash((self._seed, number)) & (2**63 - 1))
         total = 0.0
-        batches = list(torch.split(self._order(number), self._settings.batch_size))
+        steps = -(-len(self.samples) // self._settings.batch_size)
+        batches = torch.tensor_split(self._order(number), steps)
         for step, order in enumerate(batches):
             done = (number + step / len(batches)) / self._settings.epochs
             for group in self._optimizer.param_groups:
