@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint check demo bench faults fuzz docs clean
+.PHONY: test lint check demo bench faults fuzz reproduce docs clean
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,10 @@ fuzz: .venv/.done
 
 docs: .venv/.done
 	$(BIN)/python docs/generate.py
+
+# Hours. DATA: the folder of real data; OUT: where to work, beside the data.
+reproduce: .venv/.done
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/reproduce.sh "$(DATA)" "$(OUT)" docs/reproduction
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -51,6 +51,8 @@ def reaches(part: str) -> dict[str, str]:
         ("site", "sltool.server"),
         ("server", "sltool.site"),
         ("server", "sltool.datasets"),
+        ("site", "sltool.experiments"),
+        ("server", "sltool.experiments"),
         ("shard", "sltool.site"),
         ("shard", "sltool.server"),
         ("study", "sltool.site"),

@@ -78,7 +78,7 @@ def evaluate(
     check_metrics(names, kind)
     groups = group_numbers(samples.groups, level, study.dataset.name)
     y_pred = _predict(run, study, samples, device)
-    _write_predictions(run, split, study, samples, y_pred)
+    write_predictions(run, split, study, samples, y_pred)
     labels = samples.labels.numpy().astype(float)
 
     def score(part: slice | NDArray[np.bool_]) -> dict[str, Any]:
@@ -114,9 +114,10 @@ def _predict(run: RunFolder, study: Study, samples: Samples, device: torch.devic
     return task.predict(predict(network.to(device), samples, device)).numpy()
 
 
-def _write_predictions(
+def write_predictions(
     run: RunFolder, split: str, study: Study, samples: Samples, y_pred: Array
 ) -> None:
+    """Publish `predictions.csv`: `y_pred` is (N,), or (N, classes) for several classes."""
     columns = ["y_pred"]
     if y_pred.ndim == 2:
         columns = [f"y_pred_{name}" for name in study.samples.labels.classes]

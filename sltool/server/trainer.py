@@ -185,7 +185,10 @@ class Trainer:
         """The steps of the epoch that are left; False if `stop` said so before the last."""
         self._network.train()
         size = self._settings.batch_size
-        order, rows = (torch.split(one, size) for one in self._sampler.draw(self.epoch))
+        # Batches of one size, not a small last one: batch normalisation over one sample is noise.
+        order, rows = (
+            torch.tensor_split(one, -(-len(one) // size)) for one in self._sampler.draw(self.epoch)
+        )
         steps = len(order)
         while self._step < steps:
             done = self.epoch + self._step / steps

@@ -1,0 +1,38 @@
+#!/bin/sh
+# The paper's comparisons on real data: reproduce.sh DATA OUT [DOCS]. Goes on where it was stopped.
+# DATA holds the sets as docs/reproduction.md names them. OUT holds private data afterwards: keep it
+# where DATA is. DOCS gets the small tables and the pictures that show no sample.
+set -eu
+
+data=$1
+out=$2
+docs=${3:-}
+
+run() {
+    name=$1
+    shift
+    printf '\n$ sltool reproduce %s\n' "$*"
+    sltool reproduce "$@" --out "$out/$name"
+    if [ -n "$docs" ]; then
+        mkdir -p "$docs/$name"
+        cp "$out/$name/results.csv" "$docs/$name/"
+        for picture in bars curves errors roc sweep; do
+            if [ -f "$out/$name/figures/$picture.png" ]; then
+                cp "$out/$name/figures/$picture.png" "$docs/$name/"
+            fi
+        done
+    fi
+}
+
+run direct-ldl cholesterol --source "$data/cholesterol/ldl_direct_1000.csv" \
+    --set training.batch_size=32
+run check-ups cholesterol --source "$data/cholesterol/korea_checkup_20000.csv"
+run covid-ct covid-ct --source "$data/covid-ct-sao-paulo"
+# The paper's own width: one channel, with and without views.
+run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi single:C \
+    --set 'model.filters=[1, 32, 64, 128, 256]' --sweep encoding.views=1,20
+run cifar10 cifar10 --source "$data/cifar-10-batches-bin"
+run fracatlas mura --dataset fracatlas --plugins-dir plugins --source "$data/fracatlas" \
+    --set dataset.size=96 model.width=0.25 model.channels=16 encoding.views=8 \
+    training.epochs=30 training.batch_size=32 training.optimizer=adamw \
+    training.learning_rate=0.0007 training.schedule=one-cycle

@@ -1,0 +1,60 @@
+"""`sltool report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sltool.cli.command import Terminal, command
+
+if TYPE_CHECKING:
+    from sltool.experiments.report import Reported
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "report")(report)
+
+
+def report(
+    terminal: Terminal,
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Runs. Default: all that were evaluated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Default: server/report.")
+    ] = None,
+) -> None:
+    """Write a page about runs: tables, intervals, pictures.
+
+    The others are compared with the first. Writes report.html, figures, results.json and
+    results.csv.
+    """
+    from sltool.experiments.report import report_runs
+    from sltool.study import load_study
+
+    folder = terminal.folder
+    target = out or folder.server / "report"
+    show(terminal, report_runs(folder, load_study(folder), runs or [], target))
+
+
+def show(terminal: Terminal, done: Reported) -> None:
+    """Print a report's table, and say where its page is."""
+    from sltool.experiments.results import document
+
+    results = done.results
+    metrics = [name for name in results.metrics if name in results.rows[0].figures]
+    terminal.table(
+        {**document(results), "page": str(done.page)},
+        ["arm", *metrics],
+        [
+            [row.label, *(f"{row.figures[n].mean:.4f} ± {_sd(row.figures[n].sd)}" for n in metrics)]
+            for row in results.rows
+        ],
+    )
+    terminal.note(f"the report is {done.page}")
+
+
+def _sd(value: float) -> str:
+    return f"{value:.4f}" if value == value else "-"

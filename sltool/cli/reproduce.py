@@ -1,0 +1,93 @@
+"""`sltool reproduce`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sltool.cli.command import DeviceOption, ForceOption, SeedOption, Terminal, command, pick_device
+from sltool.cli.report import show
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "reproduce")(reproduce)
+
+
+def reproduce(
+    terminal: Terminal,
+    case: Annotated[str, typer.Argument(help="cholesterol, covid-ct, mura or cifar10.")],
+    source: Annotated[
+        Path | None, typer.Option("--source", metavar="PATH", help="The dataset's file or folder.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Default: reproduction/CASE.")
+    ] = None,
+    arms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--arms",
+            metavar="NAME",
+            help="multi, single:A, pooled, federated, online, boosting, friedewald, "
+            "martin-hopkins, sampson; formulas and single stand for several. Default: the case's.",
+        ),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            metavar="KEY=VALUES",
+            help="sites=1,3,10, ratios=7:2:1,1:1:1, cut=0..4, noise=0,0.5 or a study.yaml key. "
+            "Several make a grid.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many, from --seed on.")] = 5,
+    ratios: Annotated[
+        str | None, typer.Option("--ratios", metavar="N:N:N", help="Default: 7:2:1.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="NAME", help="In the place of the case's.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A study.yaml key, over the case's."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that decode. 0: one a core.")
+    ] = 0,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep each cell's study, with shards and models.")
+    ] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+) -> None:
+    """Run one of the paper's comparisons.
+
+    Goes on where it stopped. Writes report.html, figures, results.json and results.csv in --out,
+    which holds private data: it stays where the source is.
+    """
+    from sltool.experiments.arms import expand
+    from sltool.experiments.cases import find_case
+    from sltool.experiments.report import report_plan
+    from sltool.experiments.runner import Plan, run_plan
+
+    found = find_case(case)
+    plan = Plan(
+        case=found,
+        dataset=dataset or found.dataset,
+        source=source,
+        arms=expand(arms or found.arms),
+        settings=tuple(settings or ()),
+        ratios=ratios or found.ratios,
+        sweeps=tuple(found.sweep if sweep is None else sweep),
+        seeds=list(range(seed, seed + seeds)),
+        device=pick_device(device),
+        workers=workers or len(os.sched_getaffinity(0)),
+        keep=keep,
+    )
+    folder = out or terminal.study / "reproduction" / case
+    finished = run_plan(plan, folder, force, terminal)
+    show(terminal, report_plan(plan, finished, folder))

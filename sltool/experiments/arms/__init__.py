@@ -1,0 +1,72 @@
+"""The arms of a comparison, one file each: what is trained on what, and where the data lies.
+
+All arms of a cell share its split, sites, seed, epochs, batches and test rows, and choose their
+epoch by validation loss. An arm writes `predictions.csv` and, if it trains in epochs,
+`history.csv` to the folder it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from sltool.errors import UnknownNameError, UsageError
+from sltool.experiments.arms import boosting, federated, formulas, multi, online, pooled, single
+from sltool.experiments.bench import Bench
+from sltool.experiments.outcome import Outcome
+from sltool.study import Study
+
+Arm = Callable[[Bench, Path], Outcome]
+
+ARMS: dict[str, Arm] = {
+    "multi": multi.run,
+    "pooled": pooled.run,
+    "federated": federated.run,
+    "online": online.run,
+    "boosting": boosting.run,
+    **{name: partial(formulas.run, name) for name in formulas.FORMULAS},
+}
+# One name for several arms.
+FAMILIES = {
+    "formulas": tuple(formulas.FORMULAS),
+    "single": ("single:A", "single:B", "single:C"),
+}
+
+
+def expand(names: Sequence[str]) -> list[str]:
+    """The arms of these names, each once, in order.
+
+    Raises:
+        UnknownNameError: there is no such arm.
+    """
+    arms = [one for name in names for one in FAMILIES.get(name, (name,))]
+    for arm in arms:
+        if arm not in ARMS and not arm.startswith("single:"):
+            raise UnknownNameError.of("arm", arm, [*ARMS, *FAMILIES, "single:A"])
+    return list(dict.fromkeys(arms))
+
+
+def find(name: str) -> Arm:
+    """The arm of this name, as `expand` gives it."""
+    if name.startswith("single:"):
+        return partial(single.run, name.removeprefix("single:"))
+    return ARMS[name]
+
+
+def unfit(name: str, study: Study) -> str:
+    """Why the arm cannot run in this study, or ''."""
+    site = name.removeprefix("single:")
+    if site != name and site not in study.sites:
+        return f"there is no site {site} in this cell"
+    if name in formulas.FORMULAS:
+        return formulas.unfit(study)
+    if name == "boosting" and len(study.samples.shape) != 1:
+        return "boosting takes table rows, not images"
+    return ""
+
+
+def check_some(arms: Sequence[str], left_out: dict[str, str]) -> None:
+    """Raise `UsageError` if every arm was left out."""
+    if arms and len(left_out) == len(arms):
+        raise UsageError("none of the arms fits this case", expected="; ".join(left_out.values()))

@@ -1,0 +1,73 @@
+"""federated: FedAvg over whole networks (McMahan et al., "Communication-Efficient Learning", 2017).
+
+A round is an epoch: every site starts from the common weights, trains one epoch on its own
+samples with an optimiser of its own, and the server takes the mean of the weights, by samples.
+An optimiser's state stays at its site from round to round: with three hospitals none drops out,
+and an Adam that forgets every round would be a straw man.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sltool.experiments.bench import Bench
+from sltool.experiments.engine import Best, Loop, figures, outputs_of, write_network
+from sltool.experiments.outcome import Outcome
+from sltool.models.base import build
+
+State = dict[str, torch.Tensor]
+
+
+def run(bench: Bench, target: Path) -> Outcome:
+    """As many rounds as the study has epochs; the best round by validation loss of all sites."""
+    side, device = bench.raw, bench.device
+    epochs = side.study.training.epochs
+    network = build(side.study, bench.seed).server_network.to(device)
+    sites = [_site(bench, network, name) for name in side.store.sites()]
+    validation, test = side.store.samples("validation"), side.store.samples("test")
+    best = Best()
+    with bench.progress.bar("train federated", epochs) as advance:
+        for number in range(epochs):
+            loss = _round(network, sites, number)
+            row = {"train_loss": loss}
+            row |= figures(side.study, outputs_of(network, validation, device), validation)
+            best.see(network, row)
+            advance(1)
+    network.load_state_dict(best.state)
+    write_network(target, side.study, test, outputs_of(network, test, device), best)
+    return Outcome(sum(len(site.samples) for site in sites), epochs, best.epoch)
+
+
+def _site(bench: Bench, network: nn.Module, name: str) -> Loop:
+    side = bench.raw
+    samples = side.store.samples("train", [name])
+    return Loop(deepcopy(network), side.study, samples, bench.seed, bench.device)
+
+
+def _round(network: nn.Module, sites: list[Loop], number: int) -> float:
+    """One round; returns the mean training loss over all samples."""
+    total = sum(len(site.samples) for site in sites)
+    mean: State = {}
+    loss = 0.0
+    for site in sites:
+        share = len(site.samples) / total
+        site.network.load_state_dict(network.state_dict())
+        loss += share * site.epoch(number, site.whole)
+        _add(mean, site.network.state_dict(), share)
+    network.load_state_dict(mean)
+    return loss
+
+
+def _add(mean: State, state: State, share: float) -> None:
+    """mean += share * state; counters, such as of batch normalisation, are taken as they are."""
+    for name, value in state.items():
+        if not value.is_floating_point():
+            mean[name] = value
+        elif name in mean:
+            mean[name] = mean[name] + share * value
+        else:
+            mean[name] = share * value

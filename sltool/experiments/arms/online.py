@@ -1,0 +1,108 @@
+"""online: conventional split learning, in which gradients come back to the sites.
+
+The cut, the starting weights and the batches are multi's. But every site trains a privacy layer of
+its own with the gradients that the server sends back for its samples, and so has to be online for
+every step (Gupta & Raskar, "Distributed learning of deep neural network over multiple agents",
+2018). What multi lacks against this arm is the price of freezing the layer: of "temporal".
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sltool.experiments.bench import Bench
+from sltool.experiments.engine import Best, Loop, figures, outputs_of, write_network
+from sltool.experiments.outcome import Outcome
+from sltool.models.base import build
+from sltool.server.store import Samples
+from sltool.site.encode import load_privacy_layer
+from sltool.study import Encoding
+
+
+def run(bench: Bench, target: Path) -> Outcome:
+    """As many epochs as the study has; the best one by validation loss."""
+    raw, device = bench.raw, bench.device
+    layer = load_privacy_layer(bench.split.folder, bench.study)
+    rest = build(bench.study, bench.seed).server_network
+    train = raw.store.samples("train")
+    whole = _Online(layer, rest, train.sites, bench.study.encoding).to(device)
+    loop = Loop(whole, bench.study, train, bench.seed, device)
+    site_of = torch.from_numpy(train.site)
+    validation, test = raw.store.samples("validation"), raw.store.samples("test")
+    best = Best()
+    epochs = bench.study.training.epochs
+    with bench.progress.bar("train online", epochs) as advance:
+        for number in range(epochs):
+            loss = loop.epoch(number, lambda rows, order: whole(loop.inputs(rows), site_of[order]))
+            outputs = whole.outputs(validation, device)
+            best.see(whole, {"train_loss": loss, **figures(bench.study, outputs, validation)})
+            advance(1)
+    whole.load_state_dict(best.state)
+    write_network(target, bench.study, test, whole.outputs(test, device), best)
+    return Outcome(len(train), epochs, best.epoch)
+
+
+class _Online(nn.Module):
+    """A privacy layer for each site, and the server network behind them."""
+
+    def __init__(
+        self, layer: nn.Module, rest: nn.Module, sites: list[str], encoding: Encoding
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({site: deepcopy(layer) for site in sites})
+        self.rest = rest
+        self._encoding = encoding
+
+    def forward(self, x: torch.Tensor, site: torch.Tensor) -> torch.Tensor:
+        """(n, *shape) and the (n,) sites' numbers -> (n, outputs)."""
+        order = torch.argsort(site)
+        present, sizes = torch.unique_consecutive(site[order], return_counts=True)
+        names = list(self.layers)
+        parts = [
+            self.layers[names[int(number)]](part)
+            for number, part in zip(present, torch.split(x[order], sizes.tolist()), strict=True)
+        ]
+        maps = torch.cat(parts)[torch.argsort(order)]
+        outputs: torch.Tensor = self.rest(self._protected(maps))
+        return outputs
+
+    def _protected(self, maps: torch.Tensor) -> torch.Tensor:
+        """Clipped and noisy as the study says, and so at every step anew."""
+        if self._encoding.clip is not None:
+            norms = maps.flatten(1).norm(dim=1).clamp(min=self._encoding.clip)
+            maps = maps * (self._encoding.clip / norms).reshape(-1, *(1,) * (maps.dim() - 1))
+        if self._encoding.noise:
+            maps = maps + self._encoding.noise * torch.randn_like(maps)
+        return maps
+
+    def outputs(self, samples: Samples, device: torch.device) -> torch.Tensor:
+        """(N, outputs) on the CPU: each sample goes through its own site's layer."""
+        result = torch.empty(0)
+        for number, name in enumerate(samples.sites):
+            mine = torch.from_numpy(samples.site == number)
+            network = nn.Sequential(self.layers[name], _Protected(self), self.rest)
+            found = outputs_of(network, _only(samples, mine), device)
+            if not len(result):
+                result = torch.empty(len(samples), found.shape[1])
+            result[mine] = found
+        return result
+
+
+class _Protected(nn.Module):
+    def __init__(self, whole: _Online) -> None:
+        super().__init__()
+        # In a tuple, so that torch does not take the whole for a part of its part.
+        self._whole = (whole,)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self._whole[0]._protected(maps)
+
+
+def _only(samples: Samples, mine: torch.Tensor) -> Samples:
+    """The rows to predict; the columns beside them are not needed."""
+    return replace(samples, rows=samples.rows[mine])

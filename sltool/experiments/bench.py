@@ -1,0 +1,171 @@
+"""One cell of a comparison at one seed: the study that its arms share, made by the user's stages.
+
+CELL/study/    the study, cut where it says: all sites and the server in one folder
+CELL/raw/      the same sites cut at 0, so the standardised inputs themselves are in the store:
+               what the arms work on that see raw data (pooled, federated, online, equations)
+CELL/arms/     what the arms leave
+CELL/cell.json what was compared: settings, counts, digests
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from sltool.experiments.engine import take_in
+from sltool.files import publish, sha256, write_text
+from sltool.layout import StudyFolder
+from sltool.progress import Progress
+from sltool.server.store import Store
+from sltool.site.encode import encode
+from sltool.site.new_study import prepare_study, study_text
+from sltool.site.ship import ship
+from sltool.site.sites import make_sites
+from sltool.study import SPLITS, Study, load_study
+
+SHARD_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a cell compares, but for the arms.
+
+    Attributes:
+        settings: 'key=value' for study.yaml, as `prepare --set` takes them.
+        ratios: shares of the sites, '7:2:1'.
+    """
+
+    dataset: str
+    source: Path | None
+    settings: tuple[str, ...]
+    ratios: str
+    seed: int
+
+    def document(self) -> dict[str, Any]:
+        """For `cell.json`; the source's place on this machine stays out of it."""
+        return {
+            "dataset": self.dataset,
+            "source": self.source.name if self.source else "bundled",
+            "settings": list(self.settings),
+            "ratios": self.ratios,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Side:
+    """A study with everything in its store."""
+
+    folder: StudyFolder
+    study: Study
+    store: Store
+
+
+class Bench:
+    """The data of a cell; each side is made when an arm first asks for it."""
+
+    def __init__(
+        self, root: Path, setup: Setup, device: torch.device, workers: int, progress: Progress
+    ) -> None:
+        self.root = root
+        self.setup = setup
+        self.device = device
+        self.progress = progress
+        self._workers = workers
+        self._notes: list[str] = []
+
+    @property
+    def seed(self) -> int:
+        """Of split, privacy layer, weights and order."""
+        return self.setup.seed
+
+    @cached_property
+    def _prepared(self) -> StudyFolder:
+        folder = StudyFolder(self.root / "study")
+        setup = self.setup
+        new = not folder.study_file.exists()
+        self._notes = prepare_study(
+            folder,
+            setup.dataset,
+            setup.source,
+            setup.settings if new else (),
+            self._workers,
+            setup.seed,
+            False,
+            self.progress,
+        ).notes
+        make_sites(folder, setup.ratios, None, setup.seed, False, self.progress)
+        return folder
+
+    @cached_property
+    def study(self) -> Study:
+        """The study, cut where it says."""
+        return load_study(self._prepared)
+
+    @cached_property
+    def split(self) -> Side:
+        """What the server of the study has: feature maps."""
+        return self._side(self._prepared, self.study)
+
+    @cached_property
+    def raw(self) -> Side:
+        """The same samples, split and views without a privacy layer, in one place."""
+        folder = StudyFolder(self.root / "raw")
+        model = self.study.model.model_copy(update={"cut": 0})
+        open_encoding = {"dtype": "float32", "clip": None, "noise": 0.0}
+        encoding = self.study.encoding.model_copy(update=open_encoding)
+        study = self.study.model_copy(update={"model": model, "encoding": encoding})
+        write_text(folder.study_file, study_text(study))
+        with publish(folder.privacy_layer) as part:
+            part.write_bytes(save({}))
+        for name in study.sites:
+            _link(self._prepared.site(name).private, folder.site(name).private)
+            _link(self._prepared.site(name).key, folder.site(name).key)
+        return self._side(folder, load_study(folder))
+
+    def _side(self, folder: StudyFolder, study: Study) -> Side:
+        for name in study.sites:
+            encode(folder, study, name, self.progress, self.device, SHARD_BYTES, False)
+            ship(folder.site(name), str(folder.inbox), None, self.progress, False)
+        return Side(folder, study, take_in(folder, study, self.progress))
+
+    def facts(self) -> dict[str, Any]:
+        """What the comparison ran on: settings, counts and digests."""
+        store = self.split.store
+        counts = {
+            site: {split: len(store.samples(split, [site])) for split in SPLITS}
+            for site in self.study.sites
+        }
+        return {
+            **self.setup.document(),
+            "counts": counts,
+            "patients": {split: len(set(store.samples(split).groups)) for split in SPLITS},
+            "encoding_digest": store.encoding,
+            "privacy_layer_digest": sha256(self.split.folder.privacy_layer),
+            "labels": self.study.samples.labels.model_dump(mode="json"),
+            "model": self.study.model.model_dump(mode="json"),
+            "encoding": self.study.encoding.model_dump(mode="json"),
+            "training": self.study.training.model_dump(mode="json"),
+            "notes": self._notes,
+        }
+
+    def clear(self) -> None:
+        """Delete everything, to run the cell anew."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Delete the two sides, which can be made again; the arms' tables stay."""
+        for name in ("study", "raw"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.hardlink_to(source)

@@ -1,0 +1,112 @@
+"""The paper's cases: a dataset, the settings that all arms share, and the arms that are run.
+
+The settings were chosen on validation figures of seed 0 alone; docs/reproduction.md says how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sltool.errors import UnknownNameError
+from sltool.experiments import paper
+from sltool.experiments.paper import Published
+
+
+@dataclass(frozen=True)
+class Case:
+    """A comparison of the paper.
+
+    Attributes:
+        settings: study.yaml keys of the new study, beside the dataset's recipe.
+        metrics: what the tables show; the first is the headline.
+        sweep: swept by default, as `--sweep` takes it.
+        patients: False where the source names no patients.
+    """
+
+    name: str
+    title: str
+    dataset: str
+    arms: tuple[str, ...]
+    metrics: tuple[str, ...]
+    published: tuple[Published, ...]
+    settings: tuple[str, ...] = ()
+    ratios: str = "7:2:1"
+    sweep: tuple[str, ...] = ()
+    patients: bool = True
+
+
+_ALL_SITES = ("multi", "single:A", "single:B", "single:C", "pooled", "federated", "online")
+
+CASES = {
+    case.name: case
+    for case in (
+        Case(
+            name="cholesterol",
+            title="LDL cholesterol from a table",
+            dataset="cholesterol",
+            arms=(*_ALL_SITES, "boosting", "formulas"),
+            metrics=("rmsle", "male", "smape", "msle", "mae"),
+            published=paper.CHOLESTEROL,
+            settings=(
+                "model.widths=[64, 128, 128]",
+                "encoding.dtype=float32",
+                "training.epochs=60",
+                "training.batch_size=128",
+                "training.optimizer=adamw",
+                "training.learning_rate=0.003",
+                "training.schedule=one-cycle",
+            ),
+        ),
+        Case(
+            name="covid-ct",
+            title="COVID-19 on chest CT slices",
+            dataset="covid-ct",
+            arms=_ALL_SITES,
+            metrics=("accuracy", "auroc", "kappa", "sensitivity", "specificity"),
+            published=paper.COVID_CT,
+            settings=(
+                "model.filters=[16, 32, 64, 128, 256]",
+                "encoding.views=20",
+                "training.optimizer=adamw",
+                "training.learning_rate=0.0007",
+                "training.schedule=one-cycle",
+                "training.weight_decay=0.01",
+            ),
+            patients=False,
+        ),
+        Case(
+            name="mura",
+            title="Abnormal bone X-rays",
+            dataset="mura",
+            arms=("multi", "single:C", "pooled"),
+            metrics=("accuracy", "auroc", "kappa", "sensitivity", "specificity"),
+            published=paper.MURA,
+        ),
+        Case(
+            name="cifar10",
+            title="CIFAR-10 by the depth of the cut",
+            dataset="cifar10",
+            arms=("multi", "online"),
+            metrics=("accuracy", "kappa", "f1"),
+            published=paper.CIFAR10,
+            settings=(
+                "model.filters=[16, 32, 64, 128, 256]",
+                "training.epochs=15",
+                "training.batch_size=128",
+                "training.optimizer=adamw",
+                "training.learning_rate=0.003",
+                "training.schedule=one-cycle",
+                "training.weight_decay=0.01",
+            ),
+            sweep=("cut=0..4",),
+            patients=False,
+        ),
+    )
+}
+
+
+def find_case(name: str) -> Case:
+    """The case of this name; raises `UnknownNameError` if there is none."""
+    if name not in CASES:
+        raise UnknownNameError.of("case", name, CASES)
+    return CASES[name]

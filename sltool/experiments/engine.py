@@ -1,0 +1,211 @@
+"""The one place where the comparisons touch the server's trainer and evaluation.
+
+`train_run` is `server-train` and `evaluate` as a user runs them. `Loop` is for the arms that the
+server has no business with (federated, online): the same optimiser, schedule, loss and batches.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sltool.experiments.outcome import Outcome, write_rows
+from sltool.layout import RunFolder, StudyFolder
+from sltool.progress import Progress
+from sltool.server.evaluation import evaluate, write_predictions
+from sltool.server.feed import Feed
+from sltool.server.lock import only_server
+from sltool.server.optimizer import make_optimizer, schedule
+from sltool.server.plan import Plan
+from sltool.server.precision import choose_precision
+from sltool.server.queue import Queue
+from sltool.server.run import train
+from sltool.server.store import Samples, Store
+from sltool.server.task import Task
+from sltool.server.trainer import predict
+from sltool.study import Study
+
+# (rows of `features`, positions among the samples) -> outputs (n, outputs)
+Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def train_run(
+    folder: StudyFolder,
+    study: Study,
+    store: Store,
+    name: str,
+    sites: Sequence[str],
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+    target: Path,
+) -> Outcome:
+    """Train and evaluate a run through the server's stages; its tables are copied to `target`.
+
+    Raises:
+        KeyboardInterrupt: the user stopped it; the run's checkpoint keeps what was done.
+    """
+    plan = Plan(run=name, sites=sites, seed=seed)
+    with only_server(folder):
+        trained = train(folder, study, store, plan, device, progress)
+    if trained.stopped:
+        raise KeyboardInterrupt
+    evaluate(folder, study, store, name, "test", "image", [], [], device)
+    run = folder.run(name)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in (run.history, run.predictions("test")):
+        shutil.copyfile(path, target / path.name)
+    return Outcome(trained.samples, trained.epochs, trained.best_epoch)
+
+
+def take_in(folder: StudyFolder, study: Study, progress: Progress) -> Store:
+    """The store after everything in the inbox was taken in.
+
+    Raises:
+        ShardRefusedError: a shard was refused; here that is a fault.
+    """
+    queue = Queue(folder, study)
+    with only_server(folder):
+        intake = queue.take(progress)
+        for held in intake.held:
+            # A simulated site may have only a few samples, and all of one class.
+            queue.approve(held.name, progress)
+    for rejected in intake.rejected:
+        raise rejected.error
+    return queue.store
+
+
+class Loop:
+    """Training a whole network by the study's settings, for the arms that need their own loop.
+
+    Args:
+        network: whose parameters are trained.
+        samples: the training samples of this loop.
+        seed: of the order of samples and of dropout.
+    """
+
+    def __init__(
+        self, network: nn.Module, study: Study, samples: Samples, seed: int, device: torch.device
+    ) -> None:
+        torch.set_flush_denormal(True)
+        self.network = network
+        self.samples = samples
+        self._settings = study.training
+        self._task = make_task(study)
+        self._task.balance(samples.labels)
+        self._seed = seed
+        self._feed = Feed(samples, device)
+        self._precision = choose_precision("auto", network, device)
+        self._rate = schedule(study.training)
+        self._optimizer = make_optimizer(network, study.training)
+
+    def epoch(self, number: int, forward: Forward) -> float:
+        """One pass in the order of (seed, number); returns the mean training loss."""
+        self.network.train()
+        torch.manual_seed(hash((self._seed, number)) & (2**63 - 1))
+        total = 0.0
+        steps = -(-len(self.samples) // self._settings.batch_size)
+        batches = torch.tensor_split(self._order(number), steps)
+        for step, order in enumerate(batches):
+            done = (number + step / len(batches)) / self._settings.epochs
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._settings.learning_rate * self._rate(done)
+            with self._precision.autocast():
+                outputs = forward(self._rows(order, number, step), order)
+            loss = self._task.loss(outputs.float(), self._feed.labels(order))
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if self._settings.clip_gradient is not None:
+                nn.utils.clip_grad_norm_(self.network.parameters(), self._settings.clip_gradient)
+            self._optimizer.step()
+            total += loss.item() * len(order)
+        return total / len(self.samples)
+
+    def _order(self, number: int) -> torch.Tensor:
+        rng = np.random.default_rng([self._seed, number])
+        return torch.from_numpy(rng.permutation(len(self.samples)))
+
+    def _rows(self, order: torch.Tensor, number: int, step: int) -> torch.Tensor:
+        rows = self.samples.rows[order]
+        if self.samples.views > 1:
+            rng = np.random.default_rng([self._seed, number, step])
+            rows = rows + torch.from_numpy(rng.integers(self.samples.views, size=len(rows)))
+        return rows
+
+    def inputs(self, rows: torch.Tensor) -> torch.Tensor:
+        """The standardised inputs of `rows`, on the device."""
+        return self._feed.features(rows)
+
+    def whole(self, rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        """The `Forward` of a network that takes the inputs alone."""
+        outputs: torch.Tensor = self.network(self.inputs(rows))
+        return outputs
+
+
+class Best:
+    """The state with the lowest validation loss so far, and the history of all epochs."""
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, Any]] = []
+        self.epoch = 0
+        self.state: dict[str, torch.Tensor] = {}
+        self._loss = float("inf")
+
+    def see(self, network: nn.Module, row: dict[str, Any]) -> None:
+        """Enter an epoch's row; keep its state if no earlier one was as good."""
+        self.history.append({"epoch": len(self.history) + 1, **row})
+        if row["validation_loss"] < self._loss:
+            self._loss = row["validation_loss"]
+            self.epoch = len(self.history)
+            self.state = {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def make_task(study: Study) -> Task:
+    """The loss and predictions of the study's labels."""
+    return Task(study.samples.labels, study.training)
+
+
+def outputs_of(network: nn.Module, samples: Samples, device: torch.device) -> torch.Tensor:
+    """(N, outputs) on the CPU, for each sample's first view."""
+    return predict(network, samples, device)
+
+
+def figures(study: Study, outputs: torch.Tensor, samples: Samples) -> dict[str, float]:
+    """The validation columns of `history.csv`."""
+    task = make_task(study)
+    row = {"validation_loss": task.loss(outputs, samples.labels).item()}
+    if study.samples.labels.kind != "regression":
+        right = task.correct(outputs, samples.labels).item()
+        row["validation_accuracy"] = right / len(samples)
+    return row
+
+
+def write_outcome(
+    target: Path,
+    study: Study,
+    samples: Samples,
+    y_pred: Any,
+    history: Sequence[dict[str, Any]],
+) -> None:
+    """Leave an arm's `predictions.csv` and, where it was trained in epochs, `history.csv`.
+
+    Args:
+        y_pred: (N,) or (N, classes) for the test `samples`, in the label's unit or probabilities.
+    """
+    write_predictions(RunFolder("arm", target), "test", study, samples, np.asarray(y_pred))
+    if history:
+        write_rows(target / "history.csv", history)
+
+
+def write_network(
+    target: Path, study: Study, samples: Samples, outputs: torch.Tensor, best: Best
+) -> None:
+    """The same for a network's (N, outputs) on the test samples."""
+    y_pred = make_task(study).predict(outputs).numpy()
+    write_outcome(target, study, samples, y_pred, best.history)

@@ -1,0 +1,68 @@
+"""Originals beside their feature maps (Fig. 2, 7, 8): only where the data is, by `reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sltool.experiments.bench import Bench
+from sltool.experiments.style import new_figure, save
+
+NAME = "feature-maps"
+SHOWN = 6
+CHANNELS = 2
+
+ALT = (
+    "Pairs of pictures: in the upper row a validation image as the network sees it, below it "
+    "what travels instead, the first channels of its feature map."
+)
+CAPTION = (
+    "Above: validation samples. Below: the first channels of their feature maps, which is what a "
+    "shard holds. One can often recognise the original: a shard is pseudonymised personal data."
+)
+TITLE = "Originals and feature maps (the paper's Fig. 2, 7 and 8)"
+
+
+def feature_map_picture(bench: Bench, folder: Path) -> None:
+    """Write feature-maps.png and .svg, if the samples are images and something stays at the site.
+
+    These pictures show patients: they are never made from what the server has alone.
+    """
+    if len(bench.study.samples.shape) != 3 or bench.study.model.cut == 0:
+        return
+    originals = bench.raw.store.samples("validation")
+    maps = bench.split.store.samples("validation")
+    rows = _of_each_class(originals.labels.numpy())
+    figure, axes = new_figure(9, 1.6 * (1 + CHANNELS), columns=len(rows), rows=1 + CHANNELS)
+    labels = bench.study.samples.labels
+    for column, row in enumerate(rows):
+        picture = _shown(originals.features[originals.rows[row]].numpy())
+        features = maps.features[maps.rows[row]].float().numpy()
+        axes[0][column].imshow(picture, cmap="gray")
+        axes[0][column].set_title(labels.classes[int(originals.labels[row])], fontsize=8)
+        for channel in range(CHANNELS):
+            axis = axes[1 + channel][column]
+            if channel < len(features):
+                axis.imshow(features[channel], cmap="gray")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    save(figure, folder / NAME)
+
+
+def _of_each_class(labels: NDArray[Any]) -> list[int]:
+    """The first samples of each class in turn."""
+    queues = [np.flatnonzero(labels == number).tolist() for number in np.unique(labels)]
+    rows: list[int] = []
+    while len(rows) < SHOWN and any(queues):
+        rows += [queue.pop(0) for queue in queues if queue][: SHOWN - len(rows)]
+    return rows
+
+
+def _shown(standardised: NDArray[Any]) -> NDArray[Any]:
+    """(C, H, W) -> (H, W) or (H, W, 3) from 0 to 1."""
+    low, high = standardised.min(), standardised.max()
+    picture = (standardised - low) / max(high - low, 1e-6)
+    return np.asarray(picture[0] if len(picture) != 3 else picture.transpose(1, 2, 0))

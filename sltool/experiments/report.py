@@ -1,0 +1,186 @@
+"""A comparison's or a study's runs -> report.html, figures, results.json and results.csv."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sltool import __version__
+from sltool.errors import StageOrderError, UnknownNameError
+from sltool.experiments.figures import draw_all
+from sltool.experiments.outcome import Finished, Outcome, read_json
+from sltool.experiments.page import write_page
+from sltool.experiments.results import REFERENCE, Results, Row, make_rows, write_results
+from sltool.experiments.runner import Plan
+from sltool.experiments.statistics import WEIGHTED
+from sltool.layout import RunFolder, StudyFolder
+from sltool.study import Study
+
+LEAK = (
+    "This source names no patients, and its samples were split at random: slices or pictures of "
+    "one patient may lie in training and in test, so every figure here may be too good for a new "
+    "patient. The intervals count samples, not patients, and are too narrow for the same reason."
+)
+HEADLINES = {
+    "regression": ("rmsle", "smape", "mae", "r2"),
+    "binary": ("accuracy", "auroc", "kappa", "sensitivity", "specificity"),
+    "multiclass": ("accuracy", "kappa", "f1"),
+}
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Where everything lies, and what was found."""
+
+    page: Path
+    results: Results
+
+
+def report_plan(plan: Plan, finished: list[Finished], out: Path) -> Reported:
+    """The report of a comparison."""
+    metrics = tuple(name for name in plan.case.metrics if name in WEIGHTED)
+    facts = finished[0].facts
+    warnings = (LEAK,) if not plan.case.patients and _one_sample_a_group(facts) else ()
+    left_out = {arm: why for one in finished for arm, why in one.facts["left_out"].items()}
+    results = Results(
+        title=f"{plan.case.title}: the arms of {plan.case.name} compared",
+        labels=facts["labels"],
+        metrics=metrics,
+        rows=make_rows(finished, metrics, REFERENCE),
+        published=plan.case.published,
+        setup={**_setup(facts), **_time(finished), **_machine()},
+        warnings=(*warnings, *dict.fromkeys(n for one in finished for n in one.facts["notes"])),
+        left_out=left_out,
+    )
+    return _write(results, out)
+
+
+def report_runs(folder: StudyFolder, study: Study, names: Sequence[str], out: Path) -> Reported:
+    """The report of a study's own runs, from what `evaluate` left.
+
+    Raises:
+        UnknownNameError: there is no such run.
+        StageOrderError: a run was not evaluated on the test samples, or none was.
+    """
+    rows = study_rows(folder, study, names, "test")
+    finished = [row.finished[0] for row in rows]
+    results = Results(
+        title=f"Runs of the study {study.id[:8]} ({study.dataset.name})",
+        labels=study.samples.labels.model_dump(mode="json"),
+        metrics=HEADLINES[study.samples.labels.kind],
+        rows=rows,
+        setup={**_study_setup(study, finished), **_time(finished), **_machine()},
+    )
+    return _write(results, out)
+
+
+def study_rows(folder: StudyFolder, study: Study, names: Sequence[str], split: str) -> list[Row]:
+    """The figures of a study's runs on a split, the others compared with the first.
+
+    Raises as `report_runs` does.
+    """
+    runs = [_evaluated(folder, name, split) for name in names] or [
+        folder.run(name)
+        for name in folder.run_names()
+        if folder.run(name).predictions(split).is_file()
+    ]
+    if not runs:
+        raise StageOrderError(
+            f"no run has {split} predictions yet",
+            where=folder.runs,
+            hint="run `sltool server-train` and `sltool evaluate` first",
+        )
+    finished = [_of_run(run, split) for run in runs]
+    return make_rows(finished, HEADLINES[study.samples.labels.kind], finished[0].arm)
+
+
+def _write(results: Results, out: Path) -> Reported:
+    drawn = draw_all(results, out / "figures")
+    write_results(results, out)
+    return Reported(write_page(results, drawn, out), results)
+
+
+def _evaluated(folder: StudyFolder, name: str, split: str) -> RunFolder:
+    run = folder.run(name)
+    if not run.settings.is_file():
+        raise UnknownNameError.of("run", name, folder.run_names())
+    if not run.predictions(split).is_file():
+        raise StageOrderError(
+            f"run '{name}' has no {split} predictions",
+            where=run.root,
+            hint=f"run `sltool evaluate --run {name} --split {split}` first",
+        )
+    return run
+
+
+def _of_run(run: RunFolder, split: str) -> Finished:
+    history = run.history.read_text(encoding="utf-8").splitlines()
+    columns = history[0].split(",")
+    rows = [dict(zip(columns, line.split(","), strict=True)) for line in history[1:]]
+    losses = [float(row["validation_loss"]) for row in rows if row.get("validation_loss")]
+    best = losses.index(min(losses)) + 1 if losses else len(rows)
+    seconds = sum(float(row["seconds"]) for row in rows)
+    settings = read_json(run.settings)
+    outcome = Outcome(int(float(rows[-1]["samples"])), len(rows), best)
+    return Finished(
+        run.name, {}, int(settings["seed"]), outcome, seconds, run.root, settings, split
+    )
+
+
+def _one_sample_a_group(facts: dict[str, Any]) -> bool:
+    samples = sum(sum(splits.values()) for splits in facts["counts"].values())
+    return bool(samples == sum(facts["patients"].values()))
+
+
+def _setup(facts: dict[str, Any]) -> dict[str, str]:
+    counts = "; ".join(
+        f"{site}: {', '.join(f'{number} {split}' for split, number in splits.items())}"
+        for site, splits in facts["counts"].items()
+    )
+    patients = ", ".join(f"{number} {split}" for split, number in facts["patients"].items())
+    return {
+        "dataset": f"{facts['dataset']}, source {facts['source']}",
+        "samples (first seed)": counts,
+        "patients or groups": patients,
+        "sites": f"shares {facts['ratios']}",
+        "settings over the recipe": "; ".join(facts["settings"]) or "none",
+        "model": json.dumps(facts["model"]),
+        "encoding": json.dumps(facts["encoding"]),
+        "training": json.dumps(facts["training"]),
+        "encoding digest (first seed)": facts["encoding_digest"],
+        "privacy layer's SHA-256 (first seed)": facts["privacy_layer_digest"],
+    }
+
+
+def _study_setup(study: Study, finished: list[Finished]) -> dict[str, str]:
+    runs = "; ".join(f"{one.arm}: sites {' '.join(one.facts['sites'])}" for one in finished)
+    return {
+        "study": study.id,
+        "dataset": study.dataset.name,
+        "runs": runs,
+        "model": json.dumps(study.model.model_dump(mode="json")),
+        "training": json.dumps(finished[0].facts["training"]),
+        "encoding digest": str(finished[0].facts["encoding"]),
+    }
+
+
+def _time(finished: list[Finished]) -> dict[str, str]:
+    seeds = sorted({one.seed for one in finished})
+    return {
+        "seeds": ", ".join(map(str, seeds)),
+        "time of all arms": f"{sum(one.seconds for one in finished):.0f} s",
+    }
+
+
+def _machine() -> dict[str, str]:
+    names = ("torch", "numpy", "scikit-learn", "pandas", "h5py")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    return {
+        "versions": f"sltool {__version__}, Python {platform.python_version()}, {versions}",
+        "machine": f"{platform.system()} {platform.machine()}",
+    }

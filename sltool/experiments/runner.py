@@ -1,0 +1,164 @@
+"""Running a comparison: every arm of every cell and seed, each once, in folders of its own.
+
+    OUT/comparison.json                    the case and its settings
+    OUT/cells/CELL/seed-0/arms/ARM/        predictions.csv, history.csv, arm.json (written last)
+    OUT/cells/CELL/seed-0/cell.json        counts, digests, settings
+
+A comparison that was stopped goes on behind the last finished arm; a run that the server was
+training goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sltool.errors import UsageError
+from sltool.experiments.arms import check_some, find, unfit
+from sltool.experiments.bench import Bench, Setup
+from sltool.experiments.cases import Case
+from sltool.experiments.outcome import Finished, Outcome, finish, is_finished, read_json
+from sltool.experiments.pictures import feature_map_picture
+from sltool.experiments.sweep import Cell, grid
+from sltool.files import write_json
+from sltool.progress import Progress
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison runs.
+
+    Attributes:
+        arms: as `arms.expand` gives them.
+        settings: study.yaml keys, 'key=value', over those of the case.
+        seeds: of each cell.
+        keep: leave each cell's study folder, with its shards and models, when it is done.
+    """
+
+    case: Case
+    dataset: str
+    source: Path | None
+    arms: list[str]
+    settings: tuple[str, ...]
+    ratios: str
+    sweeps: tuple[str, ...]
+    seeds: list[int]
+    device: torch.device
+    workers: int
+    keep: bool = False
+
+    def cells(self) -> list[Cell]:
+        """The grid's cells."""
+        return grid(self.sweeps)
+
+    def setup(self, cell: Cell, seed: int) -> Setup:
+        """What one cell compares."""
+        settings = (*self.case.settings, *self.settings, *cell.settings())
+        return Setup(self.dataset, self.source, settings, cell.ratios(self.ratios), seed)
+
+
+def run_plan(plan: Plan, out: Path, force: bool, progress: Progress) -> list[Finished]:
+    """Run what is not finished yet, and return all that is.
+
+    Raises:
+        UsageError: `out` holds a comparison with other settings, or no arm fits.
+    """
+    _claim(plan, out, force)
+    done: list[Finished] = []
+    for cell in plan.cells():
+        for seed in plan.seeds:
+            done += _run_cell(plan, cell, seed, out, force, progress)
+    return done
+
+
+def _claim(plan: Plan, out: Path, force: bool) -> None:
+    """Arms, seeds and cells may be added to a comparison; what they share may not change."""
+    path = out / "comparison.json"
+    now = {
+        "case": plan.case.name,
+        "dataset": plan.dataset,
+        "source": plan.source.name if plan.source else "bundled",
+        "settings": [*plan.case.settings, *plan.settings],
+        "ratios": plan.ratios,
+    }
+    if path.is_file() and not force:
+        before = read_json(path)
+        changed = [key for key in now if before.get(key) != now[key]]
+        if changed:
+            key = changed[0]
+            raise UsageError(
+                f"the comparison there has the {key} {before.get(key)}, not {now[key]}",
+                where=path,
+                hint="give another --out, or --force to run it anew",
+            )
+    write_json(path, now)
+
+
+def _run_cell(
+    plan: Plan, cell: Cell, seed: int, out: Path, force: bool, progress: Progress
+) -> list[Finished]:
+    root = out / "cells" / cell.name / f"seed-{seed}"
+    bench = Bench(root, plan.setup(cell, seed), plan.device, plan.workers, progress)
+    if force:
+        bench.clear()
+    todo = [arm for arm in plan.arms if not is_finished(arm_folder(root, arm))]
+    left_out: dict[str, str] = {}
+    facts_file = root / "cell.json"
+    if facts_file.is_file():
+        left_out = read_json(facts_file)["left_out"]
+    todo = [arm for arm in todo if arm not in left_out]
+    if todo:
+        progress.note(f"{cell.name}, seed {seed}: {', '.join(todo)}")
+        left_out |= {arm: why for arm in todo if (why := unfit(arm, bench.study))}
+        check_some(plan.arms, left_out)
+        write_json(facts_file, {**bench.facts(), "sweep": cell.point, "left_out": left_out})
+        if not any(out.glob("figures/feature-maps.png")):
+            feature_map_picture(bench, out / "figures")
+        for arm in todo:
+            if arm not in left_out:
+                _run_arm(arm, bench, arm_folder(root, arm))
+    if not plan.keep:
+        bench.tidy()
+    facts = read_json(facts_file)
+    return [
+        read_finished(arm_folder(root, arm), arm, cell.point, seed, facts)
+        for arm in plan.arms
+        if arm not in left_out
+    ]
+
+
+def arm_folder(root: Path, arm: str) -> Path:
+    """Where an arm's tables lie; a colon does not stand in every file system's names."""
+    return root / "arms" / arm.replace(":", "-")
+
+
+def _run_arm(arm: str, bench: Bench, folder: Path) -> None:
+    # Making the two sides is nobody's time: the arms share them.
+    _ = bench.split if arm.startswith(("multi", "single")) else bench.raw
+    started = time.monotonic()
+    outcome = find(arm)(bench, folder)
+    finish(folder, outcome, time.monotonic() - started)
+
+
+def read_finished(
+    folder: Path, arm: str, sweep: dict[str, str], seed: int, facts: dict[str, Any]
+) -> Finished:
+    """A finished arm's record."""
+    record = read_json(folder / "arm.json")
+    seconds = record.pop("seconds")
+    return Finished(arm, sweep, seed, Outcome(**record), seconds, folder, facts)
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """The plan for `results.json`."""
+    document = asdict(plan)
+    document["case"] = plan.case.name
+    document["source"] = plan.source.name if plan.source else "bundled"
+    document["device"] = str(plan.device)
+    for key in ("workers", "keep"):
+        del document[key]
+    return document

@@ -1,0 +1,76 @@
+"""Sweeps: `cut=0..4 noise=0,0.5` -> a grid of cells, each with settings of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from sltool.errors import UsageError
+
+# Short names of what is often swept.
+KEYS = {"cut": "model.cut", "noise": "encoding.noise", "epochs": "training.epochs"}
+EXPECTED = (
+    "sites=1,3,10, ratios=7:2:1,1:1:1, cut=0..4, noise=0,0.5, or a study.yaml key such as "
+    "training.batch_size=32,64"
+)
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: 'cut' -> '2' and so on; {} outside a sweep."""
+
+    point: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The cell's folder, 'cut=2,noise=0.5'; 'base' outside a sweep."""
+        text = ",".join(f"{key}={value}" for key, value in self.point.items())
+        return re.sub(r"[^\w=.,-]", "-", text) or "base"
+
+    def settings(self) -> tuple[str, ...]:
+        """As `prepare --set` takes them."""
+        return tuple(
+            f"{KEYS.get(key, key)}={value}"
+            for key, value in self.point.items()
+            if key not in ("sites", "ratios")
+        )
+
+    def ratios(self, default: str) -> str:
+        """The shares of the sites; equal ones where their number is swept."""
+        if "sites" in self.point:
+            return ":".join(["1"] * int(self.point["sites"]))
+        return self.point.get("ratios", default)
+
+
+def grid(sweeps: Sequence[str]) -> list[Cell]:
+    """All cells of the sweeps, the last one moving fastest.
+
+    Raises:
+        UsageError: a sweep does not parse.
+    """
+    axes = [_axis(sweep) for sweep in sweeps]
+    keys = [key for key, _ in axes]
+    if len(set(keys)) < len(keys) or {"sites", "ratios"} <= set(keys):
+        raise UsageError(
+            "a setting is swept twice", where=f"--sweep {' '.join(sweeps)}", expected=EXPECTED
+        )
+    return [
+        Cell(dict(zip(keys, point, strict=True))) for point in product(*(axis for _, axis in axes))
+    ]
+
+
+def _axis(sweep: str) -> tuple[str, list[str]]:
+    key, equals, text = sweep.partition("=")
+    values = [value.strip() for value in text.split(",")]
+    found = RANGE.fullmatch(text)
+    if found:
+        values = [str(number) for number in range(int(found[1]), int(found[2]) + 1)]
+    known = key in KEYS or key in ("sites", "ratios") or "." in key
+    counts = key == "sites"
+    fits = all(value.isdecimal() and int(value) > 0 if counts else value for value in values)
+    if not (equals and known and values and fits):
+        raise UsageError(f"'--sweep {sweep}' does not parse", expected=EXPECTED)
+    return key, values

@@ -1,0 +1,169 @@
+"""The page, as a browser shows it, and `sltool report` and `compare` on a user's own runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Sltool
+
+pytest.importorskip("matplotlib", reason="pictures need sltool[report]")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+QUIET = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+class Page(HTMLParser):
+    """What stands in a page: pictures, links to elsewhere, and each table's first column."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.pictures: list[dict[str, str | None]] = []
+        self.elsewhere: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "img":
+            self.pictures.append(found)
+        for name in ("src", "href"):
+            if not (found.get(name) or "data:").startswith("data:"):
+                self.elsewhere.append(found[name] or "")
+
+
+STAGES = """
+import sys
+from sltool.cli.main import app
+for stage in ("server-train --sites C --run C", "evaluate", "evaluate --run C", "report default C"):
+    app([*stage.split(), "--quiet"], standalone_mode=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def reported(trained_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with a run of all sites and one of C alone, and the page about both."""
+    folder = tmp_path_factory.mktemp("reported") / "study"
+    shutil.copytree(trained_study, folder)
+    # One process for all stages: `import torch` takes seconds.
+    subprocess.run(
+        [sys.executable, "-c", STAGES],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=300,
+    )
+    return folder
+
+
+@pytest.fixture
+def study(reported: Path, sltool: Sltool) -> Sltool:
+    shutil.copytree(reported, sltool.folder, dirs_exist_ok=True)
+    return sltool
+
+
+def test_the_page_asks_for_nothing_and_describes_its_pictures(study: Sltool) -> None:
+    text = (study.folder / "server" / "report" / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.elsewhere
+    assert "http" not in re.sub(r"base64,[^\"]+", "", text)
+    assert len(page.pictures) == 4
+    assert all(len(picture["alt"] or "") > 40 for picture in page.pictures)
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+
+
+def browse(page: Path, tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Open a page in a headless Chromium with a profile of its own."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    profile = tmp_path / "profile"
+    return subprocess.run(
+        [
+            *(CHROMIUM, *QUIET, f"--user-data-dir={profile}", "--enable-logging=stderr"),
+            *("--virtual-time-budget=2000", *options, page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+
+
+SORTS = """<script>
+const table = document.querySelector('table.sortable');
+const column = () => [...table.tBodies[0].rows].map(row => row.cells[1].dataset.value);
+const button = table.querySelectorAll('th button')[1];
+const seen = [];
+button.click(); seen.push(column());
+button.click(); seen.push(column());
+const wide = document.documentElement.scrollWidth > window.innerWidth;
+const blank = [...document.images].filter(one => !one.naturalWidth || !one.alt).length;
+document.title = JSON.stringify({seen, wide, blank});
+</script></body>"""
+
+
+def test_in_a_browser_it_renders_and_sorts(study: Sltool, tmp_path: Path) -> None:
+    text = (study.folder / "server" / "report" / "report.html").read_text(encoding="utf-8")
+    page = tmp_path / "report.html"
+    page.write_text(text.replace("</body>", SORTS), encoding="utf-8")
+    done = browse(page, tmp_path, "--window-size=400,800", "--dump-dom")
+    found = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1].replace("&quot;", '"'))  # type: ignore[index]
+    up, down = ([float(value) for value in column] for column in found["seen"])
+    assert up == sorted(up)
+    assert down == sorted(up, reverse=True)
+    assert len(up) == 2
+    assert up[0] < up[1]
+    assert not found["wide"], "on a phone the page itself must not scroll sideways"
+    assert found["blank"] == 0
+    assert "CONSOLE" not in done.stderr
+
+
+def test_the_check_sees_a_console_error(tmp_path: Path) -> None:
+    page = tmp_path / "broken.html"
+    page.write_text("<script>nonsense()</script>", encoding="utf-8")
+    assert "CONSOLE" in browse(page, tmp_path, "--dump-dom").stderr
+
+
+def test_report_on_own_runs(study: Sltool) -> None:
+    done = study("report", "default", "C", "--json").ok()
+    first, other = done.json["arms"]
+    assert (first["arm"], other["arm"]) == ("default", "C")
+    assert other["against_reference"]["smape"]["mean"] == pytest.approx(
+        other["metrics"]["smape"]["mean"] - first["metrics"]["smape"]["mean"]
+    )
+    evaluated = study("evaluate", "--metrics", "smape", "--json").ok()
+    assert first["metrics"]["smape"]["mean"] == pytest.approx(evaluated.json["metrics"]["smape"])
+
+
+def test_report_never_shows_a_patient(study: Sltool) -> None:
+    """At the server there are only feature maps, and not even they are drawn."""
+    names = {path.name for path in (study.folder / "server" / "report" / "figures").iterdir()}
+    assert not any(name.startswith("feature-maps") for name in names)
+
+
+def test_report_mistakes(study: Sltool) -> None:
+    wrong = study("report", "defualt")
+    assert wrong.code == 2
+    assert "did you mean 'default'" in wrong.err
+
+
+def test_compare_with_intervals(study: Sltool) -> None:
+    done = study("compare", "default", "C", "--intervals", "--json").ok()
+    first, other = done.json["runs"]
+    assert first["intervals"]["smape"]["low"] < first["metrics"]["smape"]
+    assert first["metrics"]["smape"] < first["intervals"]["smape"]["high"]
+    assert 0 < other["against_first"]["smape"]["p"] <= 1
+    shown = study("compare", "default", "C", "--intervals").ok()
+    assert "p smape" in shown.out

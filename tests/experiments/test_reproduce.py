@@ -1,0 +1,133 @@
+"""`sltool reproduce`: real comparisons on the bundled patients and on a few real CT slices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Sltool
+
+pytest.importorskip("matplotlib", reason="pictures need sltool[report]")
+
+FEW = ("--set", "training.epochs=3", "training.batch_size=64", "model.widths=[8, 8]")
+ALL_ARMS = (
+    *("multi", "single:A", "single:B", "single:C", "pooled", "federated", "online", "boosting"),
+    *("friedewald", "martin-hopkins", "sampson"),
+)
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return found
+
+
+def predictions(folder: Path, arm: str, cell: str = "base", seed: int = 0) -> pd.DataFrame:
+    path = folder / "cells" / cell / f"seed-{seed}" / "arms" / arm.replace(":", "-")
+    return pd.read_csv(path / "predictions.csv").sort_values("pseudonym", ignore_index=True)
+
+
+def test_all_arms_share_the_test_rows(sltool: Sltool) -> None:
+    done = sltool("reproduce", "cholesterol", "--seeds", 1, *FEW, "--json").ok()
+    out = sltool.folder / "reproduction" / "cholesterol"
+    assert [one["arm"] for one in done.json["arms"]] == list(ALL_ARMS)
+    multi = predictions(out, "multi")
+    assert len(multi) == 44
+    for arm in ALL_ARMS:
+        other = predictions(out, arm)
+        assert other[["pseudonym", "y_true"]].equals(multi[["pseudonym", "y_true"]]), arm
+    # The bundled patients' LDL was computed with Friedewald's formula.
+    by_arm = {one["arm"]: one["metrics"]["smape"]["mean"] for one in done.json["arms"]}
+    assert by_arm["friedewald"] == pytest.approx(0, abs=0.001)
+    assert by_arm["friedewald"] < min(v for arm, v in by_arm.items() if arm != "friedewald")
+    for name in ("report.html", "results.csv", "figures/bars.png", "figures/errors.svg"):
+        assert (out / name).stat().st_size > 0
+    assert not any(out.glob("cells/*/*/study"))
+
+
+def test_a_comparison_goes_on_where_it_was(sltool: Sltool) -> None:
+    typed = ("reproduce", "cholesterol", *FEW, "--out", "out", "--sweep", "cut=0..1")
+    sltool(*typed, "--seeds", 1, "--arms", "multi", "friedewald").ok()
+    arms = sltool.folder / "out" / "cells" / "cut=1" / "seed-0" / "arms"
+    kept = (arms / "multi" / "predictions.csv").stat().st_mtime_ns
+    # As if it had been killed before the last arm was finished.
+    (arms / "friedewald" / "arm.json").unlink()
+    done = sltool(*typed, "--seeds", 2, "--arms", "multi", "friedewald", "--json").ok()
+    assert (arms / "multi" / "predictions.csv").stat().st_mtime_ns == kept
+    assert (arms / "friedewald" / "arm.json").exists()
+    assert [(one["arm"], one["sweep"], one["seeds"]) for one in done.json["arms"]] == [
+        (arm, {"cut": cut}, [0, 1]) for cut in ("0", "1") for arm in ("multi", "friedewald")
+    ]
+    refused = sltool(*typed, "--seeds", 1, "--set", "training.epochs=4")
+    assert refused.code == 2
+    assert "--force" in refused.err
+
+
+def test_what_online_learns_the_frozen_layer_does_not(sltool: Sltool) -> None:
+    """At cut 0 nothing stands at the sites, so nothing can be frozen: online is pooled."""
+    sltool(
+        *("reproduce", "cholesterol", "--seeds", 1, *FEW, "--out", "out", "--sweep", "cut=0,1"),
+        *("--arms", "multi", "online", "pooled"),
+    ).ok()
+    out = sltool.folder / "out"
+    frozen, learning = (predictions(out, arm, "cut=1") for arm in ("multi", "online"))
+    assert not frozen["y_pred"].equals(learning["y_pred"])
+    multi, pooled = (predictions(out, arm, "cut=0") for arm in ("multi", "pooled"))
+    assert multi["y_pred"].tolist() == pytest.approx(pooled["y_pred"].tolist(), rel=1e-4)
+
+
+def test_one_site_federated_is_pooled_training(sltool: Sltool) -> None:
+    """The mean of one site's weights is that site's weights: only the order of rows differs."""
+    done = sltool(
+        *("reproduce", "cholesterol", "--seeds", 1, "--out", "out", "--ratios", "1"),
+        *("--set", "training.epochs=20", "--arms", "pooled", "federated", "single:B", "--json"),
+    ).ok()
+    figures = {one["arm"]: one["metrics"]["smape"]["mean"] for one in done.json["arms"]}
+    assert figures["federated"] == pytest.approx(figures["pooled"], rel=0.25)
+    assert "no site B" in done.json["left_out"]["single:B"]
+
+
+def test_mistakes_are_told(sltool: Sltool) -> None:
+    wrong = sltool("reproduce", "cholestrol")
+    assert wrong.code == 2
+    assert "did you mean 'cholesterol'" in wrong.err
+    wrong = sltool("reproduce", "cholesterol", "--arms", "mutli")
+    assert wrong.code == 2
+    assert "did you mean 'multi'" in wrong.err
+
+
+@pytest.fixture
+def slices(data: Callable[[str], Path], tmp_path: Path) -> Path:
+    """Sixty real chest CT slices of each class."""
+    source = data("covid-ct-sao-paulo")
+    for name in ("COVID", "non-COVID"):
+        folder = tmp_path / "slices" / name
+        folder.mkdir(parents=True)
+        for path in sorted((source / name).glob("*.png"))[:60]:
+            (folder / path.name).symlink_to(path)
+    return tmp_path / "slices"
+
+
+def test_ct_slices(sltool: Sltool, slices: Path) -> None:
+    done = sltool(
+        *("reproduce", "covid-ct", "--source", slices, "--seeds", 1, "--out", "out", "--json"),
+        *("--arms", "multi", "single:C", "federated", "online", "pooled"),
+        *("--set", "training.epochs=2", "encoding.views=2", "dataset.size=32"),
+    ).ok()
+    assert done.json["left_out"] == {}
+    assert any("one patient" in text for text in done.json["warnings"])
+    out = sltool.folder / "out"
+    for name in ("bars", "curves", "roc", "calibration", "feature-maps"):
+        for kind in ("png", "svg"):
+            assert (out / "figures" / f"{name}.{kind}").stat().st_size > 0
+    history = out / "cells" / "base" / "seed-0" / "arms" / "federated" / "history.csv"
+    assert {"epoch", "train_loss", "validation_loss", "validation_accuracy"} <= set(
+        pd.read_csv(history).columns
+    )
+    wrong = sltool("reproduce", "covid-ct", "--source", slices, "--arms", "boosting")
+    assert wrong.code == 2
+    assert "table rows" in wrong.err
