@@ -11,29 +11,22 @@ import re
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
-    ValidationError,
     model_validator,
 )
 
 from sltool.errors import (
     StageOrderError,
-    StorageError,
-    StudyFileError,
     UnknownNameError,
     UsageError,
 )
 from sltool.files import canonical_json, sha256
-from sltool.layout import StudyFolder
-from sltool.mistakes import told_by_path
-
-SectionT = TypeVar("SectionT", bound=BaseModel)
 
 SPLITS = ("train", "validation", "test")
 
@@ -289,46 +282,3 @@ def check_site_name(name: str) -> str:
             expected="a letter, then up to 31 letters, digits or underscores",
         )
     return name
-
-
-def load_study(folder: StudyFolder) -> Study:
-    """Read and check `study.yaml`.
-
-    Raises:
-        StageOrderError: there is none.
-        StudyFileError: a key or value is wrong; the message has its path and what is allowed.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    path = folder.study_file
-    if not path.is_file():
-        raise StageOrderError(
-            "there is no study here",
-            where=path,
-            expected="a folder with a study.yaml",
-            hint="run `sltool prepare DATASET` here, or point --study at the study's folder",
-        )
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StorageError.of(error, path, "read") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise StudyFileError(f"study.yaml is not valid YAML: {error}", where=path) from error
-    if not isinstance(content, dict):
-        raise StudyFileError("study.yaml is not a mapping of keys", where=path)
-    return validate(Study, content, where=path)
-
-
-def validate(
-    schema: type[SectionT], content: Any, *, where: str | Path, prefix: str = ""
-) -> SectionT:
-    """`schema(**content)`, with mistakes told by their path in study.yaml.
-
-    Raises:
-        StudyFileError: on the first mistakes, with the nearest key or the allowed values.
-    """
-    try:
-        return schema.model_validate(content)
-    except ValidationError as error:
-        raise told_by_path(schema, error, where, prefix) from None

@@ -1,4 +1,4 @@
-"""Writing study.yaml: a commented file for people, edited later without losing their comments."""
+"""The file study.yaml: read and checked, written with comments, edited without losing them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from sltool.errors import StorageError
+from sltool.errors import StageOrderError, StorageError, StudyFileError
 from sltool.files import write_text
-from sltool.study import Samples, Site
+from sltool.layout import StudyFolder
+from sltool.mistakes import told_by_path
+from sltool.study import Samples, Site, Study
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
 
 HEADER = """\
 # The agreement of one study: every site and the server hold this file and
@@ -123,3 +127,46 @@ def _editing(path: Path) -> Iterator[Any]:
     text = io.StringIO()
     yaml.dump(content, text)
     write_text(path, text.getvalue())
+
+
+def load_study(folder: StudyFolder) -> Study:
+    """Read and check `study.yaml`.
+
+    Raises:
+        StageOrderError: there is none.
+        StudyFileError: a key or value is wrong; the message has its path and what is allowed.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    path = folder.study_file
+    if not path.is_file():
+        raise StageOrderError(
+            "there is no study here",
+            where=path,
+            expected="a folder with a study.yaml",
+            hint="run `sltool prepare DATASET` here, or point --study at the study's folder",
+        )
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StorageError.of(error, path, "read") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise StudyFileError(f"study.yaml is not valid YAML: {error}", where=path) from error
+    if not isinstance(content, dict):
+        raise StudyFileError("study.yaml is not a mapping of keys", where=path)
+    return validate(Study, content, where=path)
+
+
+def validate(
+    schema: type[SectionT], content: Any, *, where: str | Path, prefix: str = ""
+) -> SectionT:
+    """`schema(**content)`, with mistakes told by their path in study.yaml.
+
+    Raises:
+        StudyFileError: on the first mistakes, with the nearest key or the allowed values.
+    """
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        raise told_by_path(schema, error, where, prefix) from None

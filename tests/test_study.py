@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sltool.layout import StudyFolder
-from sltool.study import load_study
+from sltool.studyfile import load_study
 from tests.conftest import Sltool
 
 

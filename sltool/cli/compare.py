@@ -60,7 +60,7 @@ def _with_intervals(
     terminal: Terminal, runs: list[str], split: str, documents: list[dict[str, Any]]
 ) -> None:
     from sltool.experiments.report import study_rows
-    from sltool.study import load_study
+    from sltool.studyfile import load_study
 
     rows = study_rows(terminal.folder, load_study(terminal.folder), runs, split)
     for row, known in zip(rows, documents, strict=True):

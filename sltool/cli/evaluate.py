@@ -50,7 +50,7 @@ def evaluate(
     """
     from sltool.server.evaluation import evaluate as evaluate_run
     from sltool.server.queue import Queue
-    from sltool.study import load_study
+    from sltool.studyfile import load_study
 
     folder = terminal.folder
     study = load_study(folder)

@@ -32,7 +32,7 @@ def take(
     """
     from sltool.server.lock import only_server
     from sltool.server.queue import Queue
-    from sltool.study import load_study
+    from sltool.studyfile import load_study
 
     folder = terminal.folder
     study = load_study(folder)
@@ -52,7 +52,7 @@ def verify(
 ) -> None:
     """Check a file as the queue would, and leave it where it is."""
     from sltool.server.queue import Queue
-    from sltool.study import load_study
+    from sltool.studyfile import load_study
 
     name = Queue(terminal.folder, load_study(terminal.folder)).check(file)
     terminal.result({"file": str(file), "name": name}, f"{file} is good: {name}")
@@ -65,7 +65,7 @@ def approve(
     """Accept a shard that was held because it looked wrong."""
     from sltool.server.lock import only_server
     from sltool.server.queue import Queue
-    from sltool.study import load_study
+    from sltool.studyfile import load_study
 
     folder = terminal.folder
     study = load_study(folder)

@@ -32,7 +32,7 @@ def report(
     results.csv.
     """
     from sltool.experiments.report import report_runs
-    from sltool.study import load_study
+    from sltool.studyfile import load_study
 
     folder = terminal.folder
     target = out or folder.server / "report"

@@ -18,7 +18,7 @@ def server_keys(terminal: Terminal) -> None:
     server/identity.
     """
     from sltool.shard.road import make_identity
-    from sltool.study import load_study
+    from sltool.studyfile import load_study
 
     folder = terminal.folder
     load_study(folder)

@@ -94,7 +94,7 @@ def server_train(
     from sltool.server.sampler import SiteControl
     from sltool.server.stop import Stop
     from sltool.server.watch import wait_for as wait
-    from sltool.study import load_study
+    from sltool.studyfile import load_study
 
     folder = terminal.folder
     study = load_study(folder)

@@ -31,7 +31,7 @@ def ship(
     --to takes a disk's folder or a bucket as well. What was shipped there before is skipped.
     """
     from sltool.site.ship import ship as ship_site
-    from sltool.study import load_study
+    from sltool.studyfile import load_study
 
     folder = terminal.folder
     study = load_study(folder)

@@ -26,7 +26,7 @@ def withdraw(
     never reads those samples again.
     """
     from sltool.site.withdraw import withdraw as withdraw_patient
-    from sltool.study import load_study
+    from sltool.studyfile import load_study
 
     folder = terminal.folder
     done = withdraw_patient(folder.site(site), load_study(folder), patient)

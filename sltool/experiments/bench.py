@@ -27,7 +27,8 @@ from sltool.site.encode import encode
 from sltool.site.new_study import prepare_study, study_text
 from sltool.site.ship import ship
 from sltool.site.sites import make_sites
-from sltool.study import SPLITS, Study, load_study
+from sltool.study import SPLITS, Study
+from sltool.studyfile import load_study
 
 SHARD_BYTES = 256 * 2**20
 

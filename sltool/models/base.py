@@ -12,7 +12,8 @@ from torch import nn
 
 from sltool.errors import StudyFileError
 from sltool.registry import models
-from sltool.study import Section, Study, validate
+from sltool.study import Section, Study
+from sltool.studyfile import validate
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from sltool.progress import Silent
 from sltool.server.ranks import Ranks
 from sltool.server.stop import Stop
 from sltool.server.store import Store
-from sltool.study import load_study
+from sltool.studyfile import load_study
 
 SECONDS_BETWEEN_LOOKS = 1.0
 LOWEST_PRIORITY = 19

@@ -18,8 +18,8 @@ from sltool.progress import Progress
 from sltool.registry import datasets, models
 from sltool.site.encode import load_privacy_layer
 from sltool.site.prepare import Prepared, prepare, prepared_before
-from sltool.study import Choice, ModelChoice, Section, Study, load_study, validate
-from sltool.studyfile import render, replace_samples
+from sltool.study import Choice, ModelChoice, Section, Study
+from sltool.studyfile import load_study, render, replace_samples, validate
 
 
 def prepare_study(

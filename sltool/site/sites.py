@@ -14,7 +14,8 @@ from sltool.site.assign import parse_ratios, site_names
 from sltool.site.enrol import enrol
 from sltool.site.partition import partition
 from sltool.site.private import open_private
-from sltool.study import SPLITS, Study, check_site_name, load_study
+from sltool.study import SPLITS, Study, check_site_name
+from sltool.studyfile import load_study
 
 
 @dataclass(frozen=True)

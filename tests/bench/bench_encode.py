@@ -29,7 +29,7 @@ import json, resource, sys
 from pathlib import Path
 from tests.bench.bench_encode import encode_all
 from sltool.layout import StudyFolder
-from sltool.study import load_study
+from sltool.studyfile import load_study
 folder = StudyFolder(Path(sys.argv[1]))
 encode_all(folder, load_study(folder))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -12,7 +12,7 @@ import pytest
 
 from sltool.datasets.cholesterol import PAPER_COLUMNS, STANDARD, Cholesterol, bundled_table
 from sltool.layout import StudyFolder
-from sltool.study import load_study
+from sltool.studyfile import load_study
 from tests.conftest import Sltool
 from tests.datasets.stages import run_to_figures
 

@@ -23,7 +23,7 @@ import torch
 
 from sltool.layout import StudyFolder
 from sltool.server.queue import Queue
-from sltool.study import load_study
+from sltool.studyfile import load_study
 from tests.conftest import ROOT
 
 ALL = os.environ.get("SLTOOL_FAULTS") == "all"

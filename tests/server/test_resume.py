@@ -77,7 +77,7 @@ def test_a_stop_within_an_epoch_keeps_its_steps(shipped: Server) -> None:
     from sltool.server.queue import Queue
     from sltool.server.run import train
     from sltool.server.stop import Stop
-    from sltool.study import load_study
+    from sltool.studyfile import load_study
 
     steps = 0
 

@@ -18,7 +18,8 @@ from sltool.models.base import feature_shape
 from sltool.shard.filters import fletcher32
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, Place, pack
-from sltool.study import Study, load_study
+from sltool.study import Study
+from sltool.studyfile import load_study
 
 Build = Callable[[h5py.File, dict[str, np.ndarray[Any, Any]]], None]
 
