@@ -99,7 +99,7 @@ def test_set_changes_a_new_study_and_nothing_else(sltool: Sltool) -> None:
     assert (study.training.epochs, study.model.cut) == (3, 2)
     ran = sltool("prepare", "cholesterol", "--set", "training.epochs=4")
     assert ran.code == 2
-    assert "change the keys in study.yaml" in ran.err
+    assert "change the key in study.yaml" in ran.err
 
 
 @pytest.mark.parametrize("setting", ["nonsense", "training.epochs=many", "trainin.epochs=3"])

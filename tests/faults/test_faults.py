@@ -44,7 +44,14 @@ class Zygote:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.zygote"],
             cwd=ROOT,
-            env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "LD_PRELOAD": str(shim),
+                "PYTHONPATH": str(ROOT),
+                # A fork of a process whose thread pool has run waits for threads it has not.
+                "OMP_NUM_THREADS": "1",
+                "MKL_NUM_THREADS": "1",
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

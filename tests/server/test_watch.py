@@ -28,7 +28,9 @@ def test_a_shard_that_comes_while_training_joins_at_the_next_epoch(server: Serve
     assert "accepted B-train-00000" in server.log()
     assert {row["sites"] for row in rows[: first - 1]} == {"A=248"}
     assert {row["sites"] for row in rows[first - 1 :]} == {"A=248 B=71"}
-    assert set(server.checkpoint()["shards"].values()) == {1, *joined.values()}
+    told, found = {1, *joined.values()}, set(server.checkpoint()["shards"].values())
+    # The epoch that was left has no line in the history yet.
+    assert told <= found <= {*told, len(rows) + 1}
     goes_on_exactly(server)
 
 
