@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from sltool.errors import StorageError, UsageError
 from sltool.layout import StudyFolder
@@ -18,17 +19,22 @@ def only_server(folder: StudyFolder) -> Iterator[None]:
     Raises:
         UsageError: another process holds it.
     """
+    file = _open(folder)
+    with file:
+        _take(file.fileno(), folder)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _open(folder: StudyFolder) -> TextIO:
     try:
         folder.server.mkdir(parents=True, exist_ok=True)
-        with folder.lock.open("a+") as file:
-            _take(file.fileno(), folder)
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            try:
-                yield
-            finally:
-                file.truncate(0)
+        return folder.lock.open("a+")
     except OSError as error:
         raise StorageError.of(error, folder.lock) from error
 

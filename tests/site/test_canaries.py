@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from tests.conftest import Sltool
+from tests.conftest import ROOT, Sltool
 
 CANARIES = ("CANARYTEXT", "CANARYEXIF", "MRN0815CANARY", "CANARYPATIENT")
 
@@ -32,6 +32,25 @@ def make_marked(folder: Path, number: int, seed: int) -> None:
             picture.save(folder / f"MRN0815CANARY-{n}.jpg", exif=exif, comment=b"CANARYTEXT")
 
 
+def make_marked_dicom(folder: Path, number: int, seed: int) -> None:
+    """DICOM files with marks in the patient's name, number and comments, and in their names."""
+    import pydicom
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    template = pydicom.data.get_testdata_file("CT_small.dcm", download=False)
+    for n in range(number):
+        file = pydicom.dcmread(template)
+        file.PatientName = "CANARYPATIENT^Anna"
+        file.PatientID = f"MRN0815CANARY-{seed}-{n}"
+        file.SOPInstanceUID = pydicom.uid.generate_uid()
+        file.PatientComments = "CANARYTEXT"
+        file.StudyDescription = "CANARYEXIF"
+        pixels = rng.integers(0, 1000, (file.Rows, file.Columns), dtype=np.int16)
+        file.PixelData = pixels.tobytes()
+        file.save_as(folder / f"MRN0815CANARY-{n}.dcm")
+
+
 def everything_in(path: Path) -> bytes:
     """A file's bytes, and those of every HDF5 dataset and of every deflate stream in it."""
     parts = [path.read_bytes()]
@@ -46,34 +65,62 @@ def everything_in(path: Path) -> bytes:
     return b"\n".join(parts)
 
 
-@pytest.mark.parametrize("encrypted", [False, True])
-def test_no_mark_leaves_the_hospital(sltool: Sltool, tmp_path: Path, encrypted: bool) -> None:
-    source = tmp_path / "ct"
-    for seed, name in enumerate(("COVID", "non-COVID")):
-        make_marked(source / name, 15, seed)
-    said = sltool("prepare", "covid-ct", "--source", source, "--verbose").ok()
-    logs = [said.out + said.err]
-    marked = b"".join(path.read_bytes() for path in source.rglob("*.*g"))
-    names = " ".join(path.name for path in source.rglob("*.*g"))
-    assert all(one.encode() in marked or one in names for one in CANARIES), "positive control"
-    if encrypted:
-        pytest.importorskip("pyrage", reason="the extra `age` is not installed")
-        recipient = sltool("server-keys", "--json").ok().json["recipient"]
-        study = sltool.folder / "study.yaml"
-        study.write_text(study.read_text().replace("recipient: null", f"recipient: {recipient}"))
+def marks_in(data: bytes) -> list[str]:
+    return [one for one in CANARIES if one.encode() in data.upper()]
+
+
+def check_nothing_left(sltool: Sltool, logs: list[str]) -> None:
+    """Encode and ship; no mark stands in anything that leaves, that all agree on, or in a log."""
     for stage in (["partition", "--ratios", "1"], ["client-encode"], ["ship", "--to", "road"]):
         ran = sltool(*stage, "--verbose").ok()
         logs.append(ran.out + ran.err)
     left = [path for name in ("outbox", "road") for path in (sltool.folder / name).rglob("*.*")]
     assert len([path for path in left if path.is_file()]) == 6
-    for path in left:
-        assert not any(one in path.name for one in CANARIES)
+    agreed = [sltool.folder / name for name in ("study.yaml", "privacy-layer.safetensors")]
+    for path in [*left, *agreed]:
+        assert not marks_in(path.name.encode())
         if path.is_file():
-            found = everything_in(path).upper()
-            assert not [one for one in CANARIES if one.encode() in found], path
-    assert not [one for one in CANARIES if one in "".join(logs)]
-    for agreed in ("study.yaml", "privacy-layer.safetensors"):
-        data = (sltool.folder / agreed).read_bytes()
-        assert not [one for one in CANARIES if one.encode() in data]
+            assert not marks_in(everything_in(path)), path
+    assert not marks_in("".join(logs).encode())
     private = (sltool.folder / "sites" / "A" / "pseudonyms.csv").read_bytes()
     assert b"MRN0815CANARY" in private, "the way back stays at the hospital"
+
+
+def check_source(source: Path) -> None:
+    """The positive control: every mark is in the source."""
+    paths = [path for path in source.rglob("*") if path.is_file()]
+    everything = b"".join(path.read_bytes() + path.name.encode() for path in paths)
+    assert marks_in(everything) == list(CANARIES)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_no_mark_of_a_picture_leaves_the_hospital(
+    sltool: Sltool, tmp_path: Path, encrypted: bool
+) -> None:
+    source = tmp_path / "ct"
+    for seed, name in enumerate(("COVID", "non-COVID")):
+        make_marked(source / name, 15, seed)
+    check_source(source)
+    said = sltool("prepare", "covid-ct", "--source", source, "--verbose").ok()
+    if encrypted:
+        pytest.importorskip("pyrage", reason="the extra `age` is not installed")
+        recipient = sltool("server-keys", "--json").ok().json["recipient"]
+        study = sltool.folder / "study.yaml"
+        study.write_text(study.read_text().replace("recipient: null", f"recipient: {recipient}"))
+    check_nothing_left(sltool, [said.out + said.err])
+
+
+def test_no_mark_of_a_dicom_file_leaves_the_hospital(
+    sltool: Sltool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
+    monkeypatch.setenv("SLTOOL_PLUGINS", str(ROOT / "plugins" / "dicom.py"))
+    source = tmp_path / "ct"
+    for seed, name in enumerate(("well", "sick")):
+        make_marked_dicom(source / name, 15, seed)
+    check_source(source)
+    classes = "dataset.classes={well: well, sick: sick}"
+    said = sltool(
+        "prepare", "dicom", "--source", source, "--set", classes, "dataset.size=64", "--verbose"
+    ).ok()
+    check_nothing_left(sltool, [said.out + said.err])
