@@ -69,6 +69,18 @@ def move(path: Path, target: Path) -> None:
         raise StorageError.of(error, target) from error
 
 
+def remove(path: Path) -> None:
+    """Delete a file that may be gone already.
+
+    Raises:
+        StorageError: the operating system refused.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError.of(error, path, "delete") from error
+
+
 def fsync(path: Path) -> None:
     """Push a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from sltool import __version__
+from sltool.files import remove
 from sltool.layout import RunFolder, StudyFolder
 from sltool.models.base import build
 from sltool.progress import Progress
@@ -120,8 +121,8 @@ class Course:
         run = self._run
         if self._ranks.is_first:
             if self._plan.force:
-                run.checkpoint.unlink(missing_ok=True)
-                run.model.unlink(missing_ok=True)
+                remove(run.checkpoint)
+                remove(run.model)
             elif run.settings.is_file():
                 check_same(run, read_settings(run), self._settings)
         found = self._ranks.told(run.checkpoint.is_file())

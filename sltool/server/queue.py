@@ -25,7 +25,7 @@ from sltool.errors import (
     UnknownNameError,
     UsageError,
 )
-from sltool.files import move, publish
+from sltool.files import move, publish, remove
 from sltool.layout import StudyFolder
 from sltool.models.base import feature_shape
 from sltool.progress import Progress
@@ -111,7 +111,7 @@ class Queue:
         self.restore(progress, intake)
         path = self.folder.held / name
         self._take_one(path, intake, Patience(0), approved=True)
-        path.with_name(name + REASON).unlink(missing_ok=True)
+        remove(path.with_name(name + REASON))
         for one in intake.rejected:
             raise one.error
 
@@ -134,7 +134,7 @@ class Queue:
         """Make the store what `accepted/` says, whatever a crash or a withdrawal left."""
         self._withdrawn = Withdrawn(self.folder, self.study)
         for stale in self.folder.decrypted.glob("*"):
-            stale.unlink()
+            remove(stale)
         accepted = {path: self._digest(path) for path in sorted(self.folder.accepted.glob("*.h5"))}
         gone = any(one.digest not in accepted.values() for one in self.store.segments)
         if gone or self._withdrawn.any_in(self.store):
@@ -176,7 +176,7 @@ class Queue:
                 else:
                     intake.already.append(name)
                 # What is in `accepted/` now need not lie here as well.
-                path.unlink(missing_ok=True)
+                remove(path)
         except (StorageError, StageOrderError, UsageError):
             # Nothing is wrong with the file: this server cannot take it now.
             raise
@@ -202,7 +202,7 @@ class Queue:
         try:
             yield plain
         finally:
-            plain.unlink(missing_ok=True)
+            remove(plain)
 
     def _admit(self, path: Path, approved: bool) -> str:
         """Take a shard in; its name, or '' if it had been accepted before."""

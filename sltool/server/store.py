@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from sltool.errors import StorageError
-from sltool.files import write_json
+from sltool.files import remove, write_json
 
 ID_DTYPE = np.dtype("S32")
 GROUP_DTYPE = np.dtype("S65")
@@ -209,7 +209,7 @@ class Store:
         for path in self.folder.iterdir():
             # A run that is training keeps what it has mapped.
             if path.name != INDEX:
-                path.unlink()
+                remove(path)
 
     def _length(self, split: str) -> int:
         """Committed samples of a split."""

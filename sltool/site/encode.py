@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sltool.errors import BadDataError, StageOrderError, StudyMismatchError
-from sltool.files import sha256, write_json
+from sltool.files import remove, sha256, write_json
 from sltool.layout import SiteFolder, StudyFolder
 from sltool.models.base import feature_shape, outline
 from sltool.progress import Advance, Progress
@@ -140,9 +140,9 @@ def _summary(site: SiteFolder, record: dict[str, Any], seconds: float, again: bo
 
 def _empty(site: SiteFolder) -> None:
     """Take away what an earlier or broken encoding left, so that `ship` cannot send it."""
-    site.encoded.unlink(missing_ok=True)
+    remove(site.encoded)
     for path in (*site.outbox.glob("*.h5"), *site.outbox.glob("*.h5.part")):
-        path.unlink()
+        remove(path)
 
 
 class Encoder:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sltool.datasets.base import Dataset, Loader, Refused, Scan, UnreadableSampleError
 from sltool.datasets.images import ImageFiles, decode_batch
 from sltool.errors import BadDataError
-from sltool.files import early_writeback, part_of, write_text
+from sltool.files import early_writeback, part_of, remove, write_text
 from sltool.layout import StudyFolder
 from sltool.progress import Advance, Progress
 from sltool.site.counts import count_parts
@@ -238,7 +238,7 @@ def _write_columns(file: h5py.File, scan: Scan, kept: list[int], labels: Labels)
 
 def _write_refused(path: Path, refused: list[Refused]) -> None:
     if not refused:
-        path.unlink(missing_ok=True)
+        remove(path)
         return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

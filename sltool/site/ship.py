@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sltool.errors import StorageError
-from sltool.files import publish, sha256, write_json
+from sltool.files import publish, remove, sha256, write_json
 from sltool.layout import SiteFolder
 from sltool.progress import Progress
 from sltool.shard.road import SUFFIX as AGE
@@ -70,7 +70,7 @@ def _travelling(site: SiteFolder, path: Path, recipient: str | None) -> Iterator
     try:
         yield encrypted
     finally:
-        encrypted.unlink(missing_ok=True)
+        remove(encrypted)
 
 
 def _send(path: Path, destination: str) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sltool.errors import UsageError
-from sltool.files import canonical_json
+from sltool.files import canonical_json, remove
 from sltool.layout import StudyFolder
 from sltool.progress import Progress
 from sltool.site.assign import parse_ratios, site_names
@@ -65,7 +65,7 @@ def make_sites(
     )
     if site is None:
         for stale in set(folder.site_names()) - set(names):
-            folder.site(stale).private.unlink()
+            remove(folder.site(stale).private)
     enrol(folder, study, names)
     return Outcome(assignment.counts(), again=False)
 
