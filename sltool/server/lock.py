@@ -19,22 +19,20 @@ def only_server(folder: StudyFolder) -> Iterator[None]:
     Raises:
         UsageError: another process holds it.
     """
-    file = _open(folder)
-    with file:
+    with _locked(folder):
+        yield
+
+
+def _locked(folder: StudyFolder) -> TextIO:
+    """The lock file, locked, with this process's number in it; closing it lets go."""
+    try:
+        folder.server.mkdir(parents=True, exist_ok=True)
+        file = folder.lock.open("a+")
         _take(file.fileno(), folder)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
-def _open(folder: StudyFolder) -> TextIO:
-    try:
-        folder.server.mkdir(parents=True, exist_ok=True)
-        return folder.lock.open("a+")
+        return file
     except OSError as error:
         raise StorageError.of(error, folder.lock) from error
 
