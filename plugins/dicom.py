@@ -19,11 +19,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Refused, Scan, UnreadableSampleError
+from sltool.datasets.base import Dataset, Refused, Scan, UnreadableSampleError, image_samples
 from sltool.datasets.images import Decode, fit
 from sltool.errors import BadDataError, UsageError
 from sltool.registry import datasets
-from sltool.study import Labels, Positive, Samples, Section
+from sltool.study import Positive, Samples, Section
 
 # What pydicom and its decoders raise for a file that breaks the standard.
 BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OSError)
@@ -104,12 +104,7 @@ class Dicom(Dataset):
 
     def samples(self) -> Samples:
         classes = tuple(self.settings.classes)
-        return Samples(
-            shape=(1, self.settings.size, self.settings.size),
-            mean=(127.5,),
-            sd=(127.5,),
-            labels=Labels(kind="binary" if len(classes) == 2 else "multiclass", classes=classes),
-        )
+        return image_samples((1, self.settings.size, self.settings.size), classes)
 
     def scan(self, source: Path | None) -> Scan:
         source = self.need_source(source)

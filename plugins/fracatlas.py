@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Refused, Scan
+from sltool.datasets.base import Dataset, Refused, Scan, image_samples
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.errors import BadDataError
 from sltool.registry import datasets
-from sltool.study import Labels, Samples, Section
+from sltool.study import Samples, Section
 
 FOLDERS = ("Non_fractured", "Fractured")
 
@@ -46,11 +46,8 @@ class FracAtlas(Dataset):
     settings: Settings
 
     def samples(self) -> Samples:
-        return Samples(
-            shape=(1, self.settings.size, self.settings.size),
-            mean=(127.5,),
-            sd=(127.5,),
-            labels=Labels(kind="binary", classes=("not fractured", "fractured")),
+        return image_samples(
+            (1, self.settings.size, self.settings.size), ("not fractured", "fractured")
         )
 
     def scan(self, source: Path | None) -> Scan:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Scan
+from sltool.datasets.base import Dataset, Scan, image_samples
 from sltool.errors import BadDataError
 from sltool.registry import datasets
-from sltool.study import Labels, Samples, Section
+from sltool.study import Samples, Section
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -55,12 +55,7 @@ class MedMNIST(Dataset):
 
     def samples(self) -> Samples:
         classes, channels = self.settings.classes, self.settings.channels
-        return Samples(
-            shape=(channels, self.settings.size, self.settings.size),
-            mean=(127.5,) * channels,
-            sd=(127.5,) * channels,
-            labels=Labels(kind="binary" if len(classes) == 2 else "multiclass", classes=classes),
-        )
+        return image_samples((channels, self.settings.size, self.settings.size), classes)
 
     def scan(self, source: Path | None) -> Scan:
         source = self.need_source(source)

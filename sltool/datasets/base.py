@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sltool.datasets.images import ImageFiles
 from sltool.errors import BadDataError, UsageError
-from sltool.study import Samples, Section
+from sltool.study import Labels, Samples, Section
 
 
 class UnreadableSampleError(Exception):
@@ -61,6 +61,16 @@ class Scan:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def image_samples(shape: tuple[int, int, int], classes: tuple[str, ...]) -> Samples:
+    """Samples that are 8-bit pictures (channels, height, width), brought to -1..1, of `classes`."""
+    return Samples(
+        shape=shape,
+        mean=(127.5,) * shape[0],
+        sd=(127.5,) * shape[0],
+        labels=Labels(kind="binary" if len(classes) == 2 else "multiclass", classes=classes),
+    )
 
 
 class Dataset(ABC):

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Refused, Scan
+from sltool.datasets.base import Dataset, Refused, Scan, image_samples
 from sltool.datasets.cifar_pickle import read_pickled
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.errors import BadDataError
 from sltool.registry import datasets
-from sltool.study import Labels, Samples, Section
+from sltool.study import Samples, Section
 
 CLASSES = (
     "airplane",
@@ -73,12 +73,7 @@ class Cifar10(Dataset):
 
     def samples(self) -> Samples:
         classes = self.settings.classes
-        return Samples(
-            shape=SHAPE,
-            mean=(127.5,) * 3,
-            sd=(127.5,) * 3,
-            labels=Labels(kind="binary" if len(classes) == 2 else "multiclass", classes=classes),
-        )
+        return image_samples(SHAPE, classes)
 
     def scan(self, source: Path | None) -> Scan:
         source = self.need_source(source)

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Refused, Scan
+from sltool.datasets.base import Dataset, Refused, Scan, image_samples
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.errors import BadDataError, StorageError
 from sltool.registry import datasets
-from sltool.study import Labels, Samples, Section
+from sltool.study import Samples, Section
 
 # Class -> folder, in each public set. The last of two classes is the positive one.
 LAYOUTS: dict[str, dict[str, str]] = {
@@ -80,12 +80,7 @@ class CovidCT(Dataset):
 
     def samples(self) -> Samples:
         classes = self.settings.classes
-        return Samples(
-            shape=(1, self.settings.size, self.settings.size),
-            mean=(127.5,),
-            sd=(127.5,),
-            labels=Labels(kind="binary" if len(classes) == 2 else "multiclass", classes=classes),
-        )
+        return image_samples((1, self.settings.size, self.settings.size), classes)
 
     def scan(self, source: Path | None) -> Scan:
         source = self.need_source(source)

@@ -13,12 +13,12 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import numpy as np
 from pydantic import BeforeValidator, Field, field_validator
 
-from sltool.datasets.base import Dataset, Refused, Scan
+from sltool.datasets.base import Dataset, Refused, Scan, image_samples
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.datasets.mura_stand_in import NOTICE, write_stand_in
 from sltool.errors import BadDataError, StorageError
 from sltool.registry import datasets
-from sltool.study import Labels, Samples, Section
+from sltool.study import Samples, Section
 
 Part = Literal["elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist"]
 ListName = Literal["train", "valid"]
@@ -105,12 +105,7 @@ class Mura(Dataset):
         return write_stand_in(folder, samples, seed, BODY_PARTS)
 
     def samples(self) -> Samples:
-        return Samples(
-            shape=(1, self.settings.size, self.settings.size),
-            mean=(127.5,),
-            sd=(127.5,),
-            labels=Labels(kind="binary", classes=("negative", "positive")),
-        )
+        return image_samples((1, self.settings.size, self.settings.size), ("negative", "positive"))
 
     def scan(self, source: Path | None) -> Scan:
         root = _root(self.need_source(source))
