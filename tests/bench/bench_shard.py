@@ -48,7 +48,7 @@ def feature_maps(samples: int) -> NDArray[Any]:
     images = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic")
     with torch.no_grad():
         maps = layer(images + 0.05 * torch.randn_like(images))
-    return maps.to(torch.float16).numpy()
+    return np.asarray(maps.to(torch.float16).numpy())
 
 
 def make_rows(samples: int) -> Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from sltool.layout import StudyFolder
 from sltool.models.base import build
@@ -108,7 +110,8 @@ def bare_loop(study: Study, store: Store) -> Callable[[], object]:
     if features.dim() == 4:
         features = features.contiguous(memory_format=torch.channels_last)
     labels = samples.labels
-    network = build(study, 0).server_network.to(memory_format=torch.channels_last)
+    network: nn.Module = build(study, 0).server_network
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = choose_precision("auto", network, CPU)
     optimizer = make_optimizer(network, study.training)
     task = Task(study.samples.labels, study.training)
@@ -121,7 +124,7 @@ def bare_loop(study: Study, store: Store) -> Callable[[], object]:
                 outputs = network(features[part])
             loss = task.loss(outputs.float(), labels[part])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     return epoch
@@ -221,51 +224,53 @@ def many_rows() -> Row:
 
 
 class Epochs(Silent):
-    """When each epoch ended, and when the shard was placed and taken."""
+    """Times epochs: `QUIET` of them, then those while the next shard is taken in, and so on."""
 
-    def __init__(self, place: Callable[[], None], after: int) -> None:
+    QUIET = 15
+
+    def __init__(self, shards: list[Path], inbox: Path) -> None:
         self.quiet: list[float] = []
-        self.busy: list[float] = []
-        self.taken = 0
-        self._place = place
-        self._after = after
+        self.busy: list[list[float]] = []
+        self._shards = shards
+        self._inbox = inbox
+        self._taking = False
         self._mark = time.perf_counter()
-        self._placed = False
 
     def detail(self, text: str) -> None:
         if text.startswith("accepted"):
-            self.taken += 1
-            self._placed = False
+            self._taking = False
+            if not self._shards:
+                os.kill(os.getpid(), signal.SIGTERM)
         if "train_loss" in text:
-            (self.busy if self._placed else self.quiet).append(time.perf_counter() - self._mark)
-            if len(self.quiet) >= self._after * (self.taken + 1) and not self._placed:
-                self._place()
-                self._placed = True
+            now = time.perf_counter()
+            (self.busy[-1] if self._taking else self.quiet).append(now - self._mark)
+            if not self._taking and self._shards and len(self.quiet) % self.QUIET == 0:
+                shutil.move(self._shards.pop(), self._inbox)
+                self._taking = True
+                self.busy.append([])
             self._mark = time.perf_counter()
 
 
 def while_taking() -> Row:
-    """Epochs during which a shard of 330 MB is taken in, against those before and after.
+    """Epochs while shards of 80 MB are taken in, one at a time, against those between.
 
-    The shard is of the test split, so that epochs keep their size.
+    The shards are of the test split, so that epochs keep their size.
     """
+    sites = ["B", "C", "D", "E"]
     with tempfile.TemporaryDirectory() as root:
-        folder, study = make_study(Path(root), CNN, (1, 64, 64), 64, ["A", "B"])
+        folder, study = make_study(Path(root), CNN, (1, 64, 64), 64, ["A", *sites])
         queue = accepted(folder, study, {"A": 1024})
-        ship(folder, study, {"B": 160_000}, "test")
-        shard = next(folder.inbox.glob("*.h5"))
-        aside = shard.rename(folder.root / shard.name)
-        watch = Epochs(lambda: shutil.move(aside, shard), after=8)
-        plan = Plan("bench", watch=True, max_epochs=60)
-        train(folder, study, queue.store, plan, CPU, watch)
-    quiet, busy = (
-        statistics.median(watch.quiet[2:]),
-        statistics.median(watch.busy[:-1] or watch.busy),
-    )
+        ship(folder, study, dict.fromkeys(sites, 40_000), "test")
+        aside = [one.rename(folder.root / one.name) for one in folder.inbox.glob("*.h5")]
+        watch = Epochs(aside, folder.inbox)
+        train(folder, study, queue.store, Plan("bench", watch=True), CPU, watch)
+    quiet = statistics.median(watch.quiet[Epochs.QUIET // 2 :])
+    busy = statistics.median(one for shard in watch.busy for one in shard)
+    took = statistics.median(sum(shard) for shard in watch.busy)
     slower = busy / quiet - 1
     return Row(
-        "an epoch while a shard of 330 MB is taken in (--watch)",
-        f"{slower:+.1%} ({quiet:.2f} s quiet, {busy:.2f} s during, {len(watch.busy)} epochs)",
+        "an epoch while a shard of 80 MB is taken in (--watch), four in turn",
+        f"{slower:+.1%} ({quiet:.2f} s quiet, {busy:.2f} s during; {took:.0f} s for a shard)",
         "<= +10 %",
-        bool(watch.taken) and slower <= 0.10,
+        slower <= 0.10,
     )

@@ -17,7 +17,8 @@ from sltool.progress import Silent
 from sltool.server.queue import Queue
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import Content, Place
-from sltool.shard.writer import Rows, write_shard
+from sltool.shard.payload import Rows
+from sltool.shard.writer import write_shard
 from sltool.study import Study
 
 BLOCK = 1024

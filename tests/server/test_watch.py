@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+from pathlib import Path
+
+import pytest
 
 from tests.server.conftest import Server, end, same, wait_until
 
@@ -32,6 +37,25 @@ def test_a_shard_that_comes_while_training_joins_at_the_next_epoch(server: Serve
     # The epoch that was left has no line in the history yet.
     assert told <= found <= {*told, len(rows) + 1}
     goes_on_exactly(server)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the process is found through /proc")
+def test_training_says_that_nothing_is_taken_in_any_more(server: Server) -> None:
+    server.set_training(epochs=LONG, batch_size=2)
+    server.sltool("ship", "--site", "A").ok()
+    process = server.start("--watch", "--json")
+    wait_until(lambda: bool(watcher_of(process)), "the process that takes shards in")
+    os.kill(watcher_of(process)[0], signal.SIGKILL)
+    wait_until(lambda: "the process that takes them in has ended" in server.log(), "the news")
+    code, said = end(process, signal.SIGTERM)
+    assert code == 0
+    assert said.count("no more shards are taken in") == 1
+
+
+def watcher_of(process: subprocess.Popen[str]) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, command in commands.items() if b"spawn_main" in command]
 
 
 def goes_on_exactly(server: Server) -> None:
