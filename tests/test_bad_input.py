@@ -130,7 +130,7 @@ def test_unknown_site(trained: Sltool) -> None:
     for stage in ("client-encode", "ship"):
         refused(trained(stage, "--site", "D"), 2, "unknown site 'D'", "one of A, B, C")
     refused(trained("server-train", "--sites", "A", "D"), 2, "unknown site 'D'")
-    refused(trained("evaluate", "--run", "dfault"), 2, "dfault")
+    refused(trained("evaluate", "--run", "dfault"), 2, "unknown run 'dfault'", "default")
     refused(trained("compare", "dfault"), 2, "did you mean 'default'?")
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sltool.errors import StageOrderError, UnknownNameError
+from sltool.errors import StageOrderError
 from sltool.layout import StudyFolder
 from sltool.server.evaluation import metrics_entry, read_metrics
 from sltool.server.levels import Level
-from sltool.server.run import run_settings
+from sltool.server.run import find_run, run_settings
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,11 @@ def compare_runs(
 
     Raises:
         UnknownNameError: there is no run of that name.
-        StageOrderError: a run was not evaluated on that split, or none was.
+        StageOrderError: none has begun; one was not evaluated on that split, or none was.
     """
     rows = []
     for name in names or folder.run_names():
-        run = folder.run(name)
-        if not run.settings.is_file():
-            raise UnknownNameError.of("run", name, folder.run_names())
+        run = find_run(folder, name)
         figures = read_metrics(run).get(metrics_entry(split, level))
         if figures is None and names:
             raise StageOrderError(

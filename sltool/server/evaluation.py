@@ -20,7 +20,7 @@ from sltool.layout import RunFolder, StudyFolder
 from sltool.metrics import Array, check_metrics, compute, metrics_for
 from sltool.models.base import outline
 from sltool.server.levels import Level, gather, group_numbers
-from sltool.server.run import run_settings
+from sltool.server.run import find_run, run_settings
 from sltool.server.store import Samples, Store
 from sltool.server.task import Task
 from sltool.server.trainer import predict
@@ -62,11 +62,12 @@ def evaluate(
         sites: whose samples; none means all, whatever the run was trained on.
 
     Raises:
+        UnknownNameError: no run has this name.
         StageOrderError: the run has no model, or no shard of that split has arrived.
         StudyMismatchError: the run belongs to another encoding or model.
         UsageError: the samples do not have that level.
     """
-    run = folder.run(name)
+    run = find_run(folder, name)
     _check_run(run, study, store)
     samples = store.samples(split, sites)
     if not len(samples):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sltool.errors import StageOrderError
+from sltool.errors import StageOrderError, UnknownNameError
 from sltool.layout import RunFolder, StudyFolder
 from sltool.progress import Progress
 from sltool.server.course import Course
@@ -90,11 +90,30 @@ def _free_name(folder: StudyFolder, name: str) -> str:
     return free
 
 
+def find_run(folder: StudyFolder, name: str) -> RunFolder:
+    """The folder of a run that has begun.
+
+    Raises:
+        UnknownNameError: none has this name.
+        StageOrderError: none has begun at all.
+    """
+    names = folder.run_names()
+    if not names:
+        raise StageOrderError(
+            f"no run '{name}', nor any other",
+            where=folder.runs,
+            hint="run `sltool server-train` first",
+        )
+    if name not in names:
+        raise UnknownNameError.of("run", name, names)
+    return folder.run(name)
+
+
 def run_settings(run: RunFolder) -> dict[str, Any]:
     """The settings that a finished or unfinished run was begun with.
 
     Raises:
-        StageOrderError: there is no such run.
+        StageOrderError: it has no model yet.
         BadDataError: its record is damaged.
     """
     if not run.model.is_file():
