@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from sltool.cli.command import ForceOption, SeedOption, Terminal, aligned, command
 from sltool.errors import UsageError
+from sltool.machine import processors
 
 SHOWN = 10
 
@@ -72,7 +72,7 @@ def prepare(
         dataset,
         source,
         [*_body_parts(body_part), *(settings or [])],
-        workers or len(os.sched_getaffinity(0)),
+        workers or processors(),
         seed,
         force,
         terminal,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from sltool.cli.command import DeviceOption, ForceOption, SeedOption, Terminal, command, pick_device
 from sltool.cli.report import show
+from sltool.machine import processors
 
 
 def add_to(app: typer.Typer) -> None:
@@ -85,7 +85,7 @@ def reproduce(
         sweeps=tuple(found.sweep if sweep is None else sweep),
         seeds=list(range(seed, seed + seeds)),
         device=pick_device(device),
-        workers=workers or len(os.sched_getaffinity(0)),
+        workers=workers or processors(),
         keep=keep,
     )
     folder = out or terminal.study / "reproduction" / case

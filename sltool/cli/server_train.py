@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +23,9 @@ from sltool.cli.intake import report_intake
 if TYPE_CHECKING:
     from sltool.layout import StudyFolder
     from sltool.server.intake import Intake
+    from sltool.server.plan import Plan
+    from sltool.server.queue import Queue
+    from sltool.server.ranks import Ranks
     from sltool.server.run import Trained
 
 RunOption = Annotated[str, typer.Option("--run", metavar="NAME", help="The run's name.")]
@@ -92,8 +96,6 @@ def server_train(
     from sltool.server.ranks import join_ranks, local_device
     from sltool.server.run import train
     from sltool.server.sampler import SiteControl
-    from sltool.server.stop import Stop
-    from sltool.server.watch import wait_for as wait
     from sltool.studyfile import load_study
 
     folder = terminal.folder
@@ -102,6 +104,19 @@ def server_train(
     control = SiteControl.parse(site_weights, max_samples_per_site)
     study.check_sites(control.weights)
     where = local_device(pick_device(device))
+    plan = Plan(
+        run=run,
+        sites=sites or [],
+        seed=seed,
+        control=control,
+        precision=precision,
+        force=force,
+        resume=resume == "auto",
+        watch=watch,
+        max_epochs=max_epochs,
+        until=until,
+    )
+    plans = [replace(plan, run=f"{run}-{n}", seed=seed + n) for n in range(seeds or 0)] or [plan]
     with (
         join_ranks(where) as ranks,
         only_server(folder) if ranks.is_first else nullcontext(),
@@ -109,42 +124,46 @@ def server_train(
         if not ranks.is_first:
             terminal = Terminal(terminal.study, quiet=True)
         queue = Queue(folder, study)
-        intakes: list[Intake] = []
-
-        def take() -> None:
-            intakes.append(queue.take(terminal))
-            report_intake(terminal, intakes[-1])
-
-        if wait_for or watch:
-            with Stop(until).on_signals() as stop:
-                if not wait(queue.store, wait_for or [], take, stop, ranks):
-                    terminal.note(f"stopped before the shards were there: {stop.reason}")
-                    return
-        elif ranks.is_first:
-            take()
-        rejected = [one for intake in intakes for one in intake.rejected]
-        if rejected and not queue.store.segments:
-            raise rejected[0].error
-        ranks.told(None)  # The other ranks read the store when rank 0 has filled it.
-        names = [(f"{run}-{n}", seed + n) for n in range(seeds)] if seeds else [(run, seed)]
-        done = []
-        for name, own_seed in names:
-            plan = Plan(
-                run=name,
-                sites=sites or [],
-                seed=own_seed,
-                control=control,
-                precision=precision,
-                force=force,
-                resume=resume == "auto",
-                watch=watch,
-                max_epochs=max_epochs,
-                until=until,
-            )
-            done.append(train(folder, study, queue.store, plan, where, terminal, ranks))
-    accepted = sum(len(intake.accepted) for intake in intakes)
-    documents = [_document(folder, one, accepted, len(rejected)) for one in done]
+        intakes = _take_in(terminal, queue, plan, wait_for or [], ranks)
+        if intakes is None:
+            return
+        done = [train(folder, study, queue.store, one, where, terminal, ranks) for one in plans]
+    accepted, rejected = (
+        sum(len(getattr(intake, kind)) for intake in intakes) for kind in ("accepted", "rejected")
+    )
+    documents = [_document(folder, one, accepted, rejected) for one in done]
     terminal.result(documents[0] if not seeds else {"runs": documents}, *map(_line, done))
+
+
+def _take_in(
+    terminal: Terminal, queue: Queue, plan: Plan, wait_for: list[str], ranks: Ranks
+) -> list[Intake] | None:
+    """What came in before training; None if it shall stop before enough has come.
+
+    Raises:
+        ShardRefusedError: nothing but refused shards came.
+    """
+    from sltool.server.stop import Stop
+    from sltool.server.watch import wait_for as wait
+
+    intakes: list[Intake] = []
+
+    def take() -> None:
+        intakes.append(queue.take(terminal))
+        report_intake(terminal, intakes[-1])
+
+    if wait_for or plan.watch:
+        with Stop(plan.until).on_signals() as stop:
+            if not wait(queue.store, wait_for, take, stop, ranks):
+                terminal.note(f"stopped before the shards were there: {stop.reason}")
+                return None
+    elif ranks.is_first:
+        take()
+    rejected = [one for intake in intakes for one in intake.rejected]
+    if rejected and not queue.store.segments:
+        raise rejected[0].error
+    ranks.told(None)  # The other ranks read the store when rank 0 has filled it.
+    return intakes
 
 
 def _document(folder: StudyFolder, one: Trained, accepted: int, rejected: int) -> dict[str, Any]:

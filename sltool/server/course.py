@@ -94,7 +94,7 @@ class Course:
                         break
                     advance(1)
             self._end(stop)
-        if self._ranks.is_first and (not again or not self._run.model.is_file()):
+        if self._ranks.is_first:
             self._publish_model()
         self._record.close()
         return again
@@ -135,6 +135,9 @@ class Course:
         self.trainer.restore(checkpoint)
         self._roster.take_up(checkpoint.shards)
         self._use(checkpoint.taken)
+        if checkpoint.history and self._ranks.is_first:
+            # A run that was killed right after its checkpoint lacks the last epoch there.
+            self._record.history(checkpoint.history)
         if not self._done:
             self._say(f"goes on after epoch {checkpoint.epoch}, step {checkpoint.step} of the next")
 

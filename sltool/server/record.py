@@ -7,9 +7,11 @@ import importlib.util
 import io
 import json
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from sltool.errors import StorageError
@@ -48,14 +50,15 @@ class Record:
         self._progress.detail(text)
 
     def history(self, history: list[dict[str, Any]]) -> None:
-        """Write `history.csv` and the last row's TensorBoard events."""
+        """Write `history.csv` and the last row's TensorBoard events, unless they are there."""
         columns = list(dict.fromkeys(key for row in history for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-        write_text(self.run.history, text.getvalue())
-        self._write_events(history[-1])
+        if _read(self.run.history) != text.getvalue():
+            write_text(self.run.history, text.getvalue())
+            self._write_events(history[-1])
 
     def _write_events(self, row: dict[str, Any]) -> None:
         if self._events is None:
@@ -65,14 +68,44 @@ class Record:
                 self._events.add_scalar(name, value, row["epoch"])
 
     def model(self, weights: dict[str, torch.Tensor], card: dict[str, Any]) -> None:
-        """Write `model.safetensors` with a model card: each value as JSON, as metadata."""
+        """Write `model.safetensors` with a model card: each value as JSON, as metadata.
+
+        Not if the model of this card is there.
+        """
         metadata = {key: json.dumps(value) for key, value in card.items()}
+        if _card(self.run.model) == metadata:
+            return
         with publish(self.run.model) as part:
-            part.write_bytes(save(weights, metadata=metadata))
+            part.write_bytes(_in_order(save(weights, metadata=metadata)))
 
     def close(self) -> None:
         if self._events:
             self._events.close()
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: the library's order is random."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[start:]
+
+
+def _card(path: Path) -> dict[str, str]:
+    """The model card of the file; {} where there is none or a damaged one."""
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata())
+    except SafetensorError:
+        return {}
 
 
 def _event_writer(run: RunFolder, epoch: int) -> Any:

@@ -7,7 +7,6 @@ and for the checksum `H5_checksum_fletcher32` of the HDF5 library.
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from typing import Any
@@ -19,11 +18,6 @@ LEVEL = 1
 CHECKSUM_BYTES = 4
 # zlib's own bound for incompressible data lies below this.
 OVERHEAD_BYTES = 1024
-
-
-def workers() -> int:
-    """How many threads can compress or decompress at once: the processors of this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pack_chunk(chunk: NDArray[Any]) -> bytes:

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.errors import NotTrustedError, ShardRefusedError, StudyMismatchError
-from sltool.shard.filters import unpack_chunk, workers
+from sltool.machine import processors
+from sltool.shard.filters import unpack_chunk
 from sltool.shard.keys import is_signed_by, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, unpack
 from sltool.shard.opened import OpenedFile
@@ -81,12 +82,12 @@ class ShardReader:
         step = max(1, rows_at_once // member.chunks[0])
         starts = iter(range(0, len(chunks.offsets), step))
         pending: deque[Future[NDArray[Any]]] = deque()
-        with ThreadPoolExecutor(workers()) as pool:
+        with ThreadPoolExecutor(processors()) as pool:
             try:
                 for start in starts:
                     part = slice(start, start + step)
                     pending.append(pool.submit(self._finite_block, member, chunks, part))
-                    if len(pending) > workers():
+                    if len(pending) > processors():
                         yield pending.popleft().result()
                 while pending:
                     yield pending.popleft().result()

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from sltool import __version__
 from sltool.files import publish, sha256
-from sltool.shard.filters import LEVEL, pack_chunk, workers
+from sltool.machine import processors
+from sltool.shard.filters import LEVEL, pack_chunk
 from sltool.shard.hdf5 import create_hdf5
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, Place, pack
@@ -65,7 +66,7 @@ def _write_payload(
     blocks |= {"pseudonyms": [rows.pseudonyms], "groups": [rows.groups]}
     with (
         create_hdf5(part, userblock_size=USER_BLOCK, libver=("v108", "v108")) as file,
-        ThreadPoolExecutor(workers()) as pool,
+        ThreadPoolExecutor(processors()) as pool,
     ):
         datasets = {name: _create(file, name, member) for name, member in layout.items()}
         for name in ("labels", "pseudonyms", "groups", "features"):
@@ -96,7 +97,7 @@ def _fill(
     row = 0
     for batch in _whole_chunks(dataset.name, member, blocks):
         pending.append(pool.submit(_pack, member, batch))
-        if len(pending) > workers():
+        if len(pending) > processors():
             row = _put(dataset, member, row, pending.popleft().result())
     while pending:
         row = _put(dataset, member, row, pending.popleft().result())

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -30,6 +29,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from sltool.machine import processors
 
 SIDE = 224
 DISTINCT = 100
@@ -145,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="See the module's first lines.")
     parser.add_argument("--images", type=int, nargs="+", default=[1_000, 10_000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=processors())
     parser.add_argument("--arm", choices=["bare", "prepare"], help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -6,6 +6,7 @@ SIGKILL, ENOSPC and EIO, and adds 200 kills at random instants.
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -155,6 +156,12 @@ def rows(folder: Path) -> dict[str, list[np.ndarray[Any, Any]]]:
     return found
 
 
+def history(folder: Path) -> list[dict[str, str]]:
+    """The rows of `history.csv` but for how long each epoch took."""
+    with StudyFolder(folder).run("default").history.open() as file:
+        return [{**row, "seconds": ""} for row in csv.DictReader(file)]
+
+
 def assert_as_unbroken(folder: Path, done: Path) -> None:
     """No row lost, none twice, the same files, and the checkpoint the same bit by bit."""
     for name in ("outbox", "server/accepted"):
@@ -166,6 +173,7 @@ def assert_as_unbroken(folder: Path, done: Path) -> None:
         for one, other in zip(rows(folder)[split], columns, strict=True):
             assert np.array_equal(one, other), split
     assert same(training_state(folder), training_state(done))
+    assert history(folder) == history(done)
     model = "server/runs/default/model.safetensors"
     assert (folder / model).read_bytes() == (done / model).read_bytes()
     left = [path for path in folder.rglob("*.part") if path.is_file()]

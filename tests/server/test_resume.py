@@ -31,6 +31,9 @@ def train_and(number: signal.Signals, server: Server, after: int) -> tuple[int, 
     return end(process, number)
 
 
+PUBLISHED = ("history.csv", "model.safetensors")
+
+
 def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
     """SIGKILL at two instants; the checkpoint left is whole, and the rest is trained again."""
     shipped.set_training(epochs=LONG, batch_size=4)
@@ -156,3 +159,17 @@ def test_the_model_carries_its_card(shipped: Server) -> None:
     assert card["encoding"] == run["encoding"]
     best = shipped.history()[card["best_epoch"] - 1]
     assert card["metrics"]["validation_loss"] == float(best["validation_loss"])
+
+
+def test_what_a_kill_after_the_last_checkpoint_left_unwritten_is_written(shipped: Server) -> None:
+    shipped.set_training(epochs=3)
+    shipped.sltool("server-train").ok()
+    early = {name: (shipped.run_folder() / name).read_bytes() for name in PUBLISHED}
+    shipped.set_training(epochs=4)
+    shipped.sltool("server-train").ok()
+    late = {name: (shipped.run_folder() / name).read_bytes() for name in PUBLISHED}
+    assert all(early[name] != late[name] for name in PUBLISHED)
+    for name in PUBLISHED:
+        (shipped.run_folder() / name).write_bytes(early[name])
+    shipped.sltool("server-train").ok()
+    assert {name: (shipped.run_folder() / name).read_bytes() for name in PUBLISHED} == late
