@@ -96,7 +96,6 @@ class Course:
             self._end(stop)
         if self._ranks.is_first:
             self._publish_model()
-        self._record.close()
         return again
 
     @property

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +17,7 @@ from sltool.errors import StorageError
 from sltool.files import publish, write_json, write_text
 from sltool.layout import RunFolder
 from sltool.progress import Progress
+from sltool.server.events import Events, events_from
 
 
 class Record:
@@ -30,7 +30,7 @@ class Record:
     def __init__(self, run: RunFolder, progress: Progress) -> None:
         self.run = run
         self._progress = progress
-        self._events: Any = None
+        self._events: Events | Literal[False] | None = None
 
     def settings(self, document: dict[str, Any]) -> None:
         """Write `run.json`."""
@@ -62,10 +62,10 @@ class Record:
 
     def _write_events(self, row: dict[str, Any]) -> None:
         if self._events is None:
-            self._events = _event_writer(self.run, row["epoch"])
-        for name, value in row.items():
-            if self._events and isinstance(value, float):
-                self._events.add_scalar(name, value, row["epoch"])
+            # tensorboard is slow to import: not before the first epoch is done.
+            self._events = events_from(self.run.events, row["epoch"]) or False
+        if self._events:
+            self._events.add(row)
 
     def model(self, weights: dict[str, torch.Tensor], card: dict[str, Any]) -> None:
         """Write `model.safetensors` with a model card: each value as JSON, as metadata.
@@ -77,10 +77,6 @@ class Record:
             return
         with publish(self.run.model) as part:
             part.write_bytes(_in_order(save(weights, metadata=metadata)))
-
-    def close(self) -> None:
-        if self._events:
-            self._events.close()
 
 
 def _read(path: Path) -> str:
@@ -106,12 +102,3 @@ def _card(path: Path) -> dict[str, str]:
             return dict(file.metadata())
     except SafetensorError:
         return {}
-
-
-def _event_writer(run: RunFolder, epoch: int) -> Any:
-    """A TensorBoard writer that goes on from `epoch`; False where tensorboard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        return False
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run.events), purge_step=epoch)
