@@ -9,9 +9,10 @@ from html import escape
 from pathlib import Path
 
 from sltool.experiments import pictures
-from sltool.experiments.figures import Picture, metric_label
+from sltool.experiments.figures import metric_label
 from sltool.experiments.results import REFERENCE, Results, Row
 from sltool.experiments.statistics import Difference, Interval
+from sltool.experiments.style import Picture
 from sltool.files import write_text
 
 STYLE = """

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sltool.errors import BadDataError, StorageError
 from sltool.experiments.outcome import Finished, write_rows
@@ -46,6 +47,13 @@ class Row:
     def tables(self) -> list[Table]:
         """The predictions of every seed."""
         return [read_table(one.predictions) for one in self.finished]
+
+    @property
+    def true_and_predicted(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The labels and predictions of all seeds' test rows together."""
+        columns = ([getattr(t, name) for t in self.tables] for name in ("y_true", "y_pred"))
+        true, predicted = (np.concatenate(parts) for parts in columns)
+        return true, predicted
 
     @cached_property
     def histories(self) -> list[pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,3 +64,13 @@ def save(figure: Figure, path: Path) -> None:
     for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
         with publish(path.with_name(f"{path.name}.{kind}")) as part:
             figure.savefig(part, format=kind, **options)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was written: `NAME.png` and `NAME.svg` in the figures' folder."""
+
+    name: str
+    title: str
+    alt: str
+    caption: str
