@@ -79,6 +79,10 @@ def _decode(text: str) -> bytes:
     if not text.startswith(PREFIX):
         raise ValueError(f"no '{PREFIX}' in front")
     try:
-        return base64.b64decode(text.removeprefix(PREFIX), validate=True)
+        raw = base64.b64decode(text.removeprefix(PREFIX), validate=True)
     except binascii.Error as error:
         raise ValueError(str(error)) from error
+    # The last character has bits that decoding ignores.
+    if _encode(raw) != text:
+        raise ValueError("not the base64 that RFC 4648, section 3.5, calls canonical")
+    return raw
