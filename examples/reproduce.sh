@@ -28,9 +28,10 @@ run direct-ldl cholesterol --source "$data/cholesterol/ldl_direct_1000.csv" \
     --set training.batch_size=32
 run check-ups cholesterol --source "$data/cholesterol/korea_checkup_20000.csv"
 run covid-ct covid-ct --source "$data/covid-ct-sao-paulo"
-# The paper's own width: one channel, with and without views.
-run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi single:C \
-    --set 'model.filters=[1, 32, 64, 128, 256]' --sweep encoding.views=1,20
+# The paper's own width and activation: one channel, sigmoid; with and without views.
+run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi \
+    --set 'model.filters=[1, 32, 64, 128, 256]' model.activation=sigmoid \
+    --sweep encoding.views=1,20
 run cifar10 cifar10 --source "$data/cifar-10-batches-bin"
 run fracatlas mura --dataset fracatlas --plugins-dir plugins --source "$data/fracatlas" \
     --set dataset.size=96 model.width=0.25 model.channels=16 encoding.views=8 \
