@@ -35,5 +35,5 @@ run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi
 run cifar10 cifar10 --source "$data/cifar-10-batches-bin"
 run fracatlas mura --dataset fracatlas --plugins-dir plugins --source "$data/fracatlas" \
     --set dataset.size=96 model.width=0.25 model.channels=16 encoding.views=8 \
-    training.epochs=30 training.batch_size=32 training.optimizer=adamw \
+    training.epochs=20 training.batch_size=32 training.optimizer=adamw \
     training.learning_rate=0.0007 training.schedule=one-cycle

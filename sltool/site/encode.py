@@ -26,7 +26,7 @@ from sltool.shard.writer import write_shard
 from sltool.site.augment import Augmenter
 from sltool.site.private import PrivateFile, open_private
 from sltool.site.records import read_record
-from sltool.study import SPLITS, Study
+from sltool.study import SPLITS, Encoding, Study
 
 SLAB = 256
 
@@ -171,13 +171,7 @@ class Encoder:
         x = torch.from_numpy(inputs).to(self._device, torch.float32)
         x = self._augment(x, views)
         maps = self._layer((x - self._mean) / self._sd)
-        if self._settings.clip is not None:
-            norms = maps.flatten(1).norm(dim=1).clamp(min=self._settings.clip)
-            maps = maps * (self._settings.clip / norms).reshape(-1, *(1,) * (maps.dim() - 1))
-        if self._settings.noise:
-            maps = maps + self._settings.noise * torch.randn(
-                maps.shape, generator=self._noise, device=self._device
-            )
+        maps = protect(maps, self._settings, self._noise)
         maps = maps.to(self._dtype)
         if not torch.isfinite(maps).all():
             raise BadDataError(
@@ -185,6 +179,19 @@ class Encoder:
                 hint="set encoding.dtype to float32 in study.yaml, for all sites",
             )
         return np.asarray(maps.cpu().numpy())
+
+
+def protect(
+    maps: torch.Tensor, settings: Encoding, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Feature maps (n, ...) clipped to the L2 norm, and with the noise, that the study says."""
+    if settings.clip is not None:
+        norms = maps.flatten(1).norm(dim=1).clamp(min=settings.clip)
+        maps = maps * (settings.clip / norms).reshape(-1, *(1,) * (maps.dim() - 1))
+    if settings.noise:
+        noise = torch.randn(maps.shape, generator=generator, device=maps.device)
+        maps = maps + settings.noise * noise
+    return maps
 
 
 def _write_all(

@@ -20,7 +20,7 @@ from sltool.experiments.engine import Best, Loop, figures, outputs_of, write_net
 from sltool.experiments.outcome import Outcome
 from sltool.models.base import build
 from sltool.server.store import Samples
-from sltool.site.encode import load_privacy_layer
+from sltool.site.encode import load_privacy_layer, protect
 from sltool.study import Encoding
 
 
@@ -56,7 +56,7 @@ class _Online(nn.Module):
         super().__init__()
         self.layers = nn.ModuleDict({site: deepcopy(layer) for site in sites})
         self.rest = rest
-        self._encoding = encoding
+        self.protection = _Protection(encoding)
 
     def forward(self, x: torch.Tensor, site: torch.Tensor) -> torch.Tensor:
         """(n, *shape) and the (n,) sites' numbers -> (n, outputs)."""
@@ -68,24 +68,15 @@ class _Online(nn.Module):
             for number, part in zip(present, torch.split(x[order], sizes.tolist()), strict=True)
         ]
         maps = torch.cat(parts)[torch.argsort(order)]
-        outputs: torch.Tensor = self.rest(self._protected(maps))
+        outputs: torch.Tensor = self.rest(self.protection(maps))
         return outputs
-
-    def _protected(self, maps: torch.Tensor) -> torch.Tensor:
-        """Clipped and noisy as the study says, and so at every step anew."""
-        if self._encoding.clip is not None:
-            norms = maps.flatten(1).norm(dim=1).clamp(min=self._encoding.clip)
-            maps = maps * (self._encoding.clip / norms).reshape(-1, *(1,) * (maps.dim() - 1))
-        if self._encoding.noise:
-            maps = maps + self._encoding.noise * torch.randn_like(maps)
-        return maps
 
     def outputs(self, samples: Samples, device: torch.device) -> torch.Tensor:
         """(N, outputs) on the CPU: each sample goes through its own site's layer."""
         result = torch.empty(0)
         for number, name in enumerate(samples.sites):
             mine = torch.from_numpy(samples.site == number)
-            network = nn.Sequential(self.layers[name], _Protected(self), self.rest)
+            network = nn.Sequential(self.layers[name], self.protection, self.rest)
             found = outputs_of(network, _only(samples, mine), device)
             if not len(result):
                 result = torch.empty(len(samples), found.shape[1])
@@ -93,14 +84,15 @@ class _Online(nn.Module):
         return result
 
 
-class _Protected(nn.Module):
-    def __init__(self, whole: _Online) -> None:
+class _Protection(nn.Module):
+    """Clips and adds noise as the study says, and so at every step anew."""
+
+    def __init__(self, encoding: Encoding) -> None:
         super().__init__()
-        # In a tuple, so that torch does not take the whole for a part of its part.
-        self._whole = (whole,)
+        self._encoding = encoding
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return self._whole[0]._protected(maps)
+        return protect(maps, self._encoding)
 
 
 def _only(samples: Samples, mine: torch.Tensor) -> Samples:
