@@ -32,8 +32,10 @@ run covid-ct covid-ct --source "$data/covid-ct-sao-paulo"
 run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi \
     --set 'model.filters=[1, 32, 64, 128, 256]' model.activation=sigmoid \
     --sweep encoding.views=1,20
-run cifar10 cifar10 --source "$data/cifar-10-batches-bin"
+run cifar10 cifar10 --source "$data/cifar-10-batches-bin" --seeds 3
 run fracatlas mura --dataset fracatlas --plugins-dir plugins --source "$data/fracatlas" \
-    --set dataset.size=96 model.width=0.25 model.channels=16 encoding.views=8 \
-    training.epochs=20 training.batch_size=32 training.optimizer=adamw \
-    training.learning_rate=0.0007 training.schedule=one-cycle
+    --arms multi single:C \
+    --set dataset.size=96 model.width=0.125 model.channels=16 encoding.views=16 \
+    training.epochs=80 training.batch_size=16 training.optimizer=adamw \
+    training.learning_rate=0.001 training.schedule=one-cycle training.weight_decay=0.01 \
+    training.label_smoothing=0.1
