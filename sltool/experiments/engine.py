@@ -103,7 +103,11 @@ class Loop:
         self._feed = Feed(samples, device)
         self._precision = choose_precision("auto", network, device)
         self._rate = schedule(study.training)
-        self._optimizer = make_optimizer(network, study.training)
+        self.forget()
+
+    def forget(self) -> None:
+        """Go on with a new optimiser."""
+        self._optimizer = make_optimizer(self.network, self._settings)
 
     def epoch(self, number: int, forward: Forward) -> float:
         """One pass in the order of (seed, number); returns the mean training loss."""

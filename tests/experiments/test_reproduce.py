@@ -91,6 +91,20 @@ def test_one_site_federated_is_pooled_training(sltool: Sltool) -> None:
     assert "no site B" in done.json["left_out"]["single:B"]
 
 
+def test_stateless_sites_forget_their_optimiser_after_each_round(sltool: Sltool) -> None:
+    for epochs in (1, 3):
+        sltool(
+            *("reproduce", "cholesterol", "--seeds", 1, "--out", f"out-{epochs}"),
+            *("--set", f"training.epochs={epochs}"),
+            *("--arms", "federated", "federated-stateless"),
+        ).ok()
+        kept, forgot = (
+            predictions(sltool.folder / f"out-{epochs}", arm, "base")
+            for arm in ("federated", "federated-stateless")
+        )
+        assert kept["y_pred"].equals(forgot["y_pred"]) == (epochs == 1)
+
+
 def test_mistakes_are_told(sltool: Sltool) -> None:
     wrong = sltool("reproduce", "cholestrol")
     assert wrong.code == 2

@@ -23,6 +23,7 @@ ARMS: dict[str, Arm] = {
     "multi": multi.run,
     "pooled": pooled.run,
     "federated": federated.run,
+    "federated-stateless": partial(federated.run, stateless=True),
     "online": online.run,
     "boosting": boosting.run,
     **{name: partial(formulas.run, name) for name in formulas.FORMULAS},

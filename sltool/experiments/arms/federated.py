@@ -2,8 +2,8 @@
 
 A round is an epoch: every site starts from the common weights, trains one epoch on its own
 samples with an optimiser of its own, and the server takes the mean of the weights, by samples.
-An optimiser's state stays at its site from round to round: with three hospitals none drops out,
-and an Adam that forgets every round would be a straw man.
+An optimiser's state stays at its site from round to round: with three hospitals none drops out.
+`federated-stateless` forgets it after every round, as where sites come and go.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sltool.models.base import build
 State = dict[str, torch.Tensor]
 
 
-def run(bench: Bench, target: Path) -> Outcome:
+def run(bench: Bench, target: Path, stateless: bool = False) -> Outcome:
     """As many rounds as the study has epochs; the best round by validation loss of all sites."""
     side, device = bench.raw, bench.device
     epochs = side.study.training.epochs
@@ -33,6 +33,9 @@ def run(bench: Bench, target: Path) -> Outcome:
     with bench.progress.bar("train federated", epochs) as advance:
         for number in range(epochs):
             loss = _round(network, sites, number)
+            if stateless:
+                for site in sites:
+                    site.forget()
             row = {"train_loss": loss}
             row |= figures(side.study, outputs_of(network, validation, device), validation)
             best.see(network, row)
