@@ -29,10 +29,10 @@ run direct-ldl cholesterol --source "$data/cholesterol/ldl_direct_1000.csv" \
 run check-ups cholesterol --source "$data/cholesterol/korea_checkup_20000.csv"
 run covid-ct covid-ct --source "$data/covid-ct-sao-paulo"
 # The paper's own width and activation: one channel, sigmoid; with and without views.
-run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi \
+run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi --seeds 3 \
     --set 'model.filters=[1, 32, 64, 128, 256]' model.activation=sigmoid \
     --sweep encoding.views=1,20
-run cifar10 cifar10 --source "$data/cifar-10-batches-bin" --seeds 3
+run cifar10 cifar10 --source "$data/cifar-10-batches-bin" --seeds 1
 run fracatlas mura --dataset fracatlas --plugins-dir plugins --source "$data/fracatlas" \
     --arms multi single:C \
     --set dataset.size=96 model.width=0.125 model.channels=16 encoding.views=16 \

@@ -70,7 +70,8 @@ def bars(results: Results, folder: Path) -> Picture:
         "bars",
         "Every arm",
         f"Bar chart of {', '.join(metrics)} for each arm. {metrics[0]}: {best}.",
-        "Mean over the seeds; the lines are 95 % bootstrap intervals over test patients.",
+        "Mean over the seeds; the lines are 95 % bootstrap intervals over test patients."
+        + ("" if results.kind == "regression" else " The axes do not begin at 0."),
     )
 
 
