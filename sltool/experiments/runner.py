@@ -85,7 +85,8 @@ def _claim(plan: Plan, out: Path, force: bool) -> None:
         "settings": [*plan.case.settings, *plan.settings],
         "ratios": plan.ratios,
     }
-    if path.is_file() and not force:
+    # Before the first cell, as after a wrong --source, there is nothing to go on with.
+    if (out / "cells").is_dir() and path.is_file() and not force:
         before = read_json(path)
         changed = [key for key in now if before.get(key) != now[key]]
         if changed:

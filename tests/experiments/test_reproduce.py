@@ -126,6 +126,18 @@ def slices(data: Callable[[str], Path], tmp_path: Path) -> Path:
     return tmp_path / "slices"
 
 
+def test_a_forgotten_source_can_be_given_the_next_time(sltool: Sltool, slices: Path) -> None:
+    call = ("reproduce", "covid-ct", "--seeds", 1, "--arms", "single:A")
+    quick = ("--set", "training.epochs=1", "encoding.views=1", "dataset.size=32")
+    forgotten = sltool(*call, *quick)
+    assert forgotten.code == 2
+    assert "give --source PATH" in forgotten.err
+    sltool(*call, *quick, "--source", slices).ok()
+    other = sltool(*call, *quick, "dataset.pad=true", "--source", slices)
+    assert other.code == 2
+    assert "the comparison there has the settings" in other.err
+
+
 def test_ct_slices(sltool: Sltool, slices: Path) -> None:
     done = sltool(
         *("reproduce", "covid-ct", "--source", slices, "--seeds", 1, "--out", "out", "--json"),
