@@ -26,6 +26,7 @@ from sltool.server.plan import Plan
 from sltool.server.precision import choose_precision
 from sltool.server.queue import Queue
 from sltool.server.run import train
+from sltool.server.sampler import even_batches
 from sltool.server.store import Samples, Store
 from sltool.server.task import Task
 from sltool.server.trainer import predict
@@ -114,8 +115,7 @@ class Loop:
         self.network.train()
         torch.manual_seed(hash((self._seed, number)) & (2**63 - 1))
         total = 0.0
-        steps = -(-len(self.samples) // self._settings.batch_size)
-        batches = torch.tensor_split(self._order(number), steps)
+        batches = even_batches(self._order(number), self._settings.batch_size)
         for step, order in enumerate(batches):
             done = (number + step / len(batches)) / self._settings.epochs
             for group in self._optimizer.param_groups:

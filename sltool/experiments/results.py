@@ -48,7 +48,7 @@ class Row:
         """The predictions of every seed."""
         return [read_table(one.predictions) for one in self.finished]
 
-    @property
+    @cached_property
     def true_and_predicted(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """The labels and predictions of all seeds' test rows together."""
         columns = ([getattr(t, name) for t in self.tables] for name in ("y_true", "y_pred"))

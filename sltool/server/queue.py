@@ -79,8 +79,7 @@ class Queue:
             for path in files:
                 self._take_one(path, intake, patience)
                 advance(1)
-        # A withdrawal may have taken rows out of the store.
-        self.restore(progress, intake)
+        self._purge(progress, intake)
         return intake
 
     def take_file(self, path: Path, progress: Progress) -> Intake:
@@ -92,7 +91,7 @@ class Queue:
         intake = Intake()
         self.restore(progress, intake)
         self._take_one(self._into_inbox(path), intake, Patience(0))
-        self.restore(progress, intake)
+        self._purge(progress, intake)
         for one in (*intake.rejected, *intake.held):
             raise one.error
         return intake
@@ -144,6 +143,11 @@ class Queue:
             if digest not in self.store:
                 progress.detail(f"into the store: {path.name}")
                 self._restore_one(path, intake)
+
+    def _purge(self, progress: Progress, intake: Intake) -> None:
+        """Take the rows of the withdrawals that have just arrived out of the store."""
+        if intake.withdrawn:
+            self.restore(progress, intake)
 
     def _restore_one(self, path: Path, intake: Intake) -> None:
         try:

@@ -7,7 +7,7 @@ import io
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,7 +30,7 @@ class Record:
     def __init__(self, run: RunFolder, progress: Progress) -> None:
         self.run = run
         self._progress = progress
-        self._events: Events | Literal[False] | None = None
+        self._events: Events | None = None
 
     def settings(self, document: dict[str, Any]) -> None:
         """Write `run.json`."""
@@ -61,9 +61,8 @@ class Record:
             self._write_events(history[-1])
 
     def _write_events(self, row: dict[str, Any]) -> None:
-        if self._events is None:
-            # tensorboard is slow to import: not before the first epoch is done.
-            self._events = events_from(self.run.events, row["epoch"]) or False
+        # tensorboard is slow to import: not before the first epoch is done.
+        self._events = self._events or events_from(self.run.events, row["epoch"])
         if self._events:
             self._events.add(row)
 

@@ -129,6 +129,14 @@ class Sampler:
         self.taken = self._following
 
 
+def even_batches(epoch: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """An epoch's (n,) samples in the fewest batches of at most `size`, alike but for one sample.
+
+    Not full ones and a small last one: batch normalisation over one sample is noise.
+    """
+    return torch.tensor_split(epoch, -(-len(epoch) // size))
+
+
 def _turns(taken: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Positions of a site's next `count` samples; brings `taken` up to date in place."""
     whole, rest = divmod(count, len(taken))

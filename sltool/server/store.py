@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from sltool.errors import StorageError
 from sltool.files import remove, write_json
+from sltool.shard.payload import GROUP_BYTES, ID_BYTES
 
-ID_DTYPE = np.dtype("S32")
-GROUP_DTYPE = np.dtype("S65")
+ID_DTYPE = np.dtype(f"S{ID_BYTES}")
+GROUP_DTYPE = np.dtype(f"S{GROUP_BYTES}")
 INDEX = "index.json"
 
 
@@ -200,8 +201,9 @@ class Store:
 
     def pseudonyms(self, segment: Segment) -> NDArray[np.bytes_]:
         """(samples,) of one segment."""
-        column = self._column(segment.split, "pseudonyms", ID_DTYPE, self._length(segment.split))
-        return column[segment.start : segment.start + segment.samples]
+        return self._column(
+            segment.split, "pseudonyms", ID_DTYPE, segment.samples, start=segment.start
+        )
 
     def clear(self) -> None:
         """Forget everything, to be made again from `accepted/`; the rows' files are removed."""
@@ -239,10 +241,12 @@ class Store:
         array = np.memmap(self._path(split, "features"), self.shape.dtype, "c", shape=shape)
         return torch.from_numpy(array)
 
-    def _column(self, split: str, name: str, dtype: np.dtype[Any], length: int) -> NDArray[Any]:
+    def _column(
+        self, split: str, name: str, dtype: np.dtype[Any], length: int, start: int = 0
+    ) -> NDArray[Any]:
         if length == 0:
             return np.empty(0, dtype)
-        return np.fromfile(self._path(split, name), dtype, length)
+        return np.fromfile(self._path(split, name), dtype, length, offset=start * dtype.itemsize)
 
     def _read_index(self) -> list[Segment]:
         """The segments; none where the index is of another encoding or cannot be understood."""

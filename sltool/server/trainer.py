@@ -18,7 +18,7 @@ from sltool.server.feed import Feed
 from sltool.server.optimizer import make_optimizer, schedule
 from sltool.server.precision import Precision
 from sltool.server.ranks import Ranks
-from sltool.server.sampler import Sampler, SiteControl
+from sltool.server.sampler import Sampler, SiteControl, even_batches
 from sltool.server.store import Samples
 from sltool.server.task import Task
 from sltool.study import Training
@@ -185,10 +185,7 @@ class Trainer:
         """The steps of the epoch that are left; False if `stop` said so before the last."""
         self._network.train()
         size = self._settings.batch_size
-        # Batches of one size, not a small last one: batch normalisation over one sample is noise.
-        order, rows = (
-            torch.tensor_split(one, -(-len(one) // size)) for one in self._sampler.draw(self.epoch)
-        )
+        order, rows = (even_batches(one, size) for one in self._sampler.draw(self.epoch))
         steps = len(order)
         while self._step < steps:
             done = self.epoch + self._step / steps

@@ -25,12 +25,11 @@ from sltool.shard.filters import unpack_chunk
 from sltool.shard.keys import is_signed_by, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, unpack
 from sltool.shard.opened import OpenedFile
-from sltool.shard.payload import Member, Rows, members
+from sltool.shard.payload import ID_BYTES, Member, Rows, members
 from sltool.shard.structure import Chunks, find_chunks
 from sltool.study import Study
 
 HEX = np.isin(np.arange(256), np.frombuffer(b"0123456789abcdef", np.uint8))
-PATIENT_HEX = 32
 EXPONENTS = {
     "float16": (np.uint16, np.uint16(0x7C00)),
     "float32": (np.uint32, np.uint32(0x7F800000)),
@@ -62,7 +61,7 @@ class ShardReader:
             good = bool(((labels >= 0) & (labels < content.classes)).all())
         if not good:
             raise self._file.refused("has labels out of range")
-        if not _are_ids(pseudonyms, PATIENT_HEX).all():
+        if not _are_ids(pseudonyms).all():
             raise self._file.refused("has pseudonyms that are not 32 hex digits")
         if not _are_groups(groups).all():
             raise self._file.refused("has groups that are not pseudonyms")
@@ -232,15 +231,16 @@ def _are_finite(block: NDArray[Any]) -> bool:
     return not ((block.view(bits) & exponent) == exponent).any()
 
 
-def _are_ids(column: NDArray[np.bytes_], digits: int) -> NDArray[np.bool_]:
-    """Which rows are exactly so many hex digits."""
+def _are_ids(column: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    """Which rows are exactly `ID_BYTES` hex digits."""
     letters = column.view(np.uint8).reshape(len(column), -1)
-    return np.asarray(HEX[letters[:, :digits]].all(axis=1) & ~letters[:, digits:].any(axis=1))
+    return np.asarray(HEX[letters].all(axis=1))
 
 
 def _are_groups(column: NDArray[np.bytes_]) -> NDArray[np.bool_]:
-    """Which rows are PATIENT or PATIENT/EXAMINATION, each of 32 hex digits."""
+    """Which rows are PATIENT or PATIENT/EXAMINATION, each of `ID_BYTES` hex digits."""
     letters = column.view(np.uint8).reshape(len(column), -1)
-    patient, slash, examination = letters[:, :32], letters[:, 32], letters[:, 33:]
+    patient, rest = letters[:, :ID_BYTES], letters[:, ID_BYTES:]
+    slash, examination = rest[:, 0], rest[:, 1:]
     both = (slash == ord("/")) & HEX[examination].all(axis=1)
-    return np.asarray(HEX[patient].all(axis=1) & (both | ~letters[:, 32:].any(axis=1)))
+    return np.asarray(HEX[patient].all(axis=1) & (both | ~rest.any(axis=1)))

@@ -63,23 +63,14 @@ class Forge:
         build: Build | None = None,
         *,
         columns: dict[str, np.ndarray[Any, Any]] | None = None,
-        site: str = "A",
-        split: str = "train",
-        sequence: int = 5,
-        signer: str | None = None,
-        claims: dict[str, Any] | None = None,
-        content: dict[str, Any] | None = None,
         libver: Any = ("v108", "v108"),
+        **signed: Any,
     ) -> Path:
-        """Write a payload with `build` and sign it, whatever it is.
-
-        Args:
-            claims, content: fields of the manifest that shall say something else.
-        """
+        """Write a payload with `build` and `sign` it, whatever it is."""
         columns = columns or self.columns()
         with h5py.File(path, "w", userblock_size=USER_BLOCK, libver=libver) as file:
             (build or write_good)(file, columns)
-        self.sign(path, len(columns["labels"]), site, split, sequence, signer, claims, content)
+        self.sign(path, len(columns["labels"]), **signed)
         return path
 
     def sign(
@@ -93,7 +84,11 @@ class Forge:
         claims: dict[str, Any] | None = None,
         content: dict[str, Any] | None = None,
     ) -> None:
-        """Put a signed manifest before whatever payload stands in the file."""
+        """Put a signed manifest before whatever payload stands in the file.
+
+        Args:
+            claims, content: fields of the manifest that shall say something else.
+        """
         payload = path.read_bytes()[USER_BLOCK:]
         key = self.key(signer or site)
         fields = {
