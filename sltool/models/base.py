@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from sltool.errors import StudyFileError
@@ -142,12 +143,29 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
 }
+
+
+class ServerSettings(Section):
+    """`model.server` of the built-in models: what a run may change without a new encoding."""
+
+    activation: Activation | None = Field(
+        default=None, description="Of the hidden layers there. null: as at the site."
+    )
+
+
+def activation_at(
+    layer: int, cut: int, site: Activation, server: ServerSettings
+) -> type[nn.Module]:
+    """The activation of hidden layer number `layer`, counted from 0."""
+    return ACTIVATIONS[server.activation if server.activation and layer >= cut else site]
+
+
 Pool = Literal["max", "average"]
 POOLS: dict[Pool, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
 def convolution(
-    channels: int, filters: int, activation: Activation, pool: Pool | None, norm: bool
+    channels: int, filters: int, activation: type[nn.Module], pool: Pool | None, norm: bool
 ) -> nn.Sequential:
     """A 3x3 convolution with its activation: (N, channels, H, W) -> (N, filters, H, W).
 
@@ -158,7 +176,7 @@ def convolution(
     return nn.Sequential(
         nn.Conv2d(channels, filters, 3, padding=1),
         *([nn.BatchNorm2d(filters)] if norm else []),
-        ACTIVATIONS[activation](),
+        activation(),
         *([POOLS[pool](2)] if pool else []),
     )
 

@@ -7,7 +7,16 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from sltool.models.base import Activation, Layers, Model, Pool, check_image, convolution
+from sltool.models.base import (
+    Activation,
+    Layers,
+    Model,
+    Pool,
+    ServerSettings,
+    activation_at,
+    check_image,
+    convolution,
+)
 from sltool.registry import models
 from sltool.study import Fraction, Section
 
@@ -17,7 +26,7 @@ class CovidCNN(Model):
     """Convolutions 3x3, each with activation and 2x2 pooling, then one dense layer."""
 
     class Settings(Section):
-        class Server(Section):
+        class Server(ServerSettings):
             batch_norm: bool = Field(
                 default=True, description="Batch normalisation after each convolution there."
             )
@@ -50,7 +59,8 @@ class CovidCNN(Model):
         hidden: list[nn.Module] = []
         for number, filters in enumerate(options.filters):
             norm = options.server.batch_norm and number >= cut
-            hidden.append(convolution(channels, filters, options.activation, options.pool, norm))
+            activation = activation_at(number, cut, options.activation, options.server)
+            hidden.append(convolution(channels, filters, activation, options.pool, norm))
             channels = filters
         head = nn.Sequential(
             nn.Flatten(),

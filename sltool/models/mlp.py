@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from sltool.errors import StudyFileError
-from sltool.models.base import ACTIVATIONS, Activation, Layers, Model
+from sltool.models.base import Activation, Layers, Model, ServerSettings, activation_at
 from sltool.registry import models
 from sltool.study import Section
 
@@ -25,15 +25,19 @@ class MLP(Model):
         activation: Activation = Field(
             default="leaky-relu", description="relu, leaky-relu (the paper's), sigmoid or tanh."
         )
+        server: ServerSettings = Field(
+            default=ServerSettings(), description="Of the server network alone; free to change."
+        )
 
     settings: Settings
 
     def layers(self, shape: tuple[int, ...], outputs: int, cut: int) -> Layers:
         if len(shape) != 1:
             raise StudyFileError(f"mlp takes table rows, not samples of shape {shape}")
-        hidden: list[nn.Module] = [
+        options = self.settings
+        hidden: list[nn.Module] = []
+        for number, (before, after) in enumerate(pairwise([shape[0], *options.widths])):
+            activation = activation_at(number, cut, options.activation, options.server)
             # (N, before) -> (N, after)
-            nn.Sequential(nn.Linear(before, after), ACTIVATIONS[self.settings.activation]())
-            for before, after in pairwise([shape[0], *self.settings.widths])
-        ]
-        return Layers(hidden, nn.Linear(self.settings.widths[-1], outputs))
+            hidden.append(nn.Sequential(nn.Linear(before, after), activation()))
+        return Layers(hidden, nn.Linear(options.widths[-1], outputs))

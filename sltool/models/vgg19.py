@@ -16,7 +16,16 @@ from safetensors import SafetensorError
 from torch import nn
 
 from sltool.errors import BadDataError, StorageError, StudyFileError
-from sltool.models.base import Activation, Layers, Model, Pool, check_image, convolution
+from sltool.models.base import (
+    Activation,
+    Layers,
+    Model,
+    Pool,
+    ServerSettings,
+    activation_at,
+    check_image,
+    convolution,
+)
 from sltool.registry import models
 from sltool.study import Fraction, Positive, Section
 
@@ -33,7 +42,7 @@ class VGG19(Model):
     """
 
     class Settings(Section):
-        class Server(Section):
+        class Server(ServerSettings):
             batch_norm: bool | None = Field(
                 default=None,
                 description="Batch normalisation after each convolution there, without which VGG19 "
@@ -74,8 +83,9 @@ class VGG19(Model):
         channels = shape[0]
         for number, (after, pooled) in enumerate(filters):
             pool = options.pool if pooled else None
-            layer = convolution(channels, after, options.activation, pool, norm and number >= cut)
-            if options.activation in ("relu", "leaky-relu"):
+            activation = activation_at(number, cut, options.activation, options.server)
+            layer = convolution(channels, after, activation, pool, norm and number >= cut)
+            if activation in (nn.ReLU, nn.LeakyReLU):
                 layer.apply(_he)
             hidden.append(layer)
             channels = after

@@ -73,6 +73,22 @@ def test_the_server_settings_do_not_touch_what_stands_at_the_site(name: str) -> 
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_the_server_may_have_an_activation_of_its_own(name: str) -> None:
+    own = small_study(name, 1, activation="sigmoid", server={"activation": "tanh"})
+    built, common = build(own, seed=1), build(small_study(name, 1, activation="sigmoid"), seed=1)
+    site, server = _kinds(built.privacy_layer), _kinds(built.server_network)
+    assert torch.nn.Sigmoid in site and torch.nn.Tanh not in site
+    assert torch.nn.Tanh in server and torch.nn.Sigmoid not in server
+    assert torch.nn.Sigmoid in _kinds(common.server_network)
+    for key, value in common.privacy_layer.state_dict().items():
+        assert torch.equal(built.privacy_layer.state_dict()[key], value)
+
+
+def _kinds(network: torch.nn.Module) -> set[type]:
+    return {type(part) for part in network.modules()}
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_weights_go_into_the_outline(name: str) -> None:
     study = small_study(name, 1)
     built, drawn = build(study, seed=5), outline(study)
