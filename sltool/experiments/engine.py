@@ -21,7 +21,7 @@ from sltool.progress import Progress
 from sltool.server.evaluation import evaluate, write_predictions
 from sltool.server.feed import Feed
 from sltool.server.lock import only_server
-from sltool.server.optimizer import make_optimizer, schedule
+from sltool.server.optimizer import Descent
 from sltool.server.plan import Plan
 from sltool.server.precision import choose_precision
 from sltool.server.queue import Queue
@@ -103,12 +103,11 @@ class Loop:
         self._seed = seed
         self._feed = Feed(samples, device)
         self._precision = choose_precision("auto", network, device)
-        self._rate = schedule(study.training)
         self.forget()
 
     def forget(self) -> None:
         """Go on with a new optimiser."""
-        self._optimizer = make_optimizer(self.network, self._settings)
+        self._descent = Descent(self.network, self._settings)
 
     def epoch(self, number: int, forward: Forward) -> float:
         """One pass in the order of (seed, number); returns the mean training loss."""
@@ -117,17 +116,11 @@ class Loop:
         total = 0.0
         batches = even_batches(self._order(number), self._settings.batch_size)
         for step, order in enumerate(batches):
-            done = (number + step / len(batches)) / self._settings.epochs
-            for group in self._optimizer.param_groups:
-                group["lr"] = self._settings.learning_rate * self._rate(done)
+            self._descent.set_rate(number + step / len(batches))
             with self._precision.autocast():
                 outputs = forward(self._rows(order, number, step), order)
             loss = self._task.loss(outputs.float(), self._feed.labels(order))
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if self._settings.clip_gradient is not None:
-                nn.utils.clip_grad_norm_(self.network.parameters(), self._settings.clip_gradient)
-            self._optimizer.step()
+            self._descent.step(loss)
             total += loss.item() * len(order)
         return total / len(self.samples)
 

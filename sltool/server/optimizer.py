@@ -17,6 +17,30 @@ from sltool.study import Training
 WRAPPED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
+class Descent:
+    """The weights of `network` going down the gradient as the study says."""
+
+    def __init__(self, network: nn.Module, settings: Training) -> None:
+        self.optimizer = make_optimizer(network, settings)
+        self._network = network
+        self._settings = settings
+        self._factor = schedule(settings)
+
+    def set_rate(self, epochs: float) -> None:
+        """The learning rate after so many epochs, a fraction of one included."""
+        rate = self._settings.learning_rate * self._factor(epochs / self._settings.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def step(self, loss: torch.Tensor) -> None:
+        """One step down the gradient of `loss`, which is clipped if the study says so."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._settings.clip_gradient is not None:
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip_gradient)
+        self.optimizer.step()
+
+
 def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
     """The study's optimiser over all weights of `network`, in its fused form."""
     options: dict[str, Any] = {

@@ -15,7 +15,7 @@ from torch import nn
 
 from sltool.server.checkpoint import Checkpoint
 from sltool.server.feed import Feed
-from sltool.server.optimizer import make_optimizer, schedule
+from sltool.server.optimizer import Descent
 from sltool.server.precision import Precision
 from sltool.server.ranks import Ranks
 from sltool.server.sampler import Sampler, SiteControl, even_batches
@@ -64,7 +64,6 @@ class Trainer:
         self.trained = 0
         self._task = task
         self._settings = settings
-        self._rate = schedule(settings)
         self._seed = seed
         self._precision = precision
         self._control = control
@@ -72,7 +71,7 @@ class Trainer:
         self._device = precision.device
         self._network = ranks.prepare(_channels_last(network), self._device)
         self._model = ranks.wrap(self._network)
-        self._optimizer = make_optimizer(self._network, settings)
+        self._descent = Descent(self._network, settings)
         self._step = 0
         self._loss = torch.zeros((), device=self._device)
         self._best: dict[str, torch.Tensor] = {}
@@ -159,7 +158,7 @@ class Trainer:
             step=self._step,
             loss=self._ranks.sum(self._loss),
             network=self._network.state_dict(),
-            optimizer=self._optimizer.state_dict(),
+            optimizer=self._descent.optimizer.state_dict(),
             taken=self._sampler.taken,
             shards=shards,
             best=self._best,
@@ -171,7 +170,7 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint; `use` must follow, with the samples of its shards."""
         self._network.load_state_dict(checkpoint.network)
-        self._optimizer.load_state_dict(checkpoint.optimizer)
+        self._descent.optimizer.load_state_dict(checkpoint.optimizer)
         self.epoch = checkpoint.epoch
         self._step = checkpoint.step
         if self._ranks.is_first:
@@ -188,11 +187,7 @@ class Trainer:
         order, rows = (even_batches(one, size) for one in self._sampler.draw(self.epoch))
         steps = len(order)
         while self._step < steps:
-            done = self.epoch + self._step / steps
-            for group in self._optimizer.param_groups:
-                group["lr"] = self._settings.learning_rate * self._rate(
-                    done / self._settings.epochs
-                )
+            self._descent.set_rate(self.epoch + self._step / steps)
             self._train_step(order[self._step], rows[self._step])
             self._step += 1
             if self._asked(stop) and self._step < steps:
@@ -214,13 +209,9 @@ class Trainer:
         with self._precision.autocast():
             outputs = self._model(self._feed.features(my_rows))
         loss = self._task.loss(outputs.float(), self._feed.labels(mine))
-        self._optimizer.zero_grad(set_to_none=True)
         # The mean over ranks of these is the mean over the batch.
         weight = count * self._ranks.world / len(order)
-        (loss if weight == 1 else loss * weight).backward()  # type: ignore[no-untyped-call]
-        if self._settings.clip_gradient is not None:
-            nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip_gradient)
-        self._optimizer.step()
+        self._descent.step(loss if weight == 1 else loss * weight)
         self._loss += loss.detach() * count
         self.trained += len(order)
 
