@@ -119,7 +119,7 @@ class Dataset(ABC):
     def _advice(cls) -> str:
         if cls.stand_in.__func__ is Dataset.stand_in.__func__:  # type: ignore[attr-defined]
             return "give --source PATH"
-        return "give --source PATH, or --synthetic 200 to try the tool without the data"
+        return "give --source PATH; `sltool prepare DATASET --synthetic 200` draws one to try with"
 
     @abstractmethod
     def samples(self) -> Samples:
