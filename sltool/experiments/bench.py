@@ -10,6 +10,7 @@ CELL/cell.json what was compared: settings, counts, digests
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,11 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from sltool.experiments.engine import take_in
+from sltool.experiments.engine import Side, take_in, train_run
+from sltool.experiments.outcome import Outcome
 from sltool.files import publish, sha256, write_text
 from sltool.layout import StudyFolder
 from sltool.progress import Progress
-from sltool.server.store import Store
 from sltool.site.encode import encode
 from sltool.site.new_study import prepare_study, study_text
 from sltool.site.ship import ship
@@ -57,15 +58,6 @@ class Setup:
             "ratios": self.ratios,
             "seed": self.seed,
         }
-
-
-@dataclass(frozen=True)
-class Side:
-    """A study with everything in its store."""
-
-    folder: StudyFolder
-    study: Study
-    store: Store
 
 
 class Bench:
@@ -135,6 +127,10 @@ class Bench:
             encode(folder, study, name, self.progress, self.device, SHARD_BYTES, False)
             ship(folder.site(name), str(folder.inbox), None, self.progress, False)
         return Side(folder, study, take_in(folder, study, self.progress))
+
+    def train(self, side: Side, name: str, sites: Sequence[str], target: Path) -> Outcome:
+        """A run on these sites' shards ([]: all), through the server's stages; see `train_run`."""
+        return train_run(side, name, sites, self.seed, self.device, self.progress, target)
 
     def facts(self) -> dict[str, Any]:
         """What the comparison ran on: settings, counts and digests."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,17 @@ from sltool.study import Study
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Side:
+    """A study with everything in its store."""
+
+    folder: StudyFolder
+    study: Study
+    store: Store
+
+
 def train_run(
-    folder: StudyFolder,
-    study: Study,
-    store: Store,
+    side: Side,
     name: str,
     sites: Sequence[str],
     seed: int,
@@ -53,12 +61,12 @@ def train_run(
         KeyboardInterrupt: the user stopped it; the run's checkpoint keeps what was done.
     """
     plan = Plan(run=name, sites=sites, seed=seed)
-    with only_server(folder):
-        trained = train(folder, study, store, plan, device, progress)
+    with only_server(side.folder):
+        trained = train(side.folder, side.study, side.store, plan, device, progress)
     if trained.stopped:
         raise KeyboardInterrupt
-    evaluate(folder, study, store, name, "test", "image", [], [], device)
-    run = folder.run(name)
+    evaluate(side.folder, side.study, side.store, name, "test", "image", [], [], device)
+    run = side.folder.run(name)
     target.mkdir(parents=True, exist_ok=True)
     for path in (run.history, run.predictions("test")):
         shutil.copyfile(path, target / path.name)

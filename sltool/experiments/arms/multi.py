@@ -5,21 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sltool.experiments.bench import Bench
-from sltool.experiments.engine import train_run
 from sltool.experiments.outcome import Outcome
 
 
 def run(bench: Bench, target: Path) -> Outcome:
     """The server's stages on the shards of all sites."""
-    side = bench.split
-    return train_run(
-        side.folder,
-        side.study,
-        side.store,
-        "multi",
-        [],
-        bench.seed,
-        bench.device,
-        bench.progress,
-        target,
-    )
+    return bench.train(bench.split, "multi", [], target)

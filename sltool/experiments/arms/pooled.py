@@ -5,21 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sltool.experiments.bench import Bench
-from sltool.experiments.engine import train_run
 from sltool.experiments.outcome import Outcome
 
 
 def run(bench: Bench, target: Path) -> Outcome:
     """The server's stages at cut 0: the first layers learn too, from the same views."""
-    side = bench.raw
-    return train_run(
-        side.folder,
-        side.study,
-        side.store,
-        "pooled",
-        [],
-        bench.seed,
-        bench.device,
-        bench.progress,
-        target,
-    )
+    return bench.train(bench.raw, "pooled", [], target)
