@@ -20,7 +20,7 @@ class Case:
         settings: study.yaml keys of the new study, beside the dataset's recipe.
         metrics: what the tables show; the first is the headline.
         sweep: swept by default, as `--sweep` takes it.
-        patients: False where the source names no patients.
+        patients: False where samples may be of one patient whom the source does not name.
     """
 
     name: str
@@ -104,7 +104,6 @@ CASES = {
                 "training.label_smoothing=0.1",
             ),
             sweep=("cut=0..4",),
-            patients=False,
         ),
     )
 }

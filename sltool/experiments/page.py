@@ -163,14 +163,14 @@ def _paper(results: Results) -> str:
         return ""
     rows = []
     for one in results.published:
-        ours = next(
-            (row for row in results.rows if row.arm == one.arm and row.sweep == one.sweep), None
-        )
-        found = ours.figures.get(one.metric) if ours else None
-        cells = [_text(f"{one.table}: {one.setting}"), _text(one.metric)]
-        cells += [_text(number(one.value)), _text(one.arm)]
-        cells.append(_figure(found) if found else _text("-"))
-        rows.append(("", cells))
+        published = [_text(f"{one.table}: {one.setting}"), _text(one.metric)]
+        published.append(_text(number(one.value)))
+        ours = [
+            [_text(row.label), _figure(row.figures[one.metric])]
+            for row in results.rows
+            if one.stands_beside(row.arm, row.sweep) and one.metric in row.figures
+        ]
+        rows += [("", published + cells) for cells in ours or [[_text(one.arm), _text("-")]]]
     head = ["in the paper", "metric", "the paper's", "our arm", "ours"]
     notes = dict.fromkeys(f"{one.metric}: {one.note}. " for one in results.published if one.note)
     text = (

@@ -20,6 +20,10 @@ class Published:
     sweep: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
+    def stands_beside(self, arm: str, sweep: dict[str, str]) -> bool:
+        """Whether it is the paper's figure for one of our rows."""
+        return arm == self.arm and self.sweep.items() <= sweep.items()
+
 
 _FITS_MALE = "the paper calls it RMSLE; it is not the root of its MSLE and fits this mean"
 

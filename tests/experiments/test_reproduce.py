@@ -62,6 +62,9 @@ def test_a_comparison_goes_on_where_it_was(sltool: Sltool) -> None:
     assert [(one["arm"], one["sweep"], one["seeds"]) for one in done.json["arms"]] == [
         (arm, {"cut": cut}, [0, 1]) for cut in ("0", "1") for arm in ("multi", "friedewald")
     ]
+    page = (sltool.folder / "out" / "report.html").read_text()
+    beside = page.partition("Beside the paper")[2].partition("</table>")[0]
+    assert beside.count(">multi, cut 0<") == beside.count(">multi, cut 1<") == 3
     refused = sltool(*typed, "--seeds", 1, "--set", "training.epochs=4")
     assert refused.code == 2
     assert "--force" in refused.err
