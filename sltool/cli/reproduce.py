@@ -30,9 +30,9 @@ def reproduce(
         typer.Option(
             "--arms",
             metavar="NAME",
-            help="multi, single:A, pooled, federated, federated-stateless, online, boosting, "
-            "friedewald, martin-hopkins, sampson; formulas and single stand for several. "
-            "Default: the case's.",
+            help="multi, single:A, pooled, federated, federated:5 (rounds), federated-stateless, "
+            "online, boosting, friedewald, martin-hopkins, sampson; formulas and single stand for "
+            "several. Default: the case's.",
         ),
     ] = None,
     sweep: Annotated[

@@ -163,11 +163,11 @@ class Best:
         self._loss = float("inf")
 
     def see(self, network: nn.Module, row: dict[str, Any]) -> None:
-        """Enter an epoch's row; keep its state if no earlier one was as good."""
-        self.history.append({"epoch": len(self.history) + 1, **row})
+        """Enter the row of an epoch; keep its state if no earlier one was as good."""
+        self.history.append(row)
         if row["validation_loss"] < self._loss:
             self._loss = row["validation_loss"]
-            self.epoch = len(self.history)
+            self.epoch = row["epoch"]
             self.state = {name: value.clone() for name, value in network.state_dict().items()}
 
 

@@ -108,10 +108,30 @@ def test_stateless_sites_forget_their_optimiser_after_each_round(sltool: Sltool)
         assert kept["y_pred"].equals(forgot["y_pred"]) == (epochs == 1)
 
 
+def test_in_fewer_rounds_the_sites_meet_less_often(sltool: Sltool) -> None:
+    done = sltool(
+        *("reproduce", "cholesterol", "--seeds", 1, "--out", "out", "--json"),
+        *("--set", "training.epochs=5"),
+        *("--arms", "federated", "federated:5", "federated:2", "federated:6"),
+    ).ok()
+    every, five, two = (
+        predictions(sltool.folder / "out", f"federated{n}") for n in ("", "-5", "-2")
+    )
+    assert five.equals(every)
+    assert not two["y_pred"].equals(every["y_pred"])
+    history = pd.read_csv(
+        sltool.folder / "out" / "cells" / "base" / "seed-0" / "arms" / "federated-2" / "history.csv"
+    )
+    assert history["epoch"].tolist() == [2, 5]
+    assert done.json["left_out"] == {"federated:6": "5 epochs cannot make 6 rounds"}
+
+
 def test_mistakes_are_told(sltool: Sltool) -> None:
     wrong = sltool("reproduce", "cholestrol")
     assert wrong.code == 2
     assert "did you mean 'cholesterol'" in wrong.err
+    for arm in ("federated:0", "federated:many", "pooled:2", "single:"):
+        assert "unknown arm" in sltool("reproduce", "cholesterol", "--arms", arm).err
     wrong = sltool("reproduce", "cholesterol", "--arms", "mutli")
     assert wrong.code == 2
     assert "did you mean 'multi'" in wrong.err

@@ -19,11 +19,15 @@ from sltool.study import Study
 
 Arm = Callable[[Bench, Path], Outcome]
 
+# Behind a colon may stand the number of rounds.
+FEDERATED: dict[str, Callable[..., Outcome]] = {
+    "federated": federated.run,
+    "federated-stateless": partial(federated.run, stateless=True),
+}
 ARMS: dict[str, Arm] = {
     "multi": multi.run,
     "pooled": pooled.run,
-    "federated": federated.run,
-    "federated-stateless": partial(federated.run, stateless=True),
+    **FEDERATED,
     "online": online.run,
     "boosting": boosting.run,
     **{name: partial(formulas.run, name) for name in formulas.FORMULAS},
@@ -43,23 +47,34 @@ def expand(names: Sequence[str]) -> list[str]:
     """
     arms = [one for name in names for one in FAMILIES.get(name, (name,))]
     for arm in arms:
-        if arm not in ARMS and not arm.startswith("single:"):
-            raise UnknownNameError.of("arm", arm, [*ARMS, *FAMILIES, "single:A"])
+        if not _is_arm(arm):
+            raise UnknownNameError.of("arm", arm, [*ARMS, *FAMILIES, "single:A", "federated:5"])
     return list(dict.fromkeys(arms))
 
 
-def find(name: str) -> Arm:
+def _is_arm(arm: str) -> bool:
+    name, _, value = arm.partition(":")
+    if name == "single":
+        return bool(value)
+    rounds = value.isdecimal() and int(value) > 0
+    return arm in ARMS or (name in FEDERATED and rounds)
+
+
+def find(arm: str) -> Arm:
     """The arm of this name, as `expand` gives it."""
-    if name.startswith("single:"):
-        return partial(single.run, name.removeprefix("single:"))
-    return ARMS[name]
+    name, _, value = arm.partition(":")
+    if name == "single":
+        return partial(single.run, value)
+    return partial(FEDERATED[name], rounds=int(value)) if value else ARMS[name]
 
 
-def unfit(name: str, study: Study) -> str:
+def unfit(arm: str, study: Study) -> str:
     """Why the arm cannot run in this study, or ''."""
-    site = name.removeprefix("single:")
-    if site != name and site not in study.sites:
-        return f"there is no site {site} in this cell"
+    name, _, value = arm.partition(":")
+    if name == "single" and value not in study.sites:
+        return f"there is no site {value} in this cell"
+    if name in FEDERATED and value:
+        return federated.unfit(int(value), study)
     if name in formulas.FORMULAS:
         return formulas.unfit(study)
     if name == "boosting" and len(study.samples.shape) != 1:

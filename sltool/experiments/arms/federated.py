@@ -1,9 +1,10 @@
 """federated: FedAvg over whole networks (McMahan et al., "Communication-Efficient Learning", 2017).
 
-A round is an epoch: every site starts from the common weights, trains one epoch on its own
-samples with an optimiser of its own, and the server takes the mean of the weights, by samples.
-An optimiser's state stays at its site from round to round: with three hospitals none drops out.
-`federated-stateless` forgets it after every round, as where sites come and go.
+In a round every site starts from the common weights and trains on its own samples with an
+optimiser of its own; then the server takes the mean of the weights, by samples. A round is an
+epoch; in `federated:5` the study's epochs are shared among five rounds, so that the sites meet
+less often. An optimiser's state stays at its site from round to round: with three hospitals none
+drops out. `federated-stateless` forgets it after every round, as where sites come and go.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from sltool.experiments.bench import Bench
 from sltool.experiments.engine import Best, Loop, figures, outputs_of, write_network
 from sltool.experiments.outcome import Outcome
 from sltool.models.base import build
+from sltool.study import Study
 
 State = dict[str, torch.Tensor]
 
 
-def run(bench: Bench, target: Path, stateless: bool = False) -> Outcome:
-    """As many rounds as the study has epochs; the best round by validation loss of all sites."""
+def run(bench: Bench, target: Path, rounds: int | None = None, stateless: bool = False) -> Outcome:
+    """The study's epochs in so many rounds; the best round by validation loss of all sites."""
     side, device = bench.raw, bench.device
     epochs = side.study.training.epochs
     network = build(side.study, bench.seed).server_network.to(device)
@@ -31,18 +33,32 @@ def run(bench: Bench, target: Path, stateless: bool = False) -> Outcome:
     validation, test = side.store.samples("validation"), side.store.samples("test")
     best = Best()
     with bench.progress.bar("train federated", epochs) as advance:
-        for number in range(epochs):
-            loss = _round(network, sites, number)
+        for numbers in _rounds(epochs, rounds or epochs):
+            loss = _round(network, sites, numbers)
             if stateless:
                 for site in sites:
                     site.forget()
-            row = {"train_loss": loss}
+            row = {"epoch": numbers.stop, "train_loss": loss}
             row |= figures(side.study, outputs_of(network, validation, device), validation)
             best.see(network, row)
-            advance(1)
+            advance(len(numbers))
     network.load_state_dict(best.state)
     write_network(target, side.study, test, outputs_of(network, test, device), best)
     return Outcome(sum(len(site.samples) for site in sites), epochs, best.epoch)
+
+
+def unfit(rounds: int, study: Study) -> str:
+    """Why the epochs cannot be shared among so many rounds, or ''."""
+    epochs = study.training.epochs
+    return "" if rounds <= epochs else f"{epochs} epochs cannot make {rounds} rounds"
+
+
+def _rounds(epochs: int, rounds: int) -> list[range]:
+    """The numbers of each round's epochs, as even as whole epochs allow."""
+    return [
+        range(epochs * number // rounds, epochs * (number + 1) // rounds)
+        for number in range(rounds)
+    ]
 
 
 def _site(bench: Bench, network: nn.Module, name: str) -> Loop:
@@ -51,15 +67,15 @@ def _site(bench: Bench, network: nn.Module, name: str) -> Loop:
     return Loop(deepcopy(network), side.study, samples, bench.seed, bench.device)
 
 
-def _round(network: nn.Module, sites: list[Loop], number: int) -> float:
-    """One round; returns the mean training loss over all samples."""
+def _round(network: nn.Module, sites: list[Loop], numbers: range) -> float:
+    """One round of these epochs; returns the last one's mean training loss over all samples."""
     total = sum(len(site.samples) for site in sites)
     mean: State = {}
     loss = 0.0
     for site in sites:
         share = len(site.samples) / total
         site.network.load_state_dict(network.state_dict())
-        loss += share * site.epoch(number, site.whole)
+        loss += share * [site.epoch(number, site.whole) for number in numbers][-1]
         _add(mean, site.network.state_dict(), share)
     network.load_state_dict(mean)
     return loss

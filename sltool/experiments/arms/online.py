@@ -40,7 +40,8 @@ def run(bench: Bench, target: Path) -> Outcome:
         for number in range(epochs):
             loss = loop.epoch(number, lambda rows, order: whole(loop.inputs(rows), site_of[order]))
             outputs = whole.outputs(validation, device)
-            best.see(whole, {"train_loss": loss, **figures(bench.study, outputs, validation)})
+            row = {"epoch": number + 1, "train_loss": loss}
+            best.see(whole, row | figures(bench.study, outputs, validation))
             advance(1)
     whole.load_state_dict(best.state)
     write_network(target, bench.study, test, whole.outputs(test, device), best)
