@@ -51,11 +51,13 @@ def bars(results: Results, folder: Path) -> Picture:
     height = max(2.4, 0.32 * len(results.rows) + 0.9)
     figure, axes = new_figure(9, height, columns=len(metrics))
     places = np.arange(len(results.rows))
+    arms = list(dict.fromkeys(row.arm for row in results.rows))
+    colours = [colour(arms.index(row.arm)) for row in results.rows]
     for number, (axis, metric) in enumerate(zip(axes[0], metrics, strict=True)):
         shown = [row.figures[metric] for row in results.rows]
         means = np.array([one.mean for one in shown])
         reach = np.array([[one.mean - one.low, one.high - one.mean] for one in shown]).T
-        axis.barh(places, means, color=[colour(n) for n in range(len(shown))], alpha=0.65)
+        axis.barh(places, means, color=colours, alpha=0.65)
         axis.errorbar(means, places, xerr=reach.clip(0), fmt="none", ecolor="#222", capsize=2)
         axis.set_yticks(places, [row.label for row in results.rows] if number == 0 else [])
         axis.invert_yaxis()
@@ -108,8 +110,10 @@ def _curve(axis: Any, row: Row, column: str, number: int) -> None:
         return
     epochs = min(len(frame) for frame in histories)
     values = np.array([frame[column].to_numpy(float)[:epochs] for frame in histories])
-    steps = np.arange(1, epochs + 1)
-    axis.plot(steps, values.mean(axis=0), label=row.arm, **line(number))
+    steps = histories[0]["epoch"].to_numpy()[:epochs]
+    # A few rounds make no line that could be seen.
+    marker = "o" if epochs <= 10 else ""
+    axis.plot(steps, values.mean(axis=0), label=row.arm, marker=marker, **line(number))
     if len(values) > 1:
         low, high = values.min(axis=0), values.max(axis=0)
         axis.fill_between(steps, low, high, color=colour(number), alpha=0.12, linewidth=0)

@@ -174,8 +174,8 @@ def _paper(results: Results) -> str:
     head = ["in the paper", "metric", "the paper's", "our arm", "ours"]
     notes = dict.fromkeys(f"{one.metric}: {one.note}. " for one in results.published if one.note)
     text = (
-        "<p>The paper's data was not published, or not with its split: its figures and ours are of "
-        f"different patients, and stand here for orientation. {escape(''.join(notes))}</p>"
+        "<p>The paper's data was not published, or not with its split and settings: its figures "
+        f"are of other samples, and stand here for orientation. {escape(''.join(notes))}</p>"
     )
     return _section("Beside the paper's own figures", table(head, rows), text)
 
