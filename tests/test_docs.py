@@ -49,6 +49,10 @@ def test_the_tutorials_session(sltool: Sltool) -> None:
     run_session(sltool, ROOT / "docs" / "tutorial.md")
 
 
+def test_the_comparisons_session(sltool: Sltool) -> None:
+    run_session(sltool, ROOT / "docs" / "how-to" / "compare.md")
+
+
 def test_the_readmes_two_commands_are_make_targets() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -113,7 +113,8 @@ def _run_cell(
         left_out = read_json(facts_file)["left_out"]
     todo = [arm for arm in todo if arm not in left_out]
     if todo:
-        progress.note(f"{cell.name}, seed {seed}: {', '.join(todo)}")
+        where = f"{cell.name}, " if cell.point else ""
+        progress.note(f"{where}seed {seed}: {', '.join(todo)}")
         left_out |= {arm: why for arm in todo if (why := unfit(arm, bench.study))}
         check_some(plan.arms, left_out)
         write_json(facts_file, {**bench.facts(), "sweep": cell.point, "left_out": left_out})
