@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save
 
 from sltool.experiments.engine import Side, take_in, train_run
-from sltool.experiments.outcome import Outcome
+from sltool.experiments.outcome import Outcome, read_rows
 from sltool.files import publish, sha256, write_text
 from sltool.layout import StudyFolder
 from sltool.progress import Progress
@@ -151,6 +151,15 @@ class Bench:
             "training": self.study.training.model_dump(mode="json"),
             "notes": self._notes,
         }
+
+    def test_records(self) -> list[dict[str, str]]:
+        """`pseudonym, record, patient` of the test samples, from the sites' private tables."""
+        return [
+            {key: row[key] for key in ("pseudonym", "record", "patient")}
+            for site in self.study.sites
+            for row in read_rows(self._prepared.site(site).pseudonyms)
+            if row["split"] == "test"
+        ]
 
     def clear(self) -> None:
         """Delete everything, to run the cell anew."""

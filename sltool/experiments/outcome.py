@@ -36,6 +36,7 @@ class Finished:
         sweep: the swept settings of the cell, such as {'cut': '2'}; {} outside a sweep.
         seconds: wall time of the arm alone.
         facts: of its cell: counts, digests, settings.
+        records: the cell's `records.csv`; None for runs of one study, who share their pseudonyms.
     """
 
     arm: str
@@ -46,6 +47,7 @@ class Finished:
     folder: Path
     facts: dict[str, Any]
     split: str = "test"
+    records: Path | None = None
 
     @property
     def predictions(self) -> Path:
@@ -81,6 +83,19 @@ def read_json(path: Path) -> dict[str, Any]:
             "the record is damaged", where=path, hint="delete the file and run again"
         ) from error
     return record
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """A CSV table.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise StorageError.of(error, path, "read") from error
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -46,7 +46,7 @@ class Row:
     @cached_property
     def tables(self) -> list[Table]:
         """The predictions of every seed."""
-        return [read_table(one.predictions) for one in self.finished]
+        return [read_table(one.predictions, one.records) for one in self.finished]
 
     @cached_property
     def true_and_predicted(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -96,25 +96,34 @@ class Results:
         return [row for row in self.rows if row.sweep == self.rows[0].sweep]
 
 
-def read_table(path: Path) -> Table:
-    """An arm's `predictions.csv`, in the order of the pseudonyms.
+def read_table(path: Path, records: Path | None) -> Table:
+    """An arm's `predictions.csv`, in the order of the records, or else of the pseudonyms.
+
+    Args:
+        records: as `Finished.records`.
 
     Raises:
         StorageError: it cannot be read.
         BadDataError: it is no table of predictions.
     """
     try:
-        frame = pd.read_csv(path).sort_values("pseudonym", kind="stable")
+        frame = pd.read_csv(path, dtype={"group": str})
+        order, groups = frame["pseudonym"], frame["group"].str.split("/").str[0]
+        if records is not None:
+            known = pd.read_csv(records, dtype=str, keep_default_na=False)
+            known = known.set_index("pseudonym").loc[frame["pseudonym"]]
+            order, groups = known["record"], known["patient"]
+        frame = frame.assign(order=order.to_numpy(), patient=groups.to_numpy())
+        frame = frame.sort_values("order", kind="stable")
         columns = [name for name in frame.columns if name.startswith("y_pred")]
         y_pred = frame[columns].to_numpy(dtype=float)
-        patients = frame["group"].astype(str).str.split("/").str[0]
         return Table(
             frame["y_true"].to_numpy(dtype=float),
             y_pred[:, 0] if len(columns) == 1 else y_pred,
-            patients.to_numpy(dtype=str),
+            frame["patient"].to_numpy(dtype=str),
         )
     except OSError as error:
-        raise StorageError.of(error, path, "read") from error
+        raise StorageError.of(error, Path(error.filename or path), "read") from error
     except (KeyError, ValueError, IndexError) as error:
         raise BadDataError(
             "this is no table of predictions",
@@ -142,7 +151,7 @@ def make_rows(finished: Iterable[Finished], metrics: Sequence[str], reference: s
 
 
 def _figures(group: list[Finished], metrics: Sequence[str]) -> dict[str, Interval]:
-    return intervals([read_table(one.predictions) for one in group], metrics)
+    return intervals([read_table(one.predictions, one.records) for one in group], metrics)
 
 
 def _compared(row: Row, reference: Row | None) -> Row:

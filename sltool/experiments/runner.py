@@ -2,6 +2,7 @@
 
     OUT/comparison.json                    the case and its settings
     OUT/cells/CELL/seed-0/arms/ARM/        predictions.csv, history.csv, arm.json (written last)
+    OUT/cells/CELL/seed-0/records.csv      pseudonym, record and patient of the test samples
     OUT/cells/CELL/seed-0/cell.json        counts, digests, settings
 
 A comparison that was stopped goes on behind the last finished arm; a run that the server was
@@ -21,11 +22,21 @@ from sltool.errors import UsageError
 from sltool.experiments.arms import check_some, find, unfit
 from sltool.experiments.bench import Bench, Setup
 from sltool.experiments.cases import Case
-from sltool.experiments.outcome import Finished, Outcome, finish, is_finished, read_json
+from sltool.experiments.outcome import (
+    Finished,
+    Outcome,
+    finish,
+    is_finished,
+    read_json,
+    read_rows,
+    write_rows,
+)
 from sltool.experiments.pictures import feature_map_picture
 from sltool.experiments.sweep import Cell, grid
 from sltool.files import write_json
 from sltool.progress import Progress
+
+RECORDS = "records.csv"
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,7 @@ def _run_cell(
         progress.note(f"{where}seed {seed}: {', '.join(todo)}")
         left_out |= {arm: why for arm in todo if (why := unfit(arm, bench.study))}
         check_some(plan.arms, left_out)
+        _add_records(root / RECORDS, bench)
         write_json(facts_file, {**bench.facts(), "sweep": cell.point, "left_out": left_out})
         if not any(out.glob("figures/feature-maps.png")):
             feature_map_picture(bench, out / "figures")
@@ -138,6 +150,13 @@ def arm_folder(root: Path, arm: str) -> Path:
     return root / "arms" / arm.replace(":", "-")
 
 
+def _add_records(path: Path, bench: Bench) -> None:
+    """A cell that is made again for one more arm has new pseudonyms; the old ones stay known."""
+    known = read_rows(path) if path.is_file() else []
+    rows = {row["pseudonym"]: row for row in [*known, *bench.test_records()]}
+    write_rows(path, list(rows.values()))
+
+
 def _run_arm(arm: str, bench: Bench, folder: Path) -> None:
     # Making the two sides is nobody's time: the arms share them.
     _ = bench.split if arm.startswith(("multi", "single")) else bench.raw
@@ -152,7 +171,8 @@ def read_finished(
     """A finished arm's record."""
     record = read_json(folder / "arm.json")
     seconds = record.pop("seconds")
-    return Finished(arm, sweep, seed, Outcome(**record), seconds, folder, facts)
+    records = folder.parent.parent / RECORDS
+    return Finished(arm, sweep, seed, Outcome(**record), seconds, folder, facts, records=records)
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

@@ -1,17 +1,16 @@
 """Means over seeds, bootstrap intervals over test groups, and paired tests between arms.
 
-A group is a patient: his rows stay together. For each seed, B times as many groups as there are
-in the test set are drawn with replacement; every metric is computed for all draws at once, from a
-matrix of weights (B, N): how often each row was drawn. The same draws serve every arm, so the
-difference of two arms is paired. The figure of a comparison is the mean over seeds, and so are its
-draws: percentiles of those means make the 95 % interval (Efron & Tibshirani, "An Introduction to
-the Bootstrap", 1993, chapter 13). The seeds' test sets are drawn apart from each other, although a
-patient may stand in several of them.
+A group is a patient: all rows stay together, also those in the test sets of several seeds. B times
+as many patients as there are in all test sets are drawn with replacement; every metric is computed
+for all draws at once, from a matrix of weights (B, N): how often each row was drawn. The same draws
+serve every arm, so the difference of two arms is paired. The figure of a comparison is the mean
+over seeds, and so are its draws: percentiles of those means make the 95 % interval (Efron &
+Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +35,7 @@ class Table:
     Attributes:
         y_true: (N,).
         y_pred: (N,) or (N, classes).
-        groups: (N,) patients.
+        groups: (N,) patients, by names that mean the same in every seed.
     """
 
     y_true: Array
@@ -78,25 +77,29 @@ def intervals(tables: Sequence[Table], names: Sequence[str], seed: int = 0) -> d
     known = [name for name in names if name in WEIGHTED]
     draws = {name: np.zeros(DRAWS) for name in known}
     seeds: dict[str, list[float]] = {name: [] for name in known}
-    for number, table in enumerate(tables):
+    for table in tables:
         whole = np.ones((1, len(table.y_true)))
         for name in known:
             seeds[name].append(float(WEIGHTED[name](table.y_true, table.y_pred, whole)[0]))
-        for rows, weights in _weights(table.groups, seed + number):
+    for rows, weighted in _draws([table.groups for table in tables], seed):
+        for table, weights in zip(tables, weighted, strict=True):
             for name in known:
-                found = WEIGHTED[name](table.y_true, table.y_pred, weights)
+                # Of a small test set nobody may be drawn: then the draw has no figure.
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    found = WEIGHTED[name](table.y_true, table.y_pred, weights)
                 draws[name][rows] += found / len(tables)
     return {name: _interval(seeds[name], draws[name]) for name in known}
 
 
-def _weights(groups: Array, seed: int) -> Any:
-    """Yield (rows of the draws, (b, N) how often each sample was drawn)."""
-    names, member = np.unique(groups, return_inverse=True)
+def _draws(groups: Sequence[Array], seed: int) -> Iterator[tuple[slice, Iterator[Array]]]:
+    """Yield (rows of the draws, for each test set (b, N) how often each sample was drawn)."""
+    patients = np.unique(np.concatenate(groups))
+    members = [np.searchsorted(patients, one) for one in groups]
     rng = np.random.default_rng(seed)
-    even = np.full(len(names), 1 / len(names))
+    even = np.full(len(patients), 1 / len(patients))
     for start in range(0, DRAWS, BLOCK):
-        counts = rng.multinomial(len(names), even, size=min(BLOCK, DRAWS - start))
-        yield slice(start, start + len(counts)), counts[:, member].astype(float)
+        counts = rng.multinomial(len(patients), even, size=min(BLOCK, DRAWS - start))
+        yield slice(start, start + BLOCK), (counts[:, one].astype(float) for one in members)
 
 
 def _interval(seeds: list[float], draws: Array) -> Interval:

@@ -62,6 +62,13 @@ def test_a_comparison_goes_on_where_it_was(sltool: Sltool) -> None:
     assert [(one["arm"], one["sweep"], one["seeds"]) for one in done.json["arms"]] == [
         (arm, {"cut": cut}, [0, 1]) for cut in ("0", "1") for arm in ("multi", "friedewald")
     ]
+    # The cell was made again, with new pseudonyms, but for the same patients.
+    formula = next(one for one in done.json["arms"] if one["arm"] == "friedewald")
+    assert formula["against_reference"]["rmsle"]["p"] > 0
+    records = [
+        pd.read_csv(arms.parent.with_name(f"seed-{seed}") / "records.csv") for seed in (0, 1)
+    ]
+    assert set(records[0]["patient"]) & set(records[1]["patient"])
     page = (sltool.folder / "out" / "report.html").read_text()
     beside = page.partition("Beside the paper")[2].partition("</table>")[0]
     assert beside.count(">multi, cut 0<") == beside.count(">multi, cut 1<") == 3

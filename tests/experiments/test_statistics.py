@@ -77,6 +77,20 @@ def test_rows_of_one_patient_stay_together() -> None:
     assert narrow.high - narrow.low < 0.5 * (wide.high - wide.low)
 
 
+def test_a_patient_in_every_test_set_is_drawn_once_for_all() -> None:
+    """Five tests of the same people are no surer than one; of other people they are."""
+    table = regression(np.random.default_rng(6))
+    others = [
+        Table(table.y_true, table.y_pred, np.char.add(f"{number} ", table.groups))
+        for number in range(5)
+    ]
+    one, same, apart = (
+        intervals(tables, ["mae"])["mae"] for tables in ([table], [table] * 5, others)
+    )
+    assert (same.low, same.high) == pytest.approx((one.low, one.high))
+    assert apart.high - apart.low == pytest.approx((one.high - one.low) / 5**0.5, rel=0.15)
+
+
 def test_mean_and_spread_over_seeds() -> None:
     rng = np.random.default_rng(3)
     tables = [regression(rng, error=error) for error in (2.0, 4.0, 6.0)]
