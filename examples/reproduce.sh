@@ -27,12 +27,14 @@ run() {
 run direct-ldl cholesterol --source "$data/cholesterol/ldl_direct_1000.csv" \
     --set training.batch_size=32
 run check-ups cholesterol --source "$data/cholesterol/korea_checkup_20000.csv"
-run covid-ct covid-ct --source "$data/covid-ct-sao-paulo"
-# The paper's own width and activation: one channel, sigmoid; with and without views.
-run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi --seeds 3 \
+run covid-ct covid-ct --source "$data/covid-ct-sao-paulo" \
+    --arms multi single pooled federated federated:10 federated:5 federated:1 online
+# The paper's own width and activation at the site: one channel, sigmoid; with and without views.
+run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi \
     --set 'model.filters=[1, 32, 64, 128, 256]' model.activation=sigmoid \
+    model.server.activation=leaky-relu training.epochs=100 \
     --sweep encoding.views=1,20
-run cifar10 cifar10 --source "$data/cifar-10-batches-bin" --seeds 1
+run cifar10 cifar10 --source "$data/cifar-10-batches-bin"
 run fracatlas mura --dataset fracatlas --plugins-dir plugins --source "$data/fracatlas" \
     --arms multi single:C \
     --set dataset.size=96 model.width=0.125 model.channels=16 encoding.views=16 \
