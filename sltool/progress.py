@@ -35,3 +35,18 @@ class Silent:
     def note(self, text: str) -> None: ...
 
     def detail(self, text: str) -> None: ...
+
+
+class Once:
+    """Passes everything on to `progress`, but a note that was made before: for repeated stages."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.bar = progress.bar
+        self.detail = progress.detail
+        self._note = progress.note
+        self._made: set[str] = set()
+
+    def note(self, text: str) -> None:
+        if text not in self._made:
+            self._made.add(text)
+            self._note(text)

@@ -175,7 +175,7 @@ def _paper(results: Results) -> str:
     notes = dict.fromkeys(f"{one.metric}: {one.note}. " for one in results.published if one.note)
     text = (
         "<p>The paper's data was not published, or not with its split and settings: its figures "
-        f"are of other samples, and stand here for orientation. {escape(''.join(notes))}</p>"
+        f"stand here for orientation. {escape(''.join(notes))}</p>"
     )
     return _section("Beside the paper's own figures", table(head, rows), text)
 

@@ -13,7 +13,7 @@ from typing import Any
 from sltool import __version__
 from sltool.errors import StageOrderError, UnknownNameError
 from sltool.experiments.figures import draw_all
-from sltool.experiments.outcome import Finished, Outcome, read_json
+from sltool.experiments.outcome import Finished, Outcome, read_json, read_rows
 from sltool.experiments.page import write_page
 from sltool.experiments.results import REFERENCE, Results, Row, make_rows, write_results
 from sltool.experiments.runner import Plan
@@ -119,9 +119,7 @@ def _evaluated(folder: StudyFolder, name: str, split: str) -> RunFolder:
 
 
 def _of_run(run: RunFolder, split: str) -> Finished:
-    history = run.history.read_text(encoding="utf-8").splitlines()
-    columns = history[0].split(",")
-    rows = [dict(zip(columns, line.split(","), strict=True)) for line in history[1:]]
+    rows = read_rows(run.history)
     losses = [float(row["validation_loss"]) for row in rows if row.get("validation_loss")]
     best = losses.index(min(losses)) + 1 if losses else len(rows)
     seconds = sum(float(row["seconds"]) for row in rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Row:
     arm: str
     sweep: dict[str, str]
     finished: list[Finished]
+    # The predictions of every seed.
+    tables: list[Table]
     figures: dict[str, Interval]
     # Against the reference arm of the same cell; {} for that arm.
     differences: dict[str, Difference]
@@ -42,11 +44,6 @@ class Row:
     def seconds(self) -> float:
         """Mean wall time of a seed."""
         return float(np.mean([one.seconds for one in self.finished]))
-
-    @cached_property
-    def tables(self) -> list[Table]:
-        """The predictions of every seed."""
-        return [read_table(one.predictions, one.records) for one in self.finished]
 
     @cached_property
     def true_and_predicted(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -143,15 +140,11 @@ def make_rows(finished: Iterable[Finished], metrics: Sequence[str], reference: s
     grouped: dict[tuple[str, tuple[tuple[str, str], ...]], list[Finished]] = {}
     for one in finished:
         grouped.setdefault((one.arm, tuple(one.sweep.items())), []).append(one)
-    rows = {
-        key: Row(key[0], dict(key[1]), group, _figures(group, metrics), {})
-        for key, group in grouped.items()
-    }
+    rows = {}
+    for key, group in grouped.items():
+        tables = [read_table(one.predictions, one.records) for one in group]
+        rows[key] = Row(key[0], dict(key[1]), group, tables, intervals(tables, metrics), {})
     return [_compared(row, rows.get((reference, key[1]))) for key, row in rows.items()]
-
-
-def _figures(group: list[Finished], metrics: Sequence[str]) -> dict[str, Interval]:
-    return intervals([read_table(one.predictions, one.records) for one in group], metrics)
 
 
 def _compared(row: Row, reference: Row | None) -> Row:
@@ -162,7 +155,7 @@ def _compared(row: Row, reference: Row | None) -> Row:
         for name, figure in row.figures.items()
         if name in reference.figures
     }
-    return Row(row.arm, row.sweep, row.finished, row.figures, differences)
+    return replace(row, differences=differences)
 
 
 def _same_rows(one: Row, other: Row) -> bool:

@@ -34,7 +34,7 @@ from sltool.experiments.outcome import (
 from sltool.experiments.pictures import feature_map_picture
 from sltool.experiments.sweep import Cell, grid
 from sltool.files import write_json
-from sltool.progress import Progress
+from sltool.progress import Once, Progress
 
 RECORDS = "records.csv"
 
@@ -79,6 +79,7 @@ def run_plan(plan: Plan, out: Path, force: bool, progress: Progress) -> list[Fin
         UsageError: `out` holds a comparison with other settings, or no arm fits.
     """
     _claim(plan, out, force)
+    progress = Once(progress)
     done: list[Finished] = []
     for cell in plan.cells():
         for seed in plan.seeds:

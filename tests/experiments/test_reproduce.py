@@ -62,6 +62,7 @@ def test_a_comparison_goes_on_where_it_was(sltool: Sltool) -> None:
     assert [(one["arm"], one["sweep"], one["seeds"]) for one in done.json["arms"]] == [
         (arm, {"cut": cut}, [0, 1]) for cut in ("0", "1") for arm in ("multi", "friedewald")
     ]
+    assert done.err.count("note: precision") == 1
     # The cell was made again, with new pseudonyms, but for the same patients.
     formula = next(one for one in done.json["arms"] if one["arm"] == "friedewald")
     assert formula["against_reference"]["rmsle"]["p"] > 0

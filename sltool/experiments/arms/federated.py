@@ -75,7 +75,9 @@ def _round(network: nn.Module, sites: list[Loop], numbers: range) -> float:
     for site in sites:
         share = len(site.samples) / total
         site.network.load_state_dict(network.state_dict())
-        loss += share * [site.epoch(number, site.whole) for number in numbers][-1]
+        for number in numbers:
+            last = site.epoch(number, site.whole)
+        loss += share * last
         _add(mean, site.network.state_dict(), share)
     network.load_state_dict(mean)
     return loss
