@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from sltool.cli.command import Terminal, command
 
 if TYPE_CHECKING:
     from sltool.experiments.report import Reported
+    from sltool.experiments.statistics import Interval
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,13 +50,11 @@ def show(terminal: Terminal, done: Reported) -> None:
     terminal.table(
         {**document(results), "page": str(done.page)},
         ["arm", *metrics],
-        [
-            [row.label, *(f"{row.figures[n].mean:.4f} ± {_sd(row.figures[n].sd)}" for n in metrics)]
-            for row in results.rows
-        ],
+        [[row.label, *(_figure(row.figures[name]) for name in metrics)] for row in results.rows],
     )
     terminal.note(f"the report is {done.page}")
 
 
-def _sd(value: float) -> str:
-    return f"{value:.4f}" if value == value else "-"
+def _figure(one: Interval) -> str:
+    """The mean and, of several seeds, the standard deviation."""
+    return f"{one.mean:.4f}" + (f" ± {one.sd:.4f}" if isfinite(one.sd) else "")

@@ -185,8 +185,9 @@ def _document(folder: StudyFolder, one: Trained, accepted: int, rejected: int) -
 def _line(one: Trained) -> str:
     verb = "already trained" if one.again else "trained"
     stopped = f"; stopped: {one.stopped}" if one.stopped else ""
+    epochs = f"{one.epochs} epoch{'' if one.epochs == 1 else 's'}"
     return (
-        f"run {one.run}: {verb} {one.epochs} epochs on {one.samples} samples of sites "
+        f"run {one.run}: {verb} {epochs} on {one.samples} samples of sites "
         f"{' '.join(one.sites)}; the best is epoch {one.best_epoch} (lowest validation loss)"
         f"{stopped}"
     )

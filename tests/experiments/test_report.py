@@ -145,6 +145,8 @@ def test_report_on_own_runs(study: Sltool) -> None:
     )
     evaluated = study("evaluate", "--metrics", "smape", "--json").ok()
     assert first["metrics"]["smape"]["mean"] == pytest.approx(evaluated.json["metrics"]["smape"])
+    # A run has one seed, and so no spread.
+    assert "±" not in study("report", "default", "C").ok().out
 
 
 def test_report_never_shows_a_patient(study: Sltool) -> None:
