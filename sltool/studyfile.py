@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import json
 import textwrap
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from sltool.errors import StageOrderError, StorageError, StudyFileError
-from sltool.files import write_text
+from sltool.files import publish
 from sltool.layout import StudyFolder
 from sltool.mistakes import told_by_path
 from sltool.study import Samples, Site, Study
+from sltool.yaml_text import add_entries, parse_yaml, plain, replace_values
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -44,7 +42,7 @@ def render(sections: Mapping[str, object], descriptions: Mapping[str, str]) -> s
             fields = "".join(_fields(section, 2) for section in value)
             parts.append(f"{name}:\n{fields}")
         else:
-            parts.append(f"{name}: {_scalar(value)}\n")
+            parts.append(f"{name}: {plain(value)}\n")
     return "".join(parts)
 
 
@@ -56,9 +54,7 @@ def _fields(section: BaseModel, indent: int) -> str:
         if isinstance(value, BaseModel):
             parts.append(f"{' ' * indent}{name}:\n{_fields(value, indent + 2)}")
         else:
-            parts.append(
-                f"{' ' * indent}{name}: {_scalar(section.model_dump(mode='json')[name])}\n"
-            )
+            parts.append(f"{' ' * indent}{name}: {plain(section.model_dump(mode='json')[name])}\n")
     return "".join(parts)
 
 
@@ -67,66 +63,66 @@ def _comment(text: str, indent: int) -> str:
     return "".join(f"{pad}{line}\n" for line in textwrap.wrap(text, WIDTH - len(pad)))
 
 
-def _scalar(value: Any) -> str:
-    # JSON is YAML's flow style; bare words read better where YAML cannot mistake them.
-    if isinstance(value, str) and value.replace("-", "").replace("_", "").isalpha():
-        return value if value.lower() not in _YAML_WORDS else json.dumps(value)
-    return json.dumps(value, ensure_ascii=False)
-
-
-_YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
-
-
 def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
     """Enter sites into study.yaml; all else in it, comments too, stays as it is.
 
     Raises:
         StorageError: the file could not be read or written.
+        StudyFileError: it is written in a way that has to be edited by hand.
     """
-    with _editing(path) as content:
-        listed = content.setdefault("sites", {})
-        if hasattr(listed, "fa"):
-            listed.fa.set_block_style()
-        for name, site in sites.items():
-            listed[name] = site.model_dump(mode="json", exclude_defaults=True)
+    entries = {
+        name: site.model_dump(mode="json", exclude_defaults=True) for name, site in sites.items()
+    }
+    text = _read(path)
+    study = _parsed(text, path)
+    wanted = study.model_copy(update={"sites": {**study.sites, **sites}})
+    _publish_edited(path, add_entries(text, "sites", entries), wanted, f"sites: {plain(entries)}")
 
 
 def replace_samples(path: Path, samples: Samples) -> None:
-    """Bring the `samples` section up to date after a change of the dataset's settings.
+    """Bring the values of the `samples` section up to date with the dataset's settings.
 
-    Raises:
-        StorageError: the file could not be read or written.
+    Raises as `add_sites` does.
     """
-    with _editing(path) as content:
-        _update(content["samples"], samples.model_dump(mode="json"))
+    values = samples.model_dump(mode="json")
+    text = _read(path)
+    wanted = _parsed(text, path).model_copy(update={"samples": samples})
+    edited = replace_values(text, "samples", values)
+    _publish_edited(path, edited, wanted, f"samples: {plain(values)}")
 
 
-def _update(old: Any, new: dict[str, Any]) -> None:
-    for key, value in new.items():
-        if isinstance(value, dict):
-            _update(old[key], value)
-        else:
-            old[key] = value
-
-
-@contextmanager
-def _editing(path: Path) -> Iterator[Any]:
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10_000
-    yaml.representer.add_representer(
-        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
+def _publish_edited(path: Path, text: str, wanted: Study, lines: str) -> None:
+    """Publish `text` if it says what is wanted; anchors, for one, may be in the way."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"))
+        right = _parsed(text, path) == wanted
+    except StudyFileError:
+        right = False
+    if not right:
+        raise StudyFileError(
+            "study.yaml is written in a way that this command cannot edit",
+            where=path,
+            expected=lines,
+            hint="enter these values by hand and run the command again",
+        )
+    with publish(path) as part:
+        # Bytes, so that the ends of lines stay as they are.
+        part.write_bytes(text.encode("utf-8"))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
     except OSError as error:
         raise StorageError.of(error, path, "read") from error
-    yield content
-    text = io.StringIO()
-    yaml.dump(content, text)
-    write_text(path, text.getvalue())
+    except UnicodeDecodeError as error:
+        raise StudyFileError(f"study.yaml is not UTF-8 text: {error}", where=path) from error
+
+
+def _parsed(text: str, path: Path) -> Study:
+    content = parse_yaml(text, where=path)
+    if not isinstance(content, dict):
+        raise StudyFileError("study.yaml is not a mapping of keys", where=path)
+    return validate(Study, content, where=path)
 
 
 def load_study(folder: StudyFolder) -> Study:
@@ -136,9 +132,6 @@ def load_study(folder: StudyFolder) -> Study:
         StageOrderError: there is none.
         StudyFileError: a key or value is wrong; the message has its path and what is allowed.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     path = folder.study_file
     if not path.is_file():
         raise StageOrderError(
@@ -147,15 +140,7 @@ def load_study(folder: StudyFolder) -> Study:
             expected="a folder with a study.yaml",
             hint="run `sltool prepare DATASET` here, or point --study at the study's folder",
         )
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StorageError.of(error, path, "read") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise StudyFileError(f"study.yaml is not valid YAML: {error}", where=path) from error
-    if not isinstance(content, dict):
-        raise StudyFileError("study.yaml is not a mapping of keys", where=path)
-    return validate(Study, content, where=path)
+    return _parsed(_read(path), path)
 
 
 def validate(

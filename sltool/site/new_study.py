@@ -20,6 +20,7 @@ from sltool.site.encode import load_privacy_layer
 from sltool.site.prepare import Prepared, prepare, prepared_before
 from sltool.study import Choice, ModelChoice, Section, Study
 from sltool.studyfile import load_study, render, replace_samples, validate
+from sltool.yaml_text import parse_yaml
 
 
 def prepare_study(
@@ -135,9 +136,6 @@ def _new(
 
 
 def _override(content: dict[str, Any], override: str) -> None:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     key, equals, text = override.partition("=")
     if not equals:
         raise UsageError(f"'--set {override}' does not parse", expected="KEY=VALUE")
@@ -147,10 +145,7 @@ def _override(content: dict[str, Any], override: str) -> None:
         section = section.setdefault(step, {})
         if not isinstance(section, dict):
             raise UsageError(f"'--set {override}': '{step}' has no keys")
-    try:
-        section[last] = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise UsageError(f"'--set {override}': the value is not YAML: {error}") from error
+    section[last] = parse_yaml(text, where="--set", name=f"the value of '--set {override}'")
 
 
 def study_text(study: Study) -> str:

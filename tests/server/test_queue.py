@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from sltool.layout import StudyFolder
 from sltool.shard.keys import SigningKey
@@ -40,12 +41,9 @@ def inbox(trained: Sltool) -> Path:
 
 def edit_site(forge: Forge, site: str, **values: Any) -> None:
     """Change a site's entry in study.yaml."""
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    content = yaml.load(forge.folder.study_file)
+    content = yaml.safe_load(forge.folder.study_file.read_text(encoding="utf-8"))
     content["sites"][site].update(values)
-    yaml.dump(content, forge.folder.study_file)
+    forge.folder.study_file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 def assert_refused(sltool: Sltool, path: Path, code: int, said: str) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import yaml
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
 
@@ -46,7 +46,7 @@ def test_user_block(shard: Path, trained_study: Path) -> None:
         "bytes": len(data) - 4096,
         "sha256": hashlib.sha256(data[4096:]).hexdigest(),
     }
-    study = YAML(typ="safe").load(trained_study / "study.yaml")
+    study = yaml.safe_load((trained_study / "study.yaml").read_text(encoding="utf-8"))
     public = base64.b64decode(study["sites"][found["place"]["site"]]["key"].split(":")[1])
     assert found["key"] == hashlib.sha256(public).hexdigest()[:16]
     assert found["content"]["study"] == study["id"]
