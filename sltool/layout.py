@@ -153,6 +153,10 @@ class StudyFolder:
         return self.server / "lock"
 
     @property
+    def lock_holder(self) -> Path:
+        return self.server / "lock-holder"
+
+    @property
     def store(self) -> Path:
         return self.server / "store"
 

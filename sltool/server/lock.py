@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TextIO
+from contextlib import AbstractContextManager, contextmanager
+
+from filelock import FileLock, Timeout
 
 from sltool.errors import StorageError, UsageError
+from sltool.files import remove
 from sltool.layout import StudyFolder
 
 
 @contextmanager
 def only_server(folder: StudyFolder) -> Iterator[None]:
-    """Hold `server/lock`; the system lets go of it however the process ends.
+    """Hold `server/lock`; the operating system releases it however the process ends.
+
+    `server/lock-holder` has the number of the process that holds it: on Windows no other process
+    can read a locked file.
 
     Raises:
         UsageError: another process holds it.
+        StorageError: the lock cannot be made.
     """
-    with _locked(folder):
-        yield
+    with _acquired(folder):
+        try:
+            folder.lock_holder.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        except OSError as error:
+            raise StorageError.of(error, folder.lock_holder) from error
+        try:
+            yield
+        finally:
+            remove(folder.lock_holder)
 
 
-def _locked(folder: StudyFolder) -> TextIO:
-    """The lock file, locked, with this process's number in it; closing it lets go."""
+def _acquired(folder: StudyFolder) -> AbstractContextManager[object]:
+    """The acquired lock; leaving the context releases it."""
     try:
         folder.server.mkdir(parents=True, exist_ok=True)
-        file = folder.lock.open("a+")
-        _take(file.fileno(), folder)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        return file
+        return FileLock(folder.lock).acquire(blocking=False)
+    except Timeout as error:
+        raise UsageError(
+            "another server is at work on this study",
+            where=folder.lock,
+            hint=f"wait for {_holder(folder)}, or stop it",
+        ) from error
     except OSError as error:
         raise StorageError.of(error, folder.lock) from error
 
 
-def _take(handle: int, folder: StudyFolder) -> None:
+def _holder(folder: StudyFolder) -> str:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = folder.lock.read_text(encoding="utf-8").strip()
-        raise UsageError(
-            "another server is at work on this study",
-            where=folder.lock,
-            hint=f"wait for process {holder}, or stop it",
-        ) from error
+        return f"process {folder.lock_holder.read_text(encoding='utf-8').strip()}"
+    except OSError:
+        # The other process has not written it yet, or belongs to another user.
+        return "the other process"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +23,7 @@ from sltool.layout import StudyFolder
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import USER_BLOCK
 from sltool.shard.reader import read_manifest
-from tests.conftest import Ran, Sltool
+from tests.conftest import ROOT, Ran, Sltool
 from tests.shard.forge import Forge
 from tests.shard.hostile import PAYLOADS
 from tests.test_bad_input import make_images
@@ -351,8 +354,39 @@ def test_two_servers_on_one_study(trained: Sltool) -> None:
         ran: Ran = trained.run("server-train")
     assert ran.code == 2
     assert "another server is at work on this study" in ran.err
-    assert str(os.getpid()) in ran.err
+    assert f"wait for process {os.getpid()}, or stop it" in ran.err
     trained("server-train").ok()
+
+
+HOLD = """
+import os, signal, sys
+from pathlib import Path
+from sltool.layout import StudyFolder
+from sltool.server.lock import only_server
+with only_server(StudyFolder(Path(sys.argv[1]))):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_server_does_not_keep_the_lock(trained: Sltool) -> None:
+    killed = subprocess.run([sys.executable, "-c", HOLD, trained.folder], check=False, cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert (trained.folder / "server" / "lock-holder").is_file()
+    trained("server-train").ok()
+    assert not (trained.folder / "server" / "lock-holder").exists()
+
+
+def test_one_process_locks_a_study_once(trained: Sltool) -> None:
+    from sltool.errors import UsageError
+    from sltool.server.lock import only_server
+
+    folder = StudyFolder(trained.folder)
+    with only_server(folder):
+        with pytest.raises(UsageError, match="another server"), only_server(folder):
+            pass
+        assert folder.lock_holder.read_text().strip() == str(os.getpid())
+    with only_server(folder):
+        pass
 
 
 def test_nothing_but_refused_shards_says_why(trained: Sltool, forge: Forge, inbox: Path) -> None:
