@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +10,6 @@ import torch
 from torch import nn
 
 from sltool.study import Training
-
-# torch wraps these methods to keep torch.compile away from them; the first call of each would
-# import all of torch._dynamo, which takes as long as importing torch.
-WRAPPED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
 class Descent:
@@ -49,16 +44,9 @@ def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimi
         "fused": True,
     }
     if settings.optimizer == "sgd":
-        return _eager(torch.optim.SGD)(network.parameters(), momentum=0.9, **options)
+        return torch.optim.SGD(network.parameters(), momentum=0.9, **options)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return _eager(kind)(network.parameters(), **options)
-
-
-def _eager(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """The same optimiser without the hooks for torch.compile, which we do not use."""
-    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in WRAPPED}
-    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
-    return type(kind.__name__, (kind,), methods)
+    return kind(network.parameters(), **options)
 
 
 def schedule(settings: Training) -> Callable[[float], float]:
