@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,5 +55,7 @@ def show(terminal: Terminal, done: Reported) -> None:
 
 
 def _figure(one: Interval) -> str:
-    """The mean and, of several seeds, the standard deviation."""
-    return f"{one.mean:.4f}" + (f" ± {one.sd:.4f}" if isfinite(one.sd) else "")
+    """The mean rounded to its spread, with the standard deviation over several seeds."""
+    from sltool.experiments.rounding import with_spread
+
+    return with_spread(one.mean, one.sd, (one.high - one.low) / 2)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sltool.experiments.results import Results
-from sltool.experiments.style import MARKERS, Picture, line, new_figure, save
+from sltool.experiments.rounding import with_spread
+from sltool.experiments.style import MARKERS, Picture, Sheet, line
 
 
-def roc(results: Results, folder: Path) -> Picture:
+def roc(results: Results, sheet: Sheet) -> Picture:
     """ROC curves, all seeds' test rows together."""
     from sklearn.metrics import roc_curve
 
     rows = results.first_cell()
-    figure, axis = _square()
+    figure, axis = _square(sheet)
     for number, row in enumerate(rows):
         true, given = row.true_and_predicted
         false_rate, true_rate, _ = roc_curve(true, given)
@@ -25,30 +23,31 @@ def roc(results: Results, folder: Path) -> Picture:
         xlabel="1 - specificity [share of negatives]", ylabel="sensitivity [share of positives]"
     )
     axis.legend(loc="lower right")
-    save(figure, folder / "roc")
+    sheet.save(figure, "roc")
     shown = ", ".join(
-        f"{row.arm} {row.figures['auroc'].mean:.3f}" for row in rows if "auroc" in row.figures
+        f"{row.arm} {with_spread(one.mean, one.sd, (one.high - one.low) / 2)}"
+        for row in rows
+        if (one := row.figures.get("auroc"))
     )
     return Picture(
         "roc", "ROC", f"ROC curves. Area under the curve: {shown}.", "The test rows of all seeds."
     )
 
 
-def calibration(results: Results, folder: Path) -> Picture:
+def calibration(results: Results, sheet: Sheet) -> Picture:
     """How often a positive is true, by the probability that was given to it."""
+    from sklearn.calibration import calibration_curve
+
     rows = results.first_cell()
-    figure, axis = _square()
+    figure, axis = _square(sheet)
     for number, row in enumerate(rows):
         true, given = row.true_and_predicted
-        tenth = np.minimum((given * 10).astype(int), 9)
-        filled = [n for n in range(10) if (tenth == n).any()]
-        means = [given[tenth == n].mean() for n in filled]
-        shares = [true[tenth == n].mean() for n in filled]
+        shares, means = calibration_curve(true, given, pos_label=1, n_bins=10)
         marker = MARKERS[number % len(MARKERS)]
         axis.plot(means, shares, marker=marker, markersize=4, label=row.arm, **line(number))
     axis.set(xlabel="probability given to the positive class", ylabel="share that is positive")
     axis.legend(loc="upper left")
-    save(figure, folder / "calibration")
+    sheet.save(figure, "calibration")
     return Picture(
         "calibration",
         "Calibration",
@@ -58,8 +57,8 @@ def calibration(results: Results, folder: Path) -> Picture:
     )
 
 
-def _square() -> tuple[Any, Any]:
+def _square(sheet: Sheet) -> tuple[Any, Any]:
     """A figure with its diagonal."""
-    figure, axes = new_figure(4.8, 4.8)
+    figure, axes = sheet.figure(4.8, 4.8)
     axes[0][0].plot([0, 1], [0, 1], color="#888", linewidth=0.8)
     return figure, axes[0][0]

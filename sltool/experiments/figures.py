@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sltool.experiments.classifier_figures import calibration, roc
 from sltool.experiments.regression_figures import agreement, errors
 from sltool.experiments.results import Results, Row
-from sltool.experiments.style import MARKERS, Picture, colour, line, new_figure, save
+from sltool.experiments.rounding import with_spread
+from sltool.experiments.style import MARKERS, Picture, Sheet, colour, line
 
 Array = NDArray[Any]
 
@@ -24,33 +25,39 @@ NAMES = {"smape": "sMAPE", "r2": "R²", "auroc": "AUROC", "f1": "F1", "bce": "cr
 
 def draw_all(results: Results, folder: Path) -> list[Picture]:
     """Draw what the data allows, in the order of the page."""
-    pictures = [
-        bars(results, folder),
-        sweeps(results, folder),
-        curves(results, folder),
-        *(
-            [errors(results, folder), agreement(results, folder)]
-            if results.kind == "regression"
-            else []
-        ),
-        *([roc(results, folder), calibration(results, folder)] if results.kind == "binary" else []),
-    ]
-    return [picture for picture in pictures if picture is not None]
+    drawn = _draw_panels(results, Sheet(folder))
+    _draw_panels(results, Sheet(folder, narrow=True))
+    if results.kind == "binary":
+        # Small squares, which a phone shows as they are.
+        drawn += [roc(results, Sheet(folder)), calibration(results, Sheet(folder))]
+    return drawn
+
+
+def _draw_panels(results: Results, sheet: Sheet) -> list[Picture]:
+    drawn = [bars(results, sheet), sweeps(results, sheet), curves(results, sheet)]
+    if results.kind == "regression":
+        drawn += [errors(results, sheet), agreement(results, sheet)]
+    return [picture for picture in drawn if picture is not None]
 
 
 def metric_label(name: str, results: Results) -> str:
     """The metric's name with its unit."""
     unit = results.labels.get("unit", "") if name in ("mae", "rmse") else UNITS.get(name, "")
-    shown = NAMES.get(name, name)
-    return f"{shown} [{unit}]" if unit else shown
+    return f"{metric_name(name)} [{unit}]" if unit else metric_name(name)
 
 
-def bars(results: Results, folder: Path) -> Picture:
+def metric_name(name: str) -> str:
+    """The metric's name as papers write it."""
+    return NAMES.get(name, name)
+
+
+def bars(results: Results, sheet: Sheet) -> Picture:
     """The headline metrics of every arm with 95 % intervals (Fig. 6)."""
     metrics = [name for name in results.metrics if name in results.rows[0].figures][:3]
     height = max(2.4, 0.32 * len(results.rows) + 0.9)
-    figure, axes = new_figure(9, height, columns=len(metrics))
+    figure, axes = sheet.figure(9, height, columns=len(metrics))
     places = np.arange(len(results.rows))
+    labels = [row.label for row in results.rows]
     arms = list(dict.fromkeys(row.arm for row in results.rows))
     colours = [colour(arms.index(row.arm)) for row in results.rows]
     for number, (axis, metric) in enumerate(zip(axes[0], metrics, strict=True)):
@@ -59,15 +66,19 @@ def bars(results: Results, folder: Path) -> Picture:
         reach = np.array([[one.mean - one.low, one.high - one.mean] for one in shown]).T
         axis.barh(places, means, color=colours, alpha=0.65)
         axis.errorbar(means, places, xerr=reach.clip(0), fmt="none", ecolor="#222", capsize=2)
-        axis.set_yticks(places, [row.label for row in results.rows] if number == 0 else [])
+        axis.set_yticks(places, labels if sheet.narrow or number == 0 else [])
         axis.invert_yaxis()
         axis.set_xlabel(metric_label(metric, results))
         axis.grid(axis="y", visible=False)
         if results.kind != "regression":
             lowest = np.nanmin(means - reach[0])
             axis.set_xlim(max(-1.0, lowest - 0.5 * (1 - lowest)), 1)
-    save(figure, folder / "bars")
-    best = ", ".join(f"{row.label} {row.figures[metrics[0]].mean:.4g}" for row in results.rows)
+    sheet.save(figure, "bars")
+    headline = [row.figures[metrics[0]] for row in results.rows]
+    best = ", ".join(
+        f"{label} {with_spread(one.mean, one.sd, (one.high - one.low) / 2)}"
+        for label, one in zip(labels, headline, strict=True)
+    )
     return Picture(
         "bars",
         "Every arm",
@@ -77,7 +88,7 @@ def bars(results: Results, folder: Path) -> Picture:
     )
 
 
-def curves(results: Results, folder: Path) -> Picture | None:
+def curves(results: Results, sheet: Sheet) -> Picture | None:
     """Loss and accuracy by epoch (Fig. 5); the mean over seeds with the seeds' range."""
     rows = [row for row in results.first_cell() if row.histories]
     if not rows:
@@ -85,7 +96,7 @@ def curves(results: Results, folder: Path) -> Picture | None:
     panels = [("train_loss", "training loss"), ("validation_loss", "validation loss")]
     if results.kind != "regression":
         panels.append(("validation_accuracy", "validation accuracy [share]"))
-    figure, axes = new_figure(9, 3.4, columns=len(panels))
+    figure, axes = sheet.figure(9, 3.4, columns=len(panels))
     for axis, (column, label) in zip(axes[0], panels, strict=True):
         for number, row in enumerate(rows):
             _curve(axis, row, column, number)
@@ -93,8 +104,8 @@ def curves(results: Results, folder: Path) -> Picture | None:
         axis.set_ylabel(label)
         if column != "validation_accuracy":
             axis.set_yscale("log")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    save(figure, folder / "curves")
+    sheet.legend_below(figure, axes[0][0], 4)
+    sheet.save(figure, "curves")
     return Picture(
         "curves",
         "Loss and accuracy by epoch (the paper's Fig. 5)",
@@ -119,13 +130,13 @@ def _curve(axis: Any, row: Row, column: str, number: int) -> None:
         axis.fill_between(steps, low, high, color=colour(number), alpha=0.12, linewidth=0)
 
 
-def sweeps(results: Results, folder: Path) -> Picture | None:
+def sweeps(results: Results, sheet: Sheet) -> Picture | None:
     """The headline metric along the first swept setting, beside the paper's where it has it."""
     if not results.swept:
         return None
     key, metric = results.swept[0], results.metrics[0]
     values = list(dict.fromkeys(row.sweep.get(key, "") for row in results.rows))
-    figure, axes = new_figure(7, 3.6)
+    figure, axes = sheet.figure(7, 3.6)
     axis = axes[0][0]
     series: dict[str, list[Row]] = {}
     for row in results.rows:
@@ -149,10 +160,10 @@ def sweeps(results: Results, folder: Path) -> Picture | None:
     )
     axis.set_ylabel(metric_label(metric, results))
     axis.legend()
-    save(figure, folder / "sweep")
+    sheet.save(figure, "sweep")
     return Picture(
         "sweep",
-        f"{metric} by {key}",
-        f"Line chart of {metric} by {key} for {', '.join(series)}.",
+        f"{metric_name(metric)} by {key}",
+        f"Line chart of {metric_name(metric)} by {key} for {', '.join(series)}.",
         "Mean over the seeds with 95 % bootstrap intervals over test patients.",
     )

@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.experiments.bench import Bench
-from sltool.experiments.style import new_figure, save
+from sltool.experiments.style import Sheet
 
 NAME = "feature-maps"
 SHOWN = 6
 CHANNELS = 2
 
 ALT = (
-    "Pairs of pictures: in the upper row a validation image as the network sees it, below it "
-    "what travels instead, the first channels of its feature map."
+    "Pictures in a grid: each validation image as the network sees it, followed by what travels "
+    "instead, the first channels of its feature map."
 )
 CAPTION = (
-    "Above: validation samples. Below: the first channels of their feature maps, which is what a "
-    "shard holds. One can often recognise the original: a shard is pseudonymised personal data."
+    "Each validation sample is followed by the first channels of its feature map, which is what "
+    "a shard holds. One can often recognise the original: a shard is pseudonymised personal data."
 )
 TITLE = "Originals and feature maps (the paper's Fig. 2, 7 and 8)"
 
@@ -36,20 +36,28 @@ def feature_map_picture(bench: Bench, folder: Path) -> None:
     originals = bench.raw.store.samples("validation")
     maps = bench.split.store.samples("validation")
     rows = _of_each_class(originals.labels.numpy())
-    figure, axes = new_figure(9, 1.6 * (1 + CHANNELS), columns=len(rows), rows=1 + CHANNELS)
-    labels = bench.study.samples.labels
-    for column, row in enumerate(rows):
-        picture = _shown(originals.features[originals.rows[row]].numpy())
-        features = maps.features[maps.rows[row]].float().numpy()
-        axes[0][column].imshow(picture, cmap="gray")
-        axes[0][column].set_title(labels.classes[int(originals.labels[row])], fontsize=8)
-        for channel in range(CHANNELS):
-            axis = axes[1 + channel][column]
-            if channel < len(features):
-                axis.imshow(features[channel], cmap="gray")
+    titles = [bench.study.samples.labels.classes[int(originals.labels[row])] for row in rows]
+    columns = [
+        [
+            _shown(originals.features[originals.rows[row]].numpy()),
+            *maps.features[maps.rows[row]].float().numpy()[:CHANNELS],
+        ]
+        for row in rows
+    ]
+    for narrow in (False, True):
+        _draw(columns, titles, Sheet(folder, narrow))
+
+
+def _draw(columns: list[list[NDArray[Any]]], titles: list[str], sheet: Sheet) -> None:
+    """A column for each sample: the original, then channels of its feature map."""
+    figure, axes = sheet.figure(9, 1.6 * (1 + CHANNELS), len(columns), 1 + CHANNELS)
+    for column, (images, title) in enumerate(zip(columns, titles, strict=True)):
+        for axis, image in zip(axes[:, column], images, strict=False):
+            axis.imshow(image, cmap="gray")
+        axes[0][column].set_title(title, fontsize=8)
     for axis in axes.flat:
         axis.set_axis_off()
-    save(figure, folder / NAME)
+    sheet.save(figure, NAME)
 
 
 def _of_each_class(labels: NDArray[Any]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,12 @@ LOOK: Any = {
     # The same picture, the same bytes.
     "svg.hashsalt": "sltool",
 }
+# At this width, in inches, the letters are as large on a phone as the text around the picture.
+NARROW_WIDTH = 4.0
+NARROW_DPI = 200
+NARROW_LEGEND = 3
+NARROW_LABEL = 22
+NARROW = "-narrow"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -39,36 +46,71 @@ def line(number: int) -> dict[str, Any]:
     return {"color": colour(number), "linestyle": dashes, "linewidth": 1.6}
 
 
-def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
-    """A figure and its (rows, columns) array of axes, sizes in inches.
+@dataclass(frozen=True)
+class Sheet:
+    """Where pictures are drawn: for a wide screen or, panels below each other, for a phone.
 
-    Raises:
-        UsageError: matplotlib is not installed.
+    Attributes:
+        folder: of the files: NAME.png and NAME.svg, of a narrow sheet NAME-narrow.png.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError(
-            "pictures need matplotlib", hint="install sltool[report], then run the command again"
-        ) from error
-    matplotlib.rcParams.update(LOOK)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+
+    folder: Path
+    narrow: bool = False
+
+    def figure(
+        self, width: float, height: float, columns: int = 1, rows: int = 1
+    ) -> tuple[Figure, Any]:
+        """A figure and its (rows, columns) array of axes, sizes in inches on a wide sheet.
+
+        On a narrow sheet the grid is transposed, but not the array.
+
+        Raises:
+            UsageError: matplotlib is not installed.
+        """
+        try:
+            import matplotlib
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise UsageError(
+                "pictures need matplotlib",
+                hint="install sltool[report], then run the command again",
+            ) from error
+        matplotlib.rcParams.update(LOOK)
+        size = (NARROW_WIDTH, height / rows * columns) if self.narrow else (width, height)
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        if self.narrow:
+            return figure, figure.subplots(columns, rows, squeeze=False).T
+        return figure, figure.subplots(rows, columns, squeeze=False)
+
+    def label(self, text: str) -> str:
+        """An axis label that fits a panel: on a narrow sheet two stand side by side."""
+        return textwrap.fill(text, NARROW_LABEL) if self.narrow else text
+
+    def legend_below(self, figure: Figure, axis: Any, columns: int) -> None:
+        """One legend for all panels, of the series in `axis`."""
+        ncols = min(columns, NARROW_LEGEND) if self.narrow else columns
+        handles, labels = axis.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
+
+    def save(self, figure: Figure, name: str) -> None:
+        """Publish the files of a picture."""
+        if self.narrow:
+            _publish(figure, self.folder / f"{name}{NARROW}.png", dpi=NARROW_DPI)
+        else:
+            _publish(figure, self.folder / f"{name}.png", dpi=150)
+            _publish(figure, self.folder / f"{name}.svg", metadata={"Date": None})
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Publish `path`.png and `path`.svg."""
-    for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
-        with publish(path.with_name(f"{path.name}.{kind}")) as part:
-            figure.savefig(part, format=kind, **options)
+def _publish(figure: Figure, path: Path, **options: Any) -> None:
+    with publish(path) as part:
+        figure.savefig(part, format=path.suffix[1:], **options)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that was written: `NAME.png` and `NAME.svg` in the figures' folder."""
+    """A picture that was written, by its name in the figures' folder."""
 
     name: str
     title: str

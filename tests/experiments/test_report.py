@@ -8,11 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from sltool.experiments.regression_figures import density
 from tests.conftest import ROOT, Sltool
 
 pytest.importorskip("matplotlib", reason="pictures need sltool[report]")
@@ -83,6 +87,26 @@ def test_the_page_asks_for_nothing_and_describes_its_pictures(study: Sltool) -> 
     assert 'name="viewport"' in text
 
 
+def framed(text: str, width: int, script: str, tmp_path: Path) -> dict[str, Any]:
+    """What `script` reports of the page in a viewport of `width` pixels.
+
+    A frame, for a headless window has a least width. The script sets `found`.
+    """
+    report = f"<script>{script}; parent.document.title = JSON.stringify(found)</script></body>"
+    inside = escape(text.replace("</body>", report))
+    page = tmp_path / f"framed-{width}.html"
+    page.write_text(
+        f'<iframe style="border: 0; width: {width}px; height: 3000px" srcdoc="{inside}"></iframe>',
+        encoding="utf-8",
+    )
+    done = browse(page, tmp_path, "--window-size=1400,3000", "--dump-dom")
+    assert "CONSOLE" not in done.stderr
+    found: dict[str, Any] = json.loads(
+        unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1])  # type: ignore[index]
+    )
+    return found
+
+
 def browse(page: Path, tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Open a page in a headless Chromium with a profile of its own."""
     if CHROMIUM is None:
@@ -130,6 +154,41 @@ def test_in_a_browser_it_renders_and_sorts(study: Sltool, tmp_path: Path) -> Non
     assert "CONSOLE" not in done.stderr
 
 
+LAYOUT = """
+const tables = [...document.querySelectorAll('table')];
+const cell = document.querySelector('.sortable tbody tr').cells[1];
+const style = getComputedStyle(cell, '::before');
+const widths = tables.map(table => table.getBoundingClientRect().right);
+const pictures = [...document.images];
+const found = {
+  viewport: window.innerWidth,
+  page: document.documentElement.scrollWidth,
+  tables: Math.max(...widths),
+  scrolling: [...document.querySelectorAll('*')].filter(element =>
+    ['auto', 'scroll'].includes(getComputedStyle(element).overflowX)).length,
+  card: getComputedStyle(cell).display,
+  label: style.content,
+  letters: Math.min(...pictures.map(image =>
+    image.getBoundingClientRect().width / (image.naturalWidth / 200) * 9 / 72)),
+  stacked: pictures.map(image => image.naturalHeight > image.naturalWidth),
+}"""
+
+
+def test_tables_fit_a_desk_and_are_cards_on_a_phone(study: Sltool, tmp_path: Path) -> None:
+    text = (study.folder / "server" / "report" / "report.html").read_text(encoding="utf-8")
+    desk = framed(text, 1200, LAYOUT, tmp_path)
+    assert (desk["viewport"], desk["card"], desk["scrolling"]) == (1200, "table-cell", 0)
+    assert max(desk["page"], desk["tables"]) <= 1200
+    assert desk["stacked"] == [False] * 4
+    phone = framed(text, 400, LAYOUT, tmp_path)
+    assert (phone["viewport"], phone["card"], phone["scrolling"]) == (400, "flex", 0)
+    assert max(phone["page"], phone["tables"]) <= 400
+    assert "attr(data-label)" in phone["label"] or "RMSLE" in phone["label"]
+    # Panels stand below each other, and their letters have 9 points at 200 pixels an inch.
+    assert phone["stacked"] == [True] * 4
+    assert phone["letters"] >= 10
+
+
 def test_the_check_sees_a_console_error(tmp_path: Path) -> None:
     page = tmp_path / "broken.html"
     page.write_text("<script>nonsense()</script>", encoding="utf-8")
@@ -169,3 +228,16 @@ def test_compare_with_intervals(study: Sltool) -> None:
     assert 0 < other["against_first"]["smape"]["p"] <= 1
     shown = study("compare", "default", "C", "--intervals").ok()
     assert "p smape" in shown.out
+
+
+def test_a_density_has_no_mass_below_zero() -> None:
+    values = np.abs(np.random.default_rng(0).normal(0, 2, 2000))
+    grid = np.linspace(0, 20, 400)
+    found = density(values, grid)
+    assert np.trapezoid(found, grid) == pytest.approx(1, abs=0.01)
+    half_normal = 2 / np.sqrt(8 * np.pi) * np.exp(-(grid**2) / 8)
+    assert np.abs(found - half_normal).max() < 0.03
+    # A quarter of the values lies beyond the grid.
+    short = np.linspace(0, np.quantile(values, 0.75), 400)
+    assert np.trapezoid(density(values, short), short) == pytest.approx(0.75, abs=0.05)
+    assert np.isnan(density(np.full(50, 1e-12), grid)).all()
