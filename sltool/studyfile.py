@@ -126,7 +126,7 @@ def _editing(path: Path) -> Iterator[Any]:
     yield content
     text = io.StringIO()
     yaml.dump(content, text)
-    write_text(path, text.getvalue())
+    write_text(path, text.getvalue(), public=True)
 
 
 def load_study(folder: StudyFolder) -> Study:

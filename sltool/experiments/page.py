@@ -74,7 +74,8 @@ def write_page(results: Results, drawn: Sequence[Picture], out: Path) -> Path:
         _section("How it was run", _setup_table(results)),
         _seeds(results),
     ]
-    write_text(path, _document(results.title, "\n".join(filter(None, body))))
+    text = _document(results.title, "\n".join(filter(None, body)))
+    write_text(path, text, public=not _shows_patients(out / "figures"))
     return path
 
 
@@ -209,9 +210,13 @@ def _difference(one: Difference) -> list[tuple[str, str]]:
 
 def _pictures(drawn: Sequence[Picture], folder: Path) -> list[str]:
     shown = list(drawn)
-    if (folder / f"{pictures.NAME}.png").is_file():
+    if _shows_patients(folder):
         shown.append(Picture(pictures.NAME, pictures.TITLE, pictures.ALT, pictures.CAPTION))
     return [_section(one.title, _picture(one, folder)) for one in shown]
+
+
+def _shows_patients(figures: Path) -> bool:
+    return (figures / f"{pictures.NAME}.png").is_file()
 
 
 def _picture(one: Picture, folder: Path) -> str:

@@ -49,7 +49,7 @@ def feature_map_picture(bench: Bench, folder: Path) -> None:
                 axis.imshow(features[channel], cmap="gray")
     for axis in axes.flat:
         axis.set_axis_off()
-    save(figure, folder / NAME)
+    save(figure, folder / NAME, public=False)
 
 
 def _of_each_class(labels: NDArray[Any]) -> list[int]:

@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sltool.errors import BadDataError, StorageError
-from sltool.experiments.outcome import Finished, write_rows
+from sltool.experiments.outcome import Finished
 from sltool.experiments.paper import Published
 from sltool.experiments.statistics import Difference, Interval, Table, difference, intervals
-from sltool.files import write_json
+from sltool.files import write_csv, write_json
 
 REFERENCE = "multi"
 
@@ -236,5 +236,5 @@ def csv_rows(results: Results) -> list[dict[str, Any]]:
 
 def write_results(results: Results, out: Path) -> None:
     """Publish `results.json` and `results.csv`."""
-    write_json(out / "results.json", document(results))
-    write_rows(out / "results.csv", csv_rows(results))
+    write_json(out / "results.json", document(results), public=True)
+    write_csv(out / "results.csv", csv_rows(results), public=True)

@@ -59,10 +59,10 @@ def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> 
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Publish `path`.png and `path`.svg."""
+def save(figure: Figure, path: Path, *, public: bool = True) -> None:
+    """Publish `path`.png and `path`.svg; a picture that shows a patient is not public."""
     for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
-        with publish(path.with_name(f"{path.name}.{kind}")) as part:
+        with publish(path.with_name(f"{path.name}.{kind}"), public=public) as part:
             figure.savefig(part, format=kind, **options)
 
 

@@ -6,9 +6,10 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import IO
 
 from sltool.errors import StorageError, UsageError
+from sltool.files import open_in_place
 from sltool.layout import StudyFolder
 
 
@@ -23,11 +24,10 @@ def only_server(folder: StudyFolder) -> Iterator[None]:
         yield
 
 
-def _locked(folder: StudyFolder) -> TextIO:
+def _locked(folder: StudyFolder) -> IO[str]:
     """The lock file, locked, with this process's number in it; closing it lets go."""
     try:
-        folder.server.mkdir(parents=True, exist_ok=True)
-        file = folder.lock.open("a+")
+        file = open_in_place(folder.lock, "a+")
         _take(file.fileno(), folder)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -41,7 +41,7 @@ def _take(handle: int, folder: StudyFolder) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        holder = folder.lock.read_text(encoding="utf-8").strip()
+        holder = folder.lock.read_text(encoding="utf-8", errors="replace").strip()
         raise UsageError(
             "another server is at work on this study",
             where=folder.lock,

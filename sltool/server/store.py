@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from sltool.errors import StorageError
-from sltool.files import remove, write_json
+from sltool.files import open_in_place, remove, write_json
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES
 
 ID_DTYPE = np.dtype(f"S{ID_BYTES}")
@@ -134,7 +134,6 @@ class Store:
         Raises:
             StorageError: no space or no permission; the store stays as it was.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         start = self._length(segment.split)
         label_dtype = np.float32 if self.shape.regression else np.int64
         offset = start * segment.views * self.shape.row_bytes
@@ -223,7 +222,7 @@ class Store:
     def _append(self, split: str, name: str, offset: int, blocks: Iterable[NDArray[Any]]) -> None:
         path = self._path(split, name)
         try:
-            with path.open("r+b" if path.exists() else "w+b") as file:
+            with open_in_place(path, "r+b" if path.exists() else "w+b") as file:
                 file.seek(offset)
                 for block in blocks:
                     file.write(np.ascontiguousarray(block).data)
@@ -249,7 +248,7 @@ class Store:
         return np.fromfile(self._path(split, name), dtype, length, offset=start * dtype.itemsize)
 
     def _read_index(self) -> list[Segment]:
-        """The segments; none where the index is of another encoding or cannot be understood."""
+        """The segments; none where the index is of another encoding, or the store is damaged."""
         path = self.folder / INDEX
         if not path.is_file():
             return []
@@ -257,20 +256,43 @@ class Store:
             index = json.loads(path.read_text(encoding="utf-8"))
             if index["encoding"] != self.encoding:
                 return []
-            return [
+            segments = [
                 Segment(**{**segment, "classes": tuple(segment["classes"])})
                 for segment in index["segments"]
             ]
+            return segments if self._holds(segments) else []
         except OSError as error:
             raise StorageError.of(error, path, "read") from error
         except (ValueError, KeyError, TypeError):
             # The queue makes the store again from `accepted/`.
             return []
 
+    def _holds(self, segments: list[Segment]) -> bool:
+        """Whether the arrays are there, and as long as the segments say."""
+        label_bytes = 4 if self.shape.regression else 8
+        ends = {(one.split, one.views): 0 for one in segments}
+        for one in segments:
+            key = (one.split, one.views)
+            ends[key] = max(ends[key], one.start + one.samples)
+        return all(
+            _size(self._path(split, name)) >= samples * row_bytes
+            for (split, views), samples in ends.items()
+            for name, row_bytes in (
+                ("features", views * self.shape.row_bytes),
+                ("labels", label_bytes),
+                ("pseudonyms", ID_BYTES),
+                ("groups", GROUP_BYTES),
+            )
+        )
+
     def _write_index(self, segments: list[Segment]) -> None:
         index = {"encoding": self.encoding, "segments": [asdict(one) for one in segments]}
         write_json(self.folder / INDEX, index)
         self.segments = segments
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _concatenate(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
