@@ -74,6 +74,7 @@ def _scalar(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+_CORRECT = "correct the file, or take it from another site of the study"
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
@@ -151,10 +152,12 @@ def load_study(folder: StudyFolder) -> Study:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StorageError.of(error, path, "read") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise StudyFileError(f"study.yaml is not valid YAML: {error}", where=path) from error
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise StudyFileError(
+            f"study.yaml is not valid YAML: {error}", where=path, hint=_CORRECT
+        ) from error
     if not isinstance(content, dict):
-        raise StudyFileError("study.yaml is not a mapping of keys", where=path)
+        raise StudyFileError("study.yaml is not a mapping of keys", where=path, hint=_CORRECT)
     return validate(Study, content, where=path)
 
 

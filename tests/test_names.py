@@ -70,7 +70,7 @@ def test_sites(trained: Sltool, name: str) -> None:
         ["withdraw", "--patient", "1", "--site"],
         ["server-train", "--sites"],
         ["evaluate", "--sites"],
-        ["reproduce", "cholesterol", "--seeds", "1", "--out", "out", "--arms", "single:A", "--arms"],
+        [*("reproduce", "cholesterol", "--seeds", "1", "--out", "out"), "--arms"],
     ):
         given = f"single:{name}" if command[0] == "reproduce" else name
         ran = trained(*command, given)

@@ -96,7 +96,8 @@ def test_what_lies_encrypted_at_the_destination_counts(secret: Sltool, tmp_path:
     (disk / "B-train-00000.h5.age").unlink()
     assert "already" not in secret(*ship).ok().out
     inbox = secret.folder / "server" / "inbox"
-    for path in disk.iterdir():
+    inbox.mkdir(parents=True)
+    for path in list(disk.iterdir()):
         path.rename(inbox / path.name)
     assert len(secret("queue", "take", "--json").ok().json["accepted"]) == 3
     assert "already shipped" in secret("ship", "--site", "B").ok().out

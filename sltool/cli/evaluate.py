@@ -66,7 +66,15 @@ def evaluate(
     if queue.missing():
         _make_store(terminal, queue)
     done = evaluate_run(
-        folder, study, queue.store, run, split, level, metrics or [], sites or [], pick_device(device)
+        folder,
+        study,
+        queue.store,
+        run,
+        split,
+        level,
+        metrics or [],
+        sites or [],
+        pick_device(device),
     )
     columns: dict[str, Any] = {done.split: {"samples": done.samples, "metrics": done.metrics}}
     if by == "site":

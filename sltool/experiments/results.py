@@ -114,6 +114,8 @@ def read_table(path: Path, records: Path | None) -> Table:
         frame = frame.sort_values("order", kind="stable")
         columns = [name for name in frame.columns if name.startswith("y_pred")]
         y_pred = frame[columns].to_numpy(dtype=float)
+        if frame[["pseudonym", "group", "y_true", *columns]].isna().to_numpy().any():
+            raise ValueError("a cell is empty")
         return Table(
             frame["y_true"].to_numpy(dtype=float),
             y_pred[:, 0] if len(columns) == 1 else y_pred,

@@ -263,7 +263,7 @@ class Store:
             return segments if self._holds(segments) else []
         except OSError as error:
             raise StorageError.of(error, path, "read") from error
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             # The queue makes the store again from `accepted/`.
             return []
 
