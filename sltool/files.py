@@ -26,8 +26,8 @@ Document = TypeVar("Document")
 PART = ".part"
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
-# Of a public file, the umask decides.
-PUBLIC_FILE = 0o666
+# To read, not to change: study.yaml says whose signatures count.
+PUBLIC_FILE = 0o644
 OTHERS = 0o077
 
 
@@ -90,7 +90,7 @@ def publish(path: Path, *, public: bool = False) -> Iterator[Path]:
 
     Args:
         path: the final name; its folder is made, 0700, if need be.
-        public: nobody's data is in it: its permissions are left to the umask.
+        public: nobody's data is in it: others may read it, if the umask lets them.
 
     Raises:
         StorageError: the operating system refused a step. The partial file is removed.

@@ -50,7 +50,7 @@ def evaluate(
     """Measure a run's best network.
 
     Test samples of all sites, unless --sites says otherwise. Writes metrics.json and
-    predictions.csv in server/runs/NAME.
+    predictions.csv in server/runs/NAME. Makes the store again if it was deleted.
     """
     from sltool.server.evaluation import check_run
     from sltool.server.evaluation import evaluate as evaluate_run

@@ -10,7 +10,6 @@ The store can be deleted at any time: it is made again from `accepted/`.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -21,9 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
-from sltool.errors import StorageError
-from sltool.files import open_in_place, remove, write_json
+from sltool.errors import BadDataError, StorageError
+from sltool.files import open_in_place, read_json, remove, write_json
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES
 
 ID_DTYPE = np.dtype(f"S{ID_BYTES}")
@@ -60,6 +61,13 @@ class Segment:
     def name(self) -> str:
         """The shard's name."""
         return f"{self.site}-{self.split}-{self.sequence:05d}"
+
+
+class Index(TypedDict):
+    """`index.json`; each segment is a `Segment` as a mapping."""
+
+    encoding: str
+    segments: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -253,19 +261,14 @@ class Store:
         if not path.is_file():
             return []
         try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-            if index["encoding"] != self.encoding:
-                return []
-            segments = [
-                Segment(**{**segment, "classes": tuple(segment["classes"])})
-                for segment in index["segments"]
-            ]
-            return segments if self._holds(segments) else []
-        except OSError as error:
-            raise StorageError.of(error, path, "read") from error
-        except (ValueError, KeyError, TypeError, RecursionError):
+            index = read_json(path, Index, "the store's index", "")
+            segments = TypeAdapter(list[Segment]).validate_python(index["segments"])
+        except StorageError:
+            raise
+        except (BadDataError, ValidationError):
             # The queue makes the store again from `accepted/`.
             return []
+        return segments if index["encoding"] == self.encoding and self._holds(segments) else []
 
     def _holds(self, segments: list[Segment]) -> bool:
         """Whether the arrays are there, and as long as the segments say."""
