@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sltool.names import check_name, check_site_name
+
 
 @dataclass(frozen=True)
 class SiteFolder:
@@ -111,6 +113,8 @@ class StudyFolder:
         return self.root / "sites"
 
     def site(self, name: str) -> SiteFolder:
+        """Raises `UsageError` for what cannot be a site's name."""
+        check_site_name(name)
         return SiteFolder(name, self.sites / name, self.root / "outbox" / name)
 
     def site_names(self) -> list[str]:
@@ -165,8 +169,11 @@ class StudyFolder:
         return self.server / "runs"
 
     def run(self, name: str) -> RunFolder:
+        """Raises `UsageError` for what cannot be a run's name."""
+        check_name("run", name)
         return RunFolder(name, self.runs / name)
 
     def run_names(self) -> list[str]:
-        """The runs that have begun here."""
-        return sorted(path.parent.name for path in self.runs.glob("*/run.json"))
+        """The runs that have begun here; raises `UsageError` if somebody renamed one wrongly."""
+        names = sorted(path.parent.name for path in self.runs.glob("*/run.json"))
+        return [check_name("run", name) for name in names]

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sltool.errors import UnknownNameError, UsageError
+from sltool.names import check_name
 
 T = TypeVar("T")
 Registered = TypeVar("Registered")
@@ -82,7 +83,8 @@ class Registry(Generic[T]):
             facts: what there is to know of it beside its docstring (see `sltool.metrics`).
 
         Raises:
-            UsageError: the name is taken; the message names both places.
+            UsageError: the name is taken, and the message names both places; or nothing can be
+                called so.
         """
 
         def keep(registered: Registered) -> Registered:
@@ -135,6 +137,7 @@ class Registry(Generic[T]):
         return self._waiting
 
     def _check_free(self, name: str, origin: str) -> None:
+        check_name(self.kind, name)
         taken = None
         if name in self._entries:
             taken = self._entries[name].origin

@@ -7,13 +7,13 @@ and the row in docs/study-file.md.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,17 +21,20 @@ from pydantic import (
     model_validator,
 )
 
-from sltool.errors import (
-    StageOrderError,
-    UnknownNameError,
-    UsageError,
-)
+from sltool.errors import StageOrderError, UnknownNameError
 from sltool.files import canonical_json, sha256
+from sltool.names import SITE_NAME, is_reserved
 
 SPLITS = ("train", "validation", "test")
 
-SITE_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}$"
-SiteName = Annotated[str, StringConstraints(pattern=SITE_NAME)]
+
+def _no_device(name: str) -> str:
+    if is_reserved(name):
+        raise ValueError("is the name of a device on some systems")
+    return name
+
+
+SiteName = Annotated[str, StringConstraints(pattern=SITE_NAME), AfterValidator(_no_device)]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]
 Recipient = Annotated[str, StringConstraints(pattern=r"^age1[02-9ac-hj-np-z]{58}$")]
 Positive = Annotated[float, Field(gt=0)]
@@ -238,6 +241,14 @@ class Study(Section):
             raise ValueError("encoding.views has to be 1: only images have random versions")
         return self
 
+    @model_validator(mode="after")
+    def _sites_differ(self) -> Study:
+        seen: dict[str, str] = {}
+        for name in self.sites:
+            if (other := seen.setdefault(name.lower(), name)) != name:
+                raise ValueError(f"sites: {other} and {name} are one folder on some systems")
+        return self
+
     def encoding_digest(self, privacy_layer: Path) -> str:
         """Hex SHA-256 over everything that changes the meaning of a feature map.
 
@@ -272,13 +283,3 @@ class Study(Section):
                 raise UnknownNameError.of(
                     "site", name, self.sites, hint="see `sites:` in study.yaml"
                 )
-
-
-def check_site_name(name: str) -> str:
-    """`name`, if a site can be called so; raises `UsageError` otherwise."""
-    if not re.fullmatch(SITE_NAME, name):
-        raise UsageError(
-            f"a site cannot be called '{name}'",
-            expected="a letter, then up to 31 letters, digits or underscores",
-        )
-    return name

@@ -63,6 +63,9 @@ def _comment(text: str, indent: int) -> str:
     return "".join(f"{pad}{line}\n" for line in textwrap.wrap(text, WIDTH - len(pad)))
 
 
+_CORRECT = "correct the file, or take it from another site of the study"
+
+
 def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
     """Enter sites into study.yaml; all else in it, comments too, stays as it is.
 
@@ -104,7 +107,7 @@ def _publish_edited(path: Path, text: str, wanted: Study, lines: str) -> None:
             expected=lines,
             hint="enter these values by hand and run the command again",
         )
-    with publish(path) as part:
+    with publish(path, public=True) as part:
         # Bytes, so that the ends of lines stay as they are.
         part.write_bytes(text.encode("utf-8"))
 
@@ -115,13 +118,15 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise StorageError.of(error, path, "read") from error
     except UnicodeDecodeError as error:
-        raise StudyFileError(f"study.yaml is not UTF-8 text: {error}", where=path) from error
+        raise StudyFileError(
+            f"study.yaml is not UTF-8 text: {error}", where=path, hint=_CORRECT
+        ) from error
 
 
 def _parsed(text: str, path: Path) -> Study:
     content = parse_yaml(text, where=path)
     if not isinstance(content, dict):
-        raise StudyFileError("study.yaml is not a mapping of keys", where=path)
+        raise StudyFileError("study.yaml is not a mapping of keys", where=path, hint=_CORRECT)
     return validate(Study, content, where=path)
 
 

@@ -87,6 +87,47 @@ def test_only_shard_and_site_touch_h5py() -> None:
     assert users == {"shard", "site"}
 
 
+# Who reads or writes in a way of its own, and why it may.
+OWN_WAY = {
+    "files.py": "the one way",
+    "cli/command.py": "--json, on stdout",
+    "datasets/covid_ct.py": "sources are not ours",
+    "datasets/mura.py": "sources are not ours",
+    "datasets/mura_stand_in.py": "nobody's data",
+    "server/record.py": "the header of a safetensors file",
+    "shard/hdf5.py": "a file that `publish` made",
+    "shard/opened.py": "files of strangers",
+}
+FORBIDDEN = {
+    *("mkdir", "makedirs", "touch", "copyfile", "copy2", "copytree", "mkstemp", "mkdtemp"),
+    *("DictReader", "DictWriter", "loads"),
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_are_made_and_read_in_one_way(path: Path) -> None:
+    """Private and whole when written, checked when read: `sltool.files` alone sees to it."""
+    if path.relative_to(PACKAGE).as_posix() in OWN_WAY:
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            where = f"{path}:{node.lineno} {node.func.attr}"
+            assert node.func.attr not in FORBIDDEN, where
+            # What is written to inside `publish` is its part.
+            written = node.func.attr in ("write_text", "write_bytes") or _opens_to_write(node)
+            target = node.func.value
+            assert not written or (isinstance(target, ast.Name) and target.id == "part"), where
+
+
+def _opens_to_write(node: ast.Call) -> bool:
+    modes = [one.value for one in node.args if isinstance(one, ast.Constant)]
+    return (
+        isinstance(node.func, ast.Attribute)
+        and node.func.attr == "open"
+        and any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes)
+    )
+
+
 def test_no_module_is_too_long() -> None:
     long = {
         str(path.relative_to(ROOT)): lines

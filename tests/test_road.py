@@ -85,6 +85,35 @@ def test_memory_does_not_grow_with_the_file(secret: Sltool, tmp_path: Path) -> N
     assert big.with_suffix(".out").stat().st_size == big.stat().st_size
 
 
+def test_what_lies_encrypted_at_the_destination_counts(secret: Sltool, tmp_path: Path) -> None:
+    disk = tmp_path / "usb"
+    ship = ("ship", "--site", "B", "--to", disk)
+    secret(*ship).ok()
+    assert "already shipped" in secret(*ship).ok().out
+    disk.rename(tmp_path / "the first disk")
+    assert "already" not in secret(*ship).ok().out
+    (disk / "B-test-00000.h5.age").write_bytes(b"damaged")
+    (disk / "B-train-00000.h5.age").unlink()
+    assert "already" not in secret(*ship).ok().out
+    inbox = secret.folder / "server" / "inbox"
+    inbox.mkdir(parents=True)
+    for path in list(disk.iterdir()):
+        path.rename(inbox / path.name)
+    assert len(secret("queue", "take", "--json").ok().json["accepted"]) == 3
+    assert "already shipped" in secret("ship", "--site", "B").ok().out
+
+
+def test_a_damaged_identity_is_told_and_no_file_is_refused_for_it(secret: Sltool) -> None:
+    secret("ship", "--site", "B").ok()
+    identity = secret.folder / "server" / "identity"
+    for damage in (b"", b"\xff\xfe", b"AGE-SECRET-KEY-1"):
+        identity.write_bytes(damage)
+        ran = secret("queue", "take")
+        assert ran.code == 3
+        assert "age identity" in ran.err
+        assert len(list((secret.folder / "server" / "inbox").iterdir())) == 3
+
+
 def test_private_keys_are_never_copied(secret: Sltool) -> None:
     secret("ship", "--force").ok()
     secret("server-train").ok()

@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,30 +21,71 @@ from sltool.progress import Advance
 
 
 class ManyValues(TyperCommand):
-    """Lets an option that may be repeated take several values at once: `--sites A B`."""
+    """Lets an option that may be repeated take several values at once: `--sites A B`.
+
+    A word behind them that is an argument's stays the argument's: where values have a form
+    (KEY=VALUE) a word without it is none; where they have not, an argument that nobody gave
+    elsewhere is the last word. A PATH is one value alone.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        many = {
-            name
-            for param in self.params
-            if getattr(param, "multiple", False)
-            for name in (*param.opts, *param.secondary_opts)
+        return super().parse_args(ctx, _Words(self.params).repeat(args))
+
+
+class _Words:
+    """The words of a command line, told apart into options, their values and arguments."""
+
+    def __init__(self, params: Sequence[Any]) -> None:
+        self._options = {
+            name: param for param in params for name in (*param.opts, *param.secondary_opts)
         }
-        return super().parse_args(ctx, list(_repeat(args, many)))
+        arguments = [param for param in params if param.param_type_name == "argument"]
+        self._variadic = any(param.nargs < 0 for param in arguments)
+        self._arguments = len(arguments)
 
+    def repeat(self, args: list[str]) -> list[str]:
+        """`--sites A B` -> `--sites A --sites B`."""
+        words: list[str] = []
+        # Where `words` has an option that was put in front of a further value without a form.
+        repeated: list[int] = []
+        given = 0
+        rest = iter(args)
+        option: str | None = None
+        for arg in rest:
+            if arg == "--":
+                behind = list(rest)
+                words, given = [*words, arg, *behind], given + len(behind)
+            elif arg.startswith("-"):
+                words.append(arg)
+                option = arg if self._is_multiple(arg) else None
+                if self._takes_value(arg):
+                    words += [value for value in (next(rest, None),) if value is not None]
+            elif option and self._is_value(option, arg):
+                if "=" not in self._form(option):
+                    repeated.append(len(words))
+                words += [option, arg]
+            else:
+                words.append(arg)
+                option, given = None, given + 1
+        if given < self._arguments and not self._variadic and repeated:
+            del words[repeated[-1]]
+        return words
 
-def _repeat(args: list[str], many: set[str]) -> Iterator[str]:
-    """`--sites A B` -> `--sites A --sites B`."""
-    option: str | None = None
-    first = False
-    for arg in args:
-        if arg.startswith("-"):
-            option, first = (arg if arg in many else None), True
-        elif option and not first:
-            yield option
-        else:
-            first = False
-        yield arg
+    def _is_multiple(self, name: str) -> bool:
+        return bool(getattr(self._options.get(name), "multiple", False))
+
+    def _takes_value(self, name: str) -> bool:
+        option = self._options.get(name)
+        return option is not None and not option.is_flag and not option.count
+
+    def _form(self, name: str) -> str:
+        return self._options[name].metavar or ""
+
+    def _is_value(self, name: str, word: str) -> bool:
+        form = self._form(name)
+        if "=" in form:
+            return "=" in word
+        return form != "PATH" and not self._variadic
 
 
 @dataclass

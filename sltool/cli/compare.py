@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,7 +23,9 @@ def compare(
     runs: Annotated[
         list[str] | None, typer.Argument(help="Runs. Default: all that were evaluated.")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    split: Annotated[
+        Literal["test", "validation"], typer.Option("--split", help="test or validation.")
+    ] = "test",
     level: LevelOption = "image",
     intervals: Annotated[
         bool,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sltool.cli.command import DeviceOption, SitesOption, Terminal, command, pick_device
+from sltool.cli.intake import report_intake
 from sltool.cli.server_train import RunOption
+
+if TYPE_CHECKING:
+    from sltool.server.queue import Queue
 
 LevelOption = Annotated[
     Literal["image", "study", "patient"],
@@ -46,18 +50,31 @@ def evaluate(
     """Measure a run's best network.
 
     Test samples of all sites, unless --sites says otherwise. Writes metrics.json and
-    predictions.csv in server/runs/NAME.
+    predictions.csv in server/runs/NAME. Makes the store again if it was deleted.
     """
+    from sltool.server.evaluation import check_run
     from sltool.server.evaluation import evaluate as evaluate_run
     from sltool.server.queue import Queue
+    from sltool.server.run import find_run
     from sltool.studyfile import load_study
 
     folder = terminal.folder
     study = load_study(folder)
     study.check_sites(sites or [])
-    store = Queue(folder, study).store
+    queue = Queue(folder, study)
+    check_run(find_run(folder, run), study, queue.store)
+    if queue.missing():
+        _make_store(terminal, queue)
     done = evaluate_run(
-        folder, study, store, run, split, level, metrics or [], sites or [], pick_device(device)
+        folder,
+        study,
+        queue.store,
+        run,
+        split,
+        level,
+        metrics or [],
+        sites or [],
+        pick_device(device),
     )
     columns: dict[str, Any] = {done.split: {"samples": done.samples, "metrics": done.metrics}}
     if by == "site":
@@ -78,6 +95,18 @@ def evaluate(
             for name in done.metrics
         ],
     )
+
+
+def _make_store(terminal: Terminal, queue: Queue) -> None:
+    """The store was deleted: make it again from what was accepted."""
+    from sltool.server.intake import Intake
+    from sltool.server.lock import only_server
+
+    terminal.note("making the store again from server/accepted")
+    with only_server(queue.folder):
+        intake = Intake()
+        queue.restore(terminal, intake)
+    report_intake(terminal, intake)
 
 
 def format_metric(value: float | None) -> str:

@@ -117,6 +117,8 @@ def server_train(
         until=until,
     )
     plans = [replace(plan, run=f"{run}-{n}", seed=seed + n) for n in range(seeds or 0)] or [plan]
+    for name in (run, *(one.run for one in plans)):
+        folder.run(name)  # A name that cannot be is told before anything is taken in.
     with (
         join_ranks(where) as ranks,
         only_server(folder) if ranks.is_first else nullcontext(),

@@ -28,7 +28,7 @@ def ship(
 ) -> None:
     """Copy a site's shards to the server's inbox.
 
-    --to takes a disk's folder or a bucket as well. What was shipped there before is skipped.
+    --to takes a disk's folder or a bucket as well. What lies there already is skipped.
     """
     from sltool.site.ship import ship as ship_site
     from sltool.studyfile import load_study

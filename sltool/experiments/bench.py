@@ -20,12 +20,13 @@ import torch
 from safetensors.torch import save
 
 from sltool.experiments.engine import Side, take_in, train_run
-from sltool.experiments.outcome import Outcome, read_rows
-from sltool.files import publish, sha256, write_text
+from sltool.experiments.outcome import Outcome
+from sltool.files import private_folder, publish, read_csv, sha256, write_text
 from sltool.layout import StudyFolder
 from sltool.progress import Progress
 from sltool.site.encode import encode
 from sltool.site.new_study import prepare_study, study_text
+from sltool.site.partition import TABLE
 from sltool.site.ship import ship
 from sltool.site.sites import make_sites
 from sltool.study import SPLITS, Study
@@ -114,8 +115,8 @@ class Bench:
         open_encoding = {"dtype": "float32", "clip": None, "noise": 0.0}
         encoding = self.study.encoding.model_copy(update=open_encoding)
         study = self.study.model_copy(update={"model": model, "encoding": encoding})
-        write_text(folder.study_file, study_text(study))
-        with publish(folder.privacy_layer) as part:
+        write_text(folder.study_file, study_text(study), public=True)
+        with publish(folder.privacy_layer, public=True) as part:
             part.write_bytes(save({}))
         for name in study.sites:
             _link(self._prepared.site(name).private, folder.site(name).private)
@@ -157,7 +158,7 @@ class Bench:
         return [
             {key: row[key] for key in ("pseudonym", "record", "patient")}
             for site in self.study.sites
-            for row in read_rows(self._prepared.site(site).pseudonyms)
+            for row in read_csv(self._prepared.site(site).pseudonyms, TABLE, "run with --force")
             if row["split"] == "test"
         ]
 
@@ -173,5 +174,5 @@ class Bench:
 
 def _link(source: Path, target: Path) -> None:
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(target.parent)
         target.hardlink_to(source)

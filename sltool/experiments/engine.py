@@ -6,7 +6,6 @@ server has no business with (federated, online): the same optimiser, schedule, l
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from sltool.experiments.outcome import Outcome, write_rows
+from sltool.experiments.outcome import Outcome
+from sltool.files import copy, write_csv
 from sltool.layout import RunFolder, StudyFolder
 from sltool.progress import Progress
 from sltool.server.evaluation import evaluate, write_predictions
@@ -67,9 +67,8 @@ def train_run(
         raise KeyboardInterrupt
     evaluate(side.folder, side.study, side.store, name, "test", "image", [], [], device)
     run = side.folder.run(name)
-    target.mkdir(parents=True, exist_ok=True)
     for path in (run.history, run.predictions("test")):
-        shutil.copyfile(path, target / path.name)
+        copy(path, target / path.name)
     return Outcome(trained.samples, trained.epochs, trained.best_epoch)
 
 
@@ -205,7 +204,7 @@ def write_outcome(
     """
     write_predictions(RunFolder("arm", target), "test", study, samples, np.asarray(y_pred))
     if history:
-        write_rows(target / "history.csv", history)
+        write_csv(target / "history.csv", history)
 
 
 def write_network(

@@ -6,16 +6,13 @@ time, and a killed comparison goes on behind the last finished arm.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sltool.errors import BadDataError, StorageError
-from sltool.files import write_json, write_text
+from typing_extensions import TypedDict
+
+from sltool.files import read_json, write_json
 from sltool.layout import RunFolder
 
 
@@ -68,41 +65,25 @@ def is_finished(folder: Path) -> bool:
     return (folder / "arm.json").is_file()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A record of a comparison.
+class ArmRecord(TypedDict):
+    """`arm.json`."""
+
+    samples: int
+    epochs: int
+    best_epoch: int
+    seconds: float
+
+
+def read_finished(
+    folder: Path, arm: str, sweep: dict[str, str], seed: int, facts: dict[str, Any], records: Path
+) -> Finished:
+    """A finished arm, as `finish` recorded it.
 
     Raises:
-        BadDataError: it is missing or damaged.
+        BadDataError: the record is damaged.
     """
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StorageError.of(error, path, "read") from error
-    except ValueError as error:
-        raise BadDataError(
-            "the record is damaged", where=path, hint="delete the file and run again"
-        ) from error
-    return record
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """A CSV table.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise StorageError.of(error, path, "read") from error
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Publish a CSV table; the columns are all keys in order of appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    path = folder / "arm.json"
+    hint = "delete the file and run the comparison again"
+    record = read_json(path, ArmRecord, "the record of a finished arm", hint)
+    outcome = Outcome(record["samples"], record["epochs"], record["best_epoch"])
+    return Finished(arm, sweep, seed, outcome, record["seconds"], folder, facts, records=records)

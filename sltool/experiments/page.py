@@ -53,7 +53,8 @@ def write_page(results: Results, drawn: Sequence[Picture], out: Path) -> Path:
         lstrip_blocks=True,
     )
     path = out / "report.html"
-    write_text(path, environment.get_template(path.name).render(_content(results, drawn, out)))
+    text = environment.get_template(path.name).render(_content(results, drawn, out))
+    write_text(path, text, public=not _shows_patients(out / "figures"))
     return path
 
 
@@ -162,7 +163,7 @@ def _difference(found: Difference) -> tuple[Cell, Cell]:
 def _pictures(drawn: Sequence[Picture], folder: Path) -> list[dict[str, str]]:
     """Title, alt and caption of each picture, with its renditions in base64."""
     shown = list(drawn)
-    if (folder / f"{pictures.NAME}.png").is_file():
+    if _shows_patients(folder):
         shown.append(Picture(pictures.NAME, pictures.TITLE, pictures.ALT, pictures.CAPTION))
     return [
         {
@@ -177,6 +178,10 @@ def _pictures(drawn: Sequence[Picture], folder: Path) -> list[dict[str, str]]:
 def _base64(path: Path) -> str:
     """Nothing for a rendition that there is not."""
     return base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""
+
+
+def _shows_patients(figures: Path) -> bool:
+    return (figures / f"{pictures.NAME}.png").is_file()
 
 
 def _every_seed(results: Results) -> DataTable | None:

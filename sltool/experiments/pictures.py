@@ -57,7 +57,7 @@ def _draw(columns: list[list[NDArray[Any]]], titles: list[str], sheet: Sheet) ->
         axes[0][column].set_title(title, fontsize=8)
     for axis in axes.flat:
         axis.set_axis_off()
-    sheet.save(figure, NAME)
+    sheet.save(figure, NAME, public=False)
 
 
 def _of_each_class(labels: NDArray[Any]) -> list[int]:

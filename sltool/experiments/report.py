@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from sltool import __version__
-from sltool.errors import StageOrderError, UnknownNameError
+from sltool.errors import BadDataError, StageOrderError, UnknownNameError
 from sltool.experiments.figures import draw_all
-from sltool.experiments.outcome import Finished, Outcome, read_json, read_rows
+from sltool.experiments.outcome import Finished, Outcome
 from sltool.experiments.page import write_page
 from sltool.experiments.results import REFERENCE, Results, Row, make_rows, write_results
 from sltool.experiments.runner import Plan
 from sltool.experiments.statistics import WEIGHTED
+from sltool.files import read_csv
 from sltool.layout import RunFolder, StudyFolder
+from sltool.server.plan import read_settings
 from sltool.study import Study
 
 LEAK = (
@@ -119,14 +121,21 @@ def _evaluated(folder: StudyFolder, name: str, split: str) -> RunFolder:
 
 
 def _of_run(run: RunFolder, split: str) -> Finished:
-    rows = read_rows(run.history)
-    losses = [float(row["validation_loss"]) for row in rows if row.get("validation_loss")]
+    hint = f"run `sltool server-train --run {run.name}` again: it is written from the checkpoint"
+    rows = read_csv(run.history, ("epoch", "samples", "seconds"), hint)
+    settings = read_settings(run)
+    try:
+        losses = [float(row["validation_loss"]) for row in rows if row.get("validation_loss")]
+        seconds = sum(float(row["seconds"]) for row in rows)
+        samples = int(float(rows[-1]["samples"]))
+    except (ValueError, IndexError) as error:
+        raise BadDataError(
+            f"the table is damaged: {error}", where=run.history, hint=hint
+        ) from error
     best = losses.index(min(losses)) + 1 if losses else len(rows)
-    seconds = sum(float(row["seconds"]) for row in rows)
-    settings = read_json(run.settings)
-    outcome = Outcome(int(float(rows[-1]["samples"])), len(rows), best)
+    outcome = Outcome(samples, len(rows), best)
     return Finished(
-        run.name, {}, int(settings["seed"]), outcome, seconds, run.root, settings, split
+        run.name, {}, settings["seed"], outcome, seconds, run.root, dict(settings), split
     )
 
 

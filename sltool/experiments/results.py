@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sltool.errors import BadDataError, StorageError
-from sltool.experiments.outcome import Finished, write_rows
+from sltool.experiments.outcome import Finished
 from sltool.experiments.paper import Published
 from sltool.experiments.statistics import Difference, Interval, Table, difference, intervals
-from sltool.files import write_json
+from sltool.files import write_csv, write_json
 
 REFERENCE = "multi"
 
@@ -114,6 +114,8 @@ def read_table(path: Path, records: Path | None) -> Table:
         frame = frame.sort_values("order", kind="stable")
         columns = [name for name in frame.columns if name.startswith("y_pred")]
         y_pred = frame[columns].to_numpy(dtype=float)
+        if frame[["pseudonym", "group", "y_true", *columns]].isna().to_numpy().any():
+            raise ValueError("a cell is empty")
         return Table(
             frame["y_true"].to_numpy(dtype=float),
             y_pred[:, 0] if len(columns) == 1 else y_pred,
@@ -236,5 +238,5 @@ def csv_rows(results: Results) -> list[dict[str, Any]]:
 
 def write_results(results: Results, out: Path) -> None:
     """Publish `results.json` and `results.csv`."""
-    write_json(out / "results.json", document(results))
-    write_rows(out / "results.csv", csv_rows(results))
+    write_json(out / "results.json", document(results), public=True)
+    write_csv(out / "results.csv", csv_rows(results), public=True)

@@ -17,26 +17,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import TypedDict
 
 from sltool.errors import UsageError
 from sltool.experiments.arms import check_some, find, unfit
 from sltool.experiments.bench import Bench, Setup
 from sltool.experiments.cases import Case
-from sltool.experiments.outcome import (
-    Finished,
-    Outcome,
-    finish,
-    is_finished,
-    read_json,
-    read_rows,
-    write_rows,
-)
+from sltool.experiments.outcome import Finished, finish, is_finished, read_finished
 from sltool.experiments.pictures import feature_map_picture
 from sltool.experiments.sweep import Cell, grid
-from sltool.files import write_json
+from sltool.files import read_csv, read_json, write_csv, write_json
+from sltool.names import check_name
 from sltool.progress import Once, Progress
 
 RECORDS = "records.csv"
+# Its columns.
+WHO = ("pseudonym", "record", "patient")
+DAMAGED = "run the comparison again with --force, or in another --out"
+
+
+class CellFacts(TypedDict):
+    """What the runner and the report read in `cell.json`."""
+
+    dataset: str
+    source: str
+    settings: list[str]
+    ratios: str
+    counts: dict[str, dict[str, int]]
+    patients: dict[str, int]
+    encoding_digest: str
+    privacy_layer_digest: str
+    labels: dict[str, Any]
+    model: dict[str, Any]
+    encoding: dict[str, Any]
+    training: dict[str, Any]
+    notes: list[str]
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -78,10 +94,11 @@ def run_plan(plan: Plan, out: Path, force: bool, progress: Progress) -> list[Fin
     Raises:
         UsageError: `out` holds a comparison with other settings, or no arm fits.
     """
+    cells = plan.cells()
     _claim(plan, out, force)
     progress = Once(progress)
     done: list[Finished] = []
-    for cell in plan.cells():
+    for cell in cells:
         for seed in plan.seeds:
             done += _run_cell(plan, cell, seed, out, force, progress)
     return done
@@ -99,7 +116,7 @@ def _claim(plan: Plan, out: Path, force: bool) -> None:
     }
     # Before the first cell, as after a wrong --source, there is nothing to go on with.
     if (out / "cells").is_dir() and path.is_file() and not force:
-        before = read_json(path)
+        before = read_json(path, dict[str, Any], "the record of the comparison", DAMAGED)
         changed = [key for key in now if before.get(key) != now[key]]
         if changed:
             key = changed[0]
@@ -122,7 +139,7 @@ def _run_cell(
     left_out: dict[str, str] = {}
     facts_file = root / "cell.json"
     if facts_file.is_file():
-        left_out = read_json(facts_file)["left_out"]
+        left_out = _read_facts(facts_file)["left_out"]
     todo = [arm for arm in todo if arm not in left_out]
     if todo:
         where = f"{cell.name}, " if cell.point else ""
@@ -138,9 +155,9 @@ def _run_cell(
                 _run_arm(arm, bench, arm_folder(root, arm))
     if not plan.keep:
         bench.tidy()
-    facts = read_json(facts_file)
+    facts = _read_facts(facts_file)
     return [
-        read_finished(arm_folder(root, arm), arm, cell.point, seed, facts)
+        read_finished(arm_folder(root, arm), arm, cell.point, seed, facts, root / RECORDS)
         for arm in plan.arms
         if arm not in left_out
     ]
@@ -148,14 +165,14 @@ def _run_cell(
 
 def arm_folder(root: Path, arm: str) -> Path:
     """Where an arm's tables lie; a colon does not stand in every file system's names."""
-    return root / "arms" / arm.replace(":", "-")
+    return root / "arms" / check_name("arm", arm.replace(":", "-"))
 
 
 def _add_records(path: Path, bench: Bench) -> None:
     """A cell that is made again for one more arm has new pseudonyms; the old ones stay known."""
-    known = read_rows(path) if path.is_file() else []
+    known = read_csv(path, WHO, DAMAGED) if path.is_file() else []
     rows = {row["pseudonym"]: row for row in [*known, *bench.test_records()]}
-    write_rows(path, list(rows.values()))
+    write_csv(path, rows.values(), WHO)
 
 
 def _run_arm(arm: str, bench: Bench, folder: Path) -> None:
@@ -166,14 +183,8 @@ def _run_arm(arm: str, bench: Bench, folder: Path) -> None:
     finish(folder, outcome, time.monotonic() - started)
 
 
-def read_finished(
-    folder: Path, arm: str, sweep: dict[str, str], seed: int, facts: dict[str, Any]
-) -> Finished:
-    """A finished arm's record."""
-    record = read_json(folder / "arm.json")
-    seconds = record.pop("seconds")
-    records = folder.parent.parent / RECORDS
-    return Finished(arm, sweep, seed, Outcome(**record), seconds, folder, facts, records=records)
+def _read_facts(path: Path) -> dict[str, Any]:
+    return dict(read_json(path, CellFacts, "the record of a cell", DAMAGED))
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

@@ -94,17 +94,17 @@ class Sheet:
         handles, labels = axis.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
 
-    def save(self, figure: Figure, name: str) -> None:
-        """Publish the files of a picture."""
+    def save(self, figure: Figure, name: str, *, public: bool = True) -> None:
+        """Publish the files of a picture; one that shows a patient is not public."""
         if self.narrow:
-            _publish(figure, self.folder / f"{name}{NARROW}.png", dpi=NARROW_DPI)
+            _publish(figure, self.folder / f"{name}{NARROW}.png", public, dpi=NARROW_DPI)
         else:
-            _publish(figure, self.folder / f"{name}.png", dpi=150)
-            _publish(figure, self.folder / f"{name}.svg", metadata={"Date": None})
+            _publish(figure, self.folder / f"{name}.png", public, dpi=150)
+            _publish(figure, self.folder / f"{name}.svg", public, metadata={"Date": None})
 
 
-def _publish(figure: Figure, path: Path, **options: Any) -> None:
-    with publish(path) as part:
+def _publish(figure: Figure, path: Path, public: bool, **options: Any) -> None:
+    with publish(path, public=public) as part:
         figure.savefig(part, format=path.suffix[1:], **options)
 
 

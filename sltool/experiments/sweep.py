@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,6 +16,8 @@ EXPECTED = (
     "sites=1,3,10, ratios=7:2:1,1:1:1, cut=0..4, noise=0,0.5, or a study.yaml key such as "
     "training.batch_size=32,64"
 )
+# A file system has names of 255 bytes at most.
+LONGEST = 200
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -28,7 +31,7 @@ class Cell:
     def name(self) -> str:
         """The cell's folder, 'cut=2,noise=0.5'; 'base' outside a sweep."""
         text = ",".join(f"{key}={value}" for key, value in self.point.items())
-        return re.sub(r"[^\w=.,-]", "-", text) or "base"
+        return re.sub(r"[^A-Za-z0-9_=.,-]", "-", text) or "base"
 
     def settings(self) -> tuple[str, ...]:
         """As `prepare --set` takes them."""
@@ -57,9 +60,20 @@ def grid(sweeps: Sequence[str]) -> list[Cell]:
         raise UsageError(
             "a setting is swept twice", where=f"--sweep {' '.join(sweeps)}", expected=EXPECTED
         )
-    return [
+    cells = [
         Cell(dict(zip(keys, point, strict=True))) for point in product(*(axis for _, axis in axes))
     ]
+    names = Counter(cell.name for cell in cells)
+    for name, count in names.items():
+        if count > 1 or len(name.encode()) > LONGEST:
+            raise UsageError(
+                "two cells would have one folder" if count > 1 else "a cell's folder has no name",
+                where=f"--sweep {' '.join(sweeps)}",
+                expected=f"values that differ in letters, digits, '.', '-' and '_', and at most "
+                f"{LONGEST} bytes of them in a cell",
+                hint=f"the folder would be '{name[:80]}'",
+            )
+    return cells
 
 
 def _axis(sweep: str) -> tuple[str, list[str]]:

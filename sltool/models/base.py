@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from sltool.errors import StudyFileError
+from sltool.errors import BadDataError, StorageError, StudyFileError, StudyMismatchError
 from sltool.registry import models
 from sltool.study import Section, Study
 from sltool.studyfile import validate
@@ -125,6 +125,35 @@ def split(layers: Layers, cut: int) -> Halves:
     return Halves(
         nn.Sequential(*layers.hidden[:cut]), nn.Sequential(*layers.hidden[cut:], layers.head)
     )
+
+
+def load_weights(part: nn.Module, path: Path, what: str, hint: str) -> None:
+    """Put the tensors of a safetensors file into a part of the network, in place of its own.
+
+    Args:
+        what: what the file is, for messages: 'the privacy layer'.
+        hint: what the user should do where it is damaged or of another network.
+
+    Raises:
+        StorageError: the file cannot be read.
+        BadDataError: it is damaged.
+        StudyMismatchError: its tensors are those of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+    except OSError as error:
+        raise StorageError.of(error, path, "read") from error
+    except (SafetensorError, ValueError) as error:
+        raise BadDataError(f"{what} is damaged: {error}", where=path, hint=hint) from error
+    try:
+        part.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise StudyMismatchError(
+            f"{what}: the weights do not fit the study's model", where=path, hint=hint
+        ) from error
 
 
 def feature_shape(study: Study) -> tuple[int, ...]:

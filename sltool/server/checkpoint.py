@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sltool.errors import BadDataError
+from sltool.errors import BadDataError, StorageError
 from sltool.files import publish
 
 
@@ -61,7 +61,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, pickle.UnpicklingError, TypeError, EOFError) as error:
+    except OSError as error:
+        raise StorageError.of(error, path, "read") from error
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        TypeError,
+        EOFError,
+        LookupError,
+        ValueError,
+    ) as error:
         raise BadDataError(
             "the checkpoint is damaged",
             where=path,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,19 +9,26 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from typing_extensions import TypedDict
 
 from sltool.errors import StageOrderError, StudyMismatchError
-from sltool.files import write_json, write_text
+from sltool.files import read_json, write_csv, write_json
 from sltool.layout import RunFolder, StudyFolder
 from sltool.metrics import Array, check_metrics, compute, metrics_for
-from sltool.models.base import outline
+from sltool.models.base import load_weights, outline
 from sltool.server.levels import Level, gather, group_numbers
 from sltool.server.run import find_run, run_settings
 from sltool.server.store import Samples, Store
 from sltool.server.task import Task
 from sltool.server.trainer import predict
 from sltool.study import Study
+
+
+class Figures(TypedDict):
+    """What is read of an entry of `metrics.json`."""
+
+    samples: int
+    metrics: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def evaluate(
         UsageError: the samples do not have that level.
     """
     run = find_run(folder, name)
-    _check_run(run, study, store)
+    check_run(run, study, store)
     samples = store.samples(split, sites)
     if not len(samples):
         raise StageOrderError(
@@ -93,7 +97,11 @@ def evaluate(
     return result
 
 
-def _check_run(run: RunFolder, study: Study, store: Store) -> None:
+def check_run(run: RunFolder, study: Study, store: Store) -> None:
+    """Raise `StudyMismatchError` unless the run is of this study as it is now.
+
+    Raises `StageOrderError` where it has no model, too, and `BadDataError` for a damaged record.
+    """
     settings = run_settings(run)
     for key, now in (
         ("encoding", store.encoding),
@@ -110,7 +118,8 @@ def _check_run(run: RunFolder, study: Study, store: Store) -> None:
 
 def _predict(run: RunFolder, study: Study, samples: Samples, device: torch.device) -> Array:
     network = outline(study).server_network
-    network.load_state_dict(load_file(run.model), assign=True)
+    hint = f"train again with `sltool server-train --run {run.name} --force`"
+    load_weights(network, run.model, "the run's model", hint)
     task = Task(study.samples.labels, study.training)
     return task.predict(predict(network.to(device), samples, device)).numpy()
 
@@ -122,26 +131,24 @@ def write_predictions(
     columns = ["y_pred"]
     if y_pred.ndim == 2:
         columns = [f"y_pred_{name}" for name in study.samples.labels.classes]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["pseudonym", "group", "site", "y_true", *columns])
+    predicted = y_pred.reshape(len(samples), -1).tolist()
     y_true = samples.labels.tolist()
-    for number in range(len(samples)):
-        writer.writerow(
-            [
-                samples.pseudonyms[number].decode("ascii"),
-                samples.groups[number].decode("ascii"),
-                samples.sites[samples.site[number]],
-                y_true[number],
-                *np.atleast_1d(y_pred[number]).tolist(),
-            ]
-        )
-    write_text(run.predictions(split), text.getvalue())
+    rows = (
+        {
+            "pseudonym": samples.pseudonyms[number].decode("ascii"),
+            "group": samples.groups[number].decode("ascii"),
+            "site": samples.sites[samples.site[number]],
+            "y_true": y_true[number],
+            **dict(zip(columns, predicted[number], strict=True)),
+        }
+        for number in range(len(samples))
+    )
+    write_csv(run.predictions(split), rows, ["pseudonym", "group", "site", "y_true", *columns])
 
 
 def _write_metrics(run: RunFolder, result: Evaluation) -> None:
     """Enter the figures into `metrics.json`, beside those of other splits and levels."""
-    known = read_metrics(run)
+    known: dict[str, Any] = {**read_metrics(run)}
     entry = metrics_entry(result.split, result.level)
     known[entry] = {
         "samples": result.samples,
@@ -151,15 +158,18 @@ def _write_metrics(run: RunFolder, result: Evaluation) -> None:
     write_json(run.metrics, known)
 
 
-def read_metrics(run: RunFolder) -> dict[str, dict[str, Any]]:
+def read_metrics(run: RunFolder) -> dict[str, Figures]:
     """`metrics.json`: entry -> {samples, metrics}; {} where nothing was evaluated.
 
     `metrics_entry` says what an entry is called.
+
+    Raises:
+        BadDataError: the file is damaged.
     """
     if not run.metrics.is_file():
         return {}
-    known: dict[str, dict[str, Any]] = json.loads(run.metrics.read_text(encoding="utf-8"))
-    return known
+    hint = f"delete the file and run `sltool evaluate --run {run.name}` again"
+    return dict(read_json(run.metrics, dict[str, Figures], "the run's metrics", hint))
 
 
 def metrics_entry(split: str, level: Level = "image") -> str:

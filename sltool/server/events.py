@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sltool.errors import StorageError
+from sltool.files import open_in_place
 
 
 def events_from(folder: Path, epoch: int) -> Events | None:
@@ -51,8 +52,7 @@ class Events:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as file:
+            with open_in_place(self._path, "ab") as file:
                 writer = RecordWriter(file)
                 for event in events:
                     event.wall_time = time.time()

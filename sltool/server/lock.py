@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from filelock import FileLock, Timeout
 
 from sltool.errors import StorageError, UsageError
-from sltool.files import remove
+from sltool.files import PRIVATE_FILE, private_folder, remove, write_text
 from sltool.layout import StudyFolder
 
 
@@ -25,10 +25,7 @@ def only_server(folder: StudyFolder) -> Iterator[None]:
         StorageError: the lock cannot be made.
     """
     with _acquired(folder):
-        try:
-            folder.lock_holder.write_text(f"{os.getpid()}\n", encoding="utf-8")
-        except OSError as error:
-            raise StorageError.of(error, folder.lock_holder) from error
+        write_text(folder.lock_holder, f"{os.getpid()}\n")
         try:
             yield
         finally:
@@ -38,8 +35,8 @@ def only_server(folder: StudyFolder) -> Iterator[None]:
 def _acquired(folder: StudyFolder) -> AbstractContextManager[object]:
     """The acquired lock; leaving the context releases it."""
     try:
-        folder.server.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder.lock).acquire(blocking=False)
+        private_folder(folder.server)
+        return FileLock(folder.lock, mode=PRIVATE_FILE).acquire(blocking=False)
     except Timeout as error:
         raise UsageError(
             "another server is at work on this study",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sltool.errors import BadDataError, StorageError, UsageError
+from typing_extensions import TypedDict
+
+from sltool.errors import UsageError
+from sltool.files import read_json
 from sltool.layout import RunFolder
 from sltool.server.precision import Precision
 from sltool.server.sampler import SiteControl
@@ -86,6 +88,17 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+class RunRecord(TypedDict):
+    """What is read in `run.json`; `settings_of` and the roster write it."""
+
+    encoding: str
+    seed: int
+    precision: str
+    model: dict[str, Any]
+    training: dict[str, Any]
+    sites: list[str]
+
+
 def read_settings(run: RunFolder) -> dict[str, Any]:
     """`run.json`.
 
@@ -93,10 +106,5 @@ def read_settings(run: RunFolder) -> dict[str, Any]:
         StorageError: it could not be read.
         BadDataError: it is damaged.
     """
-    try:
-        settings: dict[str, Any] = json.loads(run.settings.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StorageError.of(error, run.settings, "read") from error
-    except ValueError as error:
-        raise BadDataError("the run's record is damaged", where=run.settings) from error
-    return settings
+    hint = f"train again with `sltool server-train --run {run.name} --force`"
+    return dict(read_json(run.settings, RunRecord, "the run's record", hint))

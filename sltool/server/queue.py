@@ -144,6 +144,10 @@ class Queue:
                 progress.detail(f"into the store: {path.name}")
                 self._restore_one(path, intake)
 
+    def missing(self) -> bool:
+        """Whether the store holds nothing of what was accepted, as after it was deleted."""
+        return not self.store.segments and any(self.folder.accepted.glob("*.h5"))
+
     def _purge(self, progress: Progress, intake: Intake) -> None:
         """Take the rows of the withdrawals that have just arrived out of the store."""
         if intake.withdrawn:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from sltool.errors import StorageError
-from sltool.files import publish, write_json, write_text
+from sltool.files import csv_text, open_in_place, publish, write_json, write_text
 from sltool.layout import RunFolder
 from sltool.progress import Progress
 from sltool.server.events import Events, events_from
@@ -43,7 +41,7 @@ class Record:
             StorageError: no space or no permission.
         """
         try:
-            with self.run.log.open("a", encoding="utf-8") as file:
+            with open_in_place(self.run.log, "a") as file:
                 file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
         except OSError as error:
             raise StorageError.of(error, self.run.log) from error
@@ -51,13 +49,9 @@ class Record:
 
     def history(self, history: list[dict[str, Any]]) -> None:
         """Write `history.csv` and the last row's TensorBoard events, unless they are there."""
-        columns = list(dict.fromkeys(key for row in history for key in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-        if _read(self.run.history) != text.getvalue():
-            write_text(self.run.history, text.getvalue())
+        text = csv_text(history)
+        if _read(self.run.history) != text:
+            write_text(self.run.history, text)
             self._write_events(history[-1])
 
     def _write_events(self, row: dict[str, Any]) -> None:
@@ -74,12 +68,12 @@ class Record:
         metadata = {key: json.dumps(value) for key, value in card.items()}
         if _card(self.run.model) == metadata:
             return
-        with publish(self.run.model) as part:
+        with publish(self.run.model, public=True) as part:
             part.write_bytes(_in_order(save(weights, metadata=metadata)))
 
 
 def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _in_order(data: bytes) -> bytes:
@@ -98,6 +92,6 @@ def _card(path: Path) -> dict[str, str]:
         return {}
     try:
         with safe_open(path, "pt") as file:
-            return dict(file.metadata())
+            return dict(file.metadata() or {})
     except SafetensorError:
         return {}

@@ -94,10 +94,11 @@ def find_run(folder: StudyFolder, name: str) -> RunFolder:
     """The folder of a run that has begun.
 
     Raises:
+        UsageError: no run can be called so.
         UnknownNameError: none has this name.
         StageOrderError: none has begun at all.
     """
-    names = folder.run_names()
+    run, names = folder.run(name), folder.run_names()
     if not names:
         raise StageOrderError(
             f"no run '{name}', nor any other",
@@ -106,7 +107,7 @@ def find_run(folder: StudyFolder, name: str) -> RunFolder:
         )
     if name not in names:
         raise UnknownNameError.of("run", name, names)
-    return folder.run(name)
+    return run
 
 
 def run_settings(run: RunFolder) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sltool.errors import BadDataError, StorageError
+from typing_extensions import TypedDict
+
+from sltool.files import read_json
 from sltool.layout import StudyFolder
 from sltool.server.inbox import REASON, waiting
 from sltool.server.withdrawn import RUNS
@@ -66,9 +67,9 @@ def read_status(folder: StudyFolder) -> Status:
         ],
         gaps=_gaps(manifests),
         waiting=len(waiting(folder)),
-        held=_records(folder.held, REASON),
-        rejected=_records(folder.rejected, REASON),
-        withdrawals=_records(folder.accepted, RUNS),
+        held=_records(folder.held, REASON, ReasonRecord),
+        rejected=_records(folder.rejected, REASON, ReasonRecord),
+        withdrawals=_records(folder.accepted, RUNS, WithdrawalRecord),
         runs=folder.run_names(),
     )
 
@@ -96,19 +97,26 @@ def _gaps(manifests: dict[tuple[str, str], list[Manifest]]) -> list[Gap]:
     return found
 
 
-def _records(folder: Path, suffix: str) -> list[dict[str, Any]]:
+class ReasonRecord(TypedDict):
+    """What is read of the record beside a refused or held file."""
+
+    reason: str
+
+
+class WithdrawalRecord(TypedDict):
+    """What is read of the record beside a withdrawal."""
+
+    runs: list[str]
+
+
+def _records(folder: Path, suffix: str, kind: type[Any]) -> list[dict[str, Any]]:
     """The records in a folder, with the name of the file that each is about."""
+    hint = "delete the record; the file beside it stays"
     return [
-        {**_read(path), "file": path.name.removesuffix(suffix)}
+        {
+            **read_json(path, kind, "a record of the queue", hint),
+            "file": path.name.removesuffix(suffix),
+        }
         for path in sorted(folder.glob(f"*{suffix}"))
         if path.with_name(path.name.removesuffix(suffix)).exists()
     ]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise StorageError.of(error, path, "read") from error
-    except ValueError as error:
-        raise BadDataError("a record of the queue is damaged", where=path) from error

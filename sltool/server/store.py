@@ -10,7 +10,6 @@ The store can be deleted at any time: it is made again from `accepted/`.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -21,9 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
-from sltool.errors import StorageError
-from sltool.files import remove, write_json
+from sltool.errors import BadDataError, StorageError
+from sltool.files import open_in_place, read_json, remove, write_json
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES
 
 ID_DTYPE = np.dtype(f"S{ID_BYTES}")
@@ -60,6 +61,13 @@ class Segment:
     def name(self) -> str:
         """The shard's name."""
         return f"{self.site}-{self.split}-{self.sequence:05d}"
+
+
+class Index(TypedDict):
+    """`index.json`; each segment is a `Segment` as a mapping."""
+
+    encoding: str
+    segments: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,6 @@ class Store:
         Raises:
             StorageError: no space or no permission; the store stays as it was.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         start = self._length(segment.split)
         label_dtype = np.float32 if self.shape.regression else np.int64
         offset = start * segment.views * self.shape.row_bytes
@@ -223,7 +230,7 @@ class Store:
     def _append(self, split: str, name: str, offset: int, blocks: Iterable[NDArray[Any]]) -> None:
         path = self._path(split, name)
         try:
-            with path.open("r+b" if path.exists() else "w+b") as file:
+            with open_in_place(path, "r+b" if path.exists() else "w+b") as file:
                 file.seek(offset)
                 for block in blocks:
                     file.write(np.ascontiguousarray(block).data)
@@ -249,28 +256,46 @@ class Store:
         return np.fromfile(self._path(split, name), dtype, length, offset=start * dtype.itemsize)
 
     def _read_index(self) -> list[Segment]:
-        """The segments; none where the index is of another encoding or cannot be understood."""
+        """The segments; none where the index is of another encoding, or the store is damaged."""
         path = self.folder / INDEX
         if not path.is_file():
             return []
         try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-            if index["encoding"] != self.encoding:
-                return []
-            return [
-                Segment(**{**segment, "classes": tuple(segment["classes"])})
-                for segment in index["segments"]
-            ]
-        except OSError as error:
-            raise StorageError.of(error, path, "read") from error
-        except (ValueError, KeyError, TypeError):
+            index = read_json(path, Index, "the store's index", "")
+            segments = TypeAdapter(list[Segment]).validate_python(index["segments"])
+        except StorageError:
+            raise
+        except (BadDataError, ValidationError):
             # The queue makes the store again from `accepted/`.
             return []
+        return segments if index["encoding"] == self.encoding and self._holds(segments) else []
+
+    def _holds(self, segments: list[Segment]) -> bool:
+        """Whether the arrays are there, and as long as the segments say."""
+        label_bytes = 4 if self.shape.regression else 8
+        ends = {(one.split, one.views): 0 for one in segments}
+        for one in segments:
+            key = (one.split, one.views)
+            ends[key] = max(ends[key], one.start + one.samples)
+        return all(
+            _size(self._path(split, name)) >= samples * row_bytes
+            for (split, views), samples in ends.items()
+            for name, row_bytes in (
+                ("features", views * self.shape.row_bytes),
+                ("labels", label_bytes),
+                ("pseudonyms", ID_BYTES),
+                ("groups", GROUP_BYTES),
+            )
+        )
 
     def _write_index(self, segments: list[Segment]) -> None:
         index = {"encoding": self.encoding, "segments": [asdict(one) for one in segments]}
         write_json(self.folder / INDEX, index)
         self.segments = segments
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _concatenate(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:

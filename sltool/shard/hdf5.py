@@ -50,7 +50,7 @@ def create_hdf5(path: Path, **options: Any) -> Iterator[h5py.File]:
     Raises:
         OSError: a write failed; the file is not to be used.
     """
-    # The mode "r+" keeps the permissions of a file that `publish` made.
+    # The mode "r+" keeps the permissions of the file that `publish` made.
     path.touch()
     with _FailsLater(path, "r+") as raw:
         raw.truncate(0)

@@ -24,10 +24,10 @@ class SigningKey:
 
     @classmethod
     def load_or_create(cls, path: Path) -> SigningKey:
-        """The key in `path`, or a new one written there with permission 0600."""
+        """The key in `path`, or a new one written there."""
         if not path.exists():
             secret = Ed25519PrivateKey.generate().private_bytes_raw()
-            write_text(path, _encode(secret) + "\n", mode=0o600)
+            write_text(path, _encode(secret) + "\n")
         return cls.load(path)
 
     @classmethod

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sltool.errors import ShardRefusedError, StageOrderError, StorageError, UsageError
+from sltool.errors import StageOrderError, StorageError, UsageError
 from sltool.files import publish, write_text
 from sltool.shard.opened import OpenedFile
 
@@ -52,7 +52,7 @@ def decrypt(source: Path, target: Path, identity: Path) -> None:
     key = _identity(pyrage, identity)
     with (
         OpenedFile(source) as file,
-        publish(target, mode=0o600) as part,
+        publish(target) as part,
         os.fdopen(file.duplicate(), "rb") as reader,
         part.open("wb") as writer,
     ):
@@ -69,10 +69,10 @@ def decrypt(source: Path, target: Path, identity: Path) -> None:
 
 
 def make_identity(path: Path) -> str:
-    """The recipient of the identity in `path`, which is made with permission 0600 if need be."""
+    """The recipient of the identity in `path`, which is made, private, if need be."""
     pyrage = _pyrage()
     if not path.exists():
-        write_text(path, f"{pyrage.x25519.Identity.generate()}\n", mode=0o600)
+        write_text(path, f"{pyrage.x25519.Identity.generate()}\n")
     return str(_identity(pyrage, path).to_public())
 
 
@@ -87,10 +87,21 @@ def _identity(pyrage: Any, path: Path) -> Any:
         ) from error
     except OSError as error:
         raise StorageError.of(error, path, "read") from error
+    except UnicodeDecodeError as error:
+        raise _no_identity(path) from error
     try:
         return pyrage.x25519.Identity.from_str(text.strip())
     except pyrage.IdentityError as error:
-        raise ShardRefusedError("the file holds no age identity", where=path) from error
+        raise _no_identity(path) from error
+
+
+def _no_identity(path: Path) -> StorageError:
+    # Not of the arrived file: that one stays in the inbox.
+    return StorageError(
+        "the file holds no age identity",
+        where=path,
+        hint="bring back the file that `sltool server-keys` made",
+    )
 
 
 def _pyrage() -> Any:

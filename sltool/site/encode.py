@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import nn
 
 from sltool.errors import BadDataError, StageOrderError, StudyMismatchError
 from sltool.files import remove, sha256, write_json
 from sltool.layout import SiteFolder, StudyFolder
-from sltool.models.base import feature_shape, outline
+from sltool.models.base import feature_shape, load_weights, outline
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, Place
@@ -25,7 +24,7 @@ from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 from sltool.shard.writer import write_shard
 from sltool.site.augment import Augmenter
 from sltool.site.private import PrivateFile, open_private
-from sltool.site.records import read_record
+from sltool.site.records import EncodedRecord, read_record
 from sltool.study import SPLITS, Encoding, Study
 
 SLAB = 256
@@ -48,20 +47,19 @@ def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
 
     Raises:
         StageOrderError: the weights are missing.
+        BadDataError: the file is damaged.
         StudyMismatchError: they do not fit the model.
     """
     path = folder.privacy_layer
     study.encoding_digest(path)
     layer = outline(study).privacy_layer
-    try:
-        layer.load_state_dict(load_file(path), assign=True)
-    except RuntimeError as error:
-        raise StudyMismatchError(
-            "the privacy layer's weights do not fit the study's model",
-            where=path,
-            hint="take study.yaml and privacy-layer.safetensors from the same study; "
-            "`sltool prepare --force` makes new weights, for all sites",
-        ) from error
+    load_weights(
+        layer,
+        path,
+        "the privacy layer",
+        "take study.yaml and privacy-layer.safetensors from the same study; without the file, "
+        "`sltool prepare --force` makes new weights, for all sites",
+    )
     return layer.eval()
 
 
@@ -87,8 +85,8 @@ def encode(
     with open_private(site.private, study.id, "sltool partition") as private:
         key = site_key(site, study)
         state = {"encoding": digest, "private": sha256(site.private), "shard_bytes": shard_bytes}
-        done = read_record(site.encoded)
-        if not force and done.get("state") == state and _complete(site, done["shards"]):
+        done = read_record(site.encoded, EncodedRecord)
+        if not force and done and done["state"] == state and _complete(site, done["shards"]):
             return _summary(site, done, time.monotonic() - started, again=True)
         layer = load_privacy_layer(folder, study).to(device)
         content = Content.of(study, digest, feature_shape(study))
@@ -96,7 +94,7 @@ def encode(
         _empty(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
             shards = list(_write_all(site, private, content, encoder, key, shard_bytes, advance))
-    record = {
+    record: EncodedRecord = {
         "state": state,
         "samples": sum(manifest.samples for manifest in shards),
         "shards": [manifest.place.name for manifest in shards],
@@ -133,7 +131,7 @@ def _complete(site: SiteFolder, shards: list[str]) -> bool:
     return all((site.outbox / name).is_file() for name in shards)
 
 
-def _summary(site: SiteFolder, record: dict[str, Any], seconds: float, again: bool) -> Encoded:
+def _summary(site: SiteFolder, record: EncodedRecord, seconds: float, again: bool) -> Encoded:
     size = sum((site.outbox / name).stat().st_size for name in record["shards"])
     return Encoded(site.name, record["samples"], len(record["shards"]), size, seconds, again)
 
@@ -249,7 +247,7 @@ def outbox_shards(site: SiteFolder) -> list[Path]:
     Raises:
         StageOrderError: `client-encode` has not finished.
     """
-    record = read_record(site.encoded)
+    record = read_record(site.encoded, EncodedRecord)
     if not record or not _complete(site, record["shards"]):
         raise StageOrderError(
             f"site {site.name} has nothing to ship",

@@ -131,7 +131,7 @@ def _new(
     content["samples"] = kind(options).samples().model_dump(mode="json")
     study = validate(Study, content, where="--set")
     outline(study)
-    write_text(folder.study_file, study_text(study))
+    write_text(folder.study_file, study_text(study), public=True)
     return load_study(folder), notes
 
 
@@ -223,7 +223,7 @@ def _write_privacy_layer(folder: StudyFolder, study: Study, seed: int) -> None:
 
     layer = build(study, seed).privacy_layer
     weights = {name: value.contiguous() for name, value in layer.state_dict().items()}
-    with publish(folder.privacy_layer) as part:
+    with publish(folder.privacy_layer, public=True) as part:
         part.write_bytes(save(weights))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import errno
-import io
 import os
 import secrets
 from contextlib import ExitStack
@@ -17,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.errors import BadDataError
-from sltool.files import part_of, write_text
+from sltool.files import close_to_others, part_of, private_folder, write_csv
 from sltool.layout import SiteFolder, StudyFolder
 from sltool.progress import Progress
 from sltool.site.assign import Assignment, assign
 from sltool.site.private import PrivateFile, create_private, open_private, write_text_column
 from sltool.study import SPLITS, Study
+
+# The columns of `pseudonyms.csv`.
+TABLE = ("pseudonym", "group", "split", "record", "patient", "examination")
 
 
 def partition(
@@ -112,8 +113,7 @@ def _write_parts(
     with ExitStack() as stack:
         arrays = []
         for part in parts:
-            part.site.private_dir.mkdir(parents=True, exist_ok=True)
-            part.site.private_dir.chmod(0o700)
+            close_to_others(private_folder(part.site.private_dir))
             file = stack.enter_context(create_private(part.site.private, study.id, state))
             file.attrs["seed"] = part.seed
             arrays.append(_make_inputs(file, part_of(part.site.private), prepared, len(part.rows)))
@@ -166,21 +166,18 @@ def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part
         ("group_pseudonyms", groups),
     ):
         write_text_column(file, name, values)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["pseudonym", "group", "split", "record", "patient", "examination"])
-    for number, row in enumerate(part.rows):
-        writer.writerow(
-            [
-                pseudonyms[number],
-                groups[number],
-                splits[number],
-                people.records[row],
-                people.groups[row],
-                people.examinations[row],
-            ]
-        )
-    write_text(part.site.pseudonyms, text.getvalue(), mode=0o600)
+    table = (
+        {
+            "pseudonym": pseudonyms[number],
+            "group": groups[number],
+            "split": splits[number],
+            "record": people.records[row],
+            "patient": people.groups[row],
+            "examination": people.examinations[row],
+        }
+        for number, row in enumerate(part.rows)
+    )
+    write_csv(part.site.pseudonyms, table, TABLE)
 
 
 def _group_pseudonyms(people: _People, rows: NDArray[np.int64]) -> list[str]:

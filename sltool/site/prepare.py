@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,11 +17,12 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from sltool.datasets.base import Dataset, Loader, Refused, Scan, UnreadableSampleError
 from sltool.datasets.images import ImageFiles, decode_batch
 from sltool.errors import BadDataError
-from sltool.files import early_writeback, part_of, remove, write_text
+from sltool.files import early_writeback, part_of, remove, write_csv
 from sltool.layout import StudyFolder
 from sltool.progress import Advance, Progress
 from sltool.site.counts import count_parts
@@ -53,6 +52,17 @@ class Prepared:
     refused: list[Refused]
     notes: list[str]
     again: bool = False
+
+
+class PreparedRecord(TypedDict):
+    """`Prepared` as `prepared.h5` keeps it."""
+
+    dataset: str
+    samples: int
+    counts: dict[str, int]
+    parts: list[dict[str, str | int]]
+    refused: list[dict[str, str]]
+    notes: list[str]
 
 
 # A batch: the arrays (n, *shape), their numbers in the scan, and what was unreadable.
@@ -103,9 +113,16 @@ def prepared_before(folder: StudyFolder, study: Study, state: str) -> Prepared |
     with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
         if prepared.state != state:
             return None
-        result = json.loads(prepared.file.attrs["result"])
-    result["refused"] = [Refused(**one) for one in result["refused"]]
-    return Prepared(**{**result, "again": True})
+        result = prepared.document("result", PreparedRecord)
+    return Prepared(
+        dataset=result["dataset"],
+        samples=result["samples"],
+        counts=result["counts"],
+        parts=result["parts"],
+        refused=[Refused(one["record"], one["reason"]) for one in result["refused"]],
+        notes=result["notes"],
+        again=True,
+    )
 
 
 def _write_inputs(
@@ -240,8 +257,4 @@ def _write_refused(path: Path, refused: list[Refused]) -> None:
     if not refused:
         remove(path)
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["record", "reason"])
-    writer.writerows((one.record, one.reason) for one in refused)
-    write_text(path, text.getvalue(), mode=0o600)
+    write_csv(path, map(asdict, refused), ("record", "reason"))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.errors import BadDataError, StageOrderError
-from sltool.files import publish
+from sltool.files import Document, parse_json, publish
 from sltool.shard.hdf5 import create_hdf5
 
 SLAB = 1024
@@ -32,33 +32,61 @@ class PrivateFile:
 
     path: Path
     file: h5py.File
+    made_by: str
 
     @property
     def inputs(self) -> h5py.Dataset:
-        return self.file["inputs"]
+        with self._checked():
+            return self.file["inputs"]
 
     @property
     def labels(self) -> NDArray[Any]:
-        return np.asarray(self.file["labels"][:])
+        with self._checked():
+            return np.asarray(self.file["labels"][:])
 
     def text(self, name: str) -> list[str]:
         """A text column."""
-        return list(self.file[name].asstr()[:])
+        with self._checked():
+            return list(self.file[name].asstr()[:])
 
     @property
     def seed(self) -> int:
         """The site's seed: of its noise and its views."""
-        return int(self.file.attrs["seed"])
+        with self._checked():
+            return int(self.file.attrs["seed"])
 
     @property
     def state(self) -> str:
         """What the file was made from, to recognise work that is done."""
-        return str(self.file.attrs["state"])
+        with self._checked():
+            return str(self.file.attrs["state"])
+
+    def document(self, name: str, kind: type[Document]) -> Document:
+        """A JSON document among the attributes; see `read_json`."""
+        with self._checked():
+            text = str(self.file.attrs[name])
+        return parse_json(text, kind, self.path, self.path.name, self._hint)
 
     def slabs(self, start: int, stop: int, rows: int = SLAB) -> Iterator[NDArray[Any]]:
         """The inputs from `start` to `stop`, a bounded block at a time."""
         for begin in range(start, stop, rows):
-            yield np.asarray(self.inputs[begin : min(begin + rows, stop)])
+            with self._checked():
+                block = np.asarray(self.inputs[begin : min(begin + rows, stop)])
+            yield block
+
+    @property
+    def _hint(self) -> str:
+        return f"run `{self.made_by} --force`"
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        """Say of what h5py cannot find or read that the file is damaged."""
+        try:
+            yield
+        except (KeyError, OSError, ValueError, TypeError, AttributeError) as error:
+            raise BadDataError(
+                f"{self.path.name} is damaged: {error}", where=self.path, hint=self._hint
+            ) from error
 
 
 @contextmanager
@@ -76,7 +104,9 @@ def open_private(path: Path, study_id: str, made_by: str) -> Iterator[PrivateFil
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise BadDataError(f"{path.name} cannot be opened: {error}", where=path) from error
+        raise BadDataError(
+            f"{path.name} cannot be opened: {error}", where=path, hint=f"run `{made_by} --force`"
+        ) from error
     with file:
         if file.attrs.get("study") != study_id:
             raise BadDataError(
@@ -85,13 +115,13 @@ def open_private(path: Path, study_id: str, made_by: str) -> Iterator[PrivateFil
                 expected=f"study {study_id}",
                 hint=f"run `{made_by} --force`",
             )
-        yield PrivateFile(path, file)
+        yield PrivateFile(path, file, made_by)
 
 
 @contextmanager
 def create_private(path: Path, study_id: str, state: str) -> Iterator[h5py.File]:
     """Make a private file; it appears under its name when the body has succeeded."""
-    with publish(path, mode=0o600) as part, create_hdf5(part) as file:
+    with publish(path) as part, create_hdf5(part) as file:
         file.attrs["study"] = study_id
         file.attrs["state"] = state
         yield file

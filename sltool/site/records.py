@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from sltool.errors import BadDataError, StorageError
+from pydantic import StringConstraints
+from typing_extensions import TypedDict
+
+from sltool.files import read_json
+
+Record = TypeVar("Record")
+
+# Of a shard, as `Place.name` makes it: a record must not lead out of the outbox.
+SHARD_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}-(train|validation|test)-[0-9]{5}\.h5$"
+ShardName = Annotated[str, StringConstraints(pattern=SHARD_NAME)]
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The record, or {} where the stage has not finished.
+class EncodedRecord(TypedDict):
+    """`encoded.json`: what was encoded from what."""
+
+    state: dict[str, Any]
+    samples: int
+    shards: list[ShardName]
+
+
+class Sent(TypedDict):
+    """A file as it lies in the outbox, and as it travelled: the same unless it was encrypted.
+
+    `outbox` and `travelled` are hex SHA-256, `bytes` the size of what travelled.
+    """
+
+    outbox: str
+    travelled: str
+    bytes: int
+
+
+# `shipped.json`: destination -> the outbox file's name -> what was sent.
+ShippedRecord = dict[str, dict[str, Sent]]
+
+
+def read_record(path: Path, kind: type[Record]) -> Record | None:
+    """The record, or None where the stage has not finished.
 
     Raises:
-        BadDataError: the file was damaged.
+        StorageError: the file cannot be read.
+        BadDataError: it is damaged.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise StorageError.of(error, path, "read") from error
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise BadDataError(
-            "the record of a finished stage is damaged",
-            where=path,
-            hint="delete the file and run the stage again",
-        ) from error
-    return record if isinstance(record, dict) else {}
+    if not path.exists():
+        return None
+    hint = "delete the file and run the stage again"
+    return read_json(path, kind, "the record of a finished stage", hint)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from sltool.errors import StorageError
-from sltool.files import publish, remove, sha256, write_json
+from sltool.files import copy, remove, sha256, write_json
 from sltool.layout import SiteFolder
 from sltool.progress import Progress
 from sltool.shard.road import SUFFIX as AGE
 from sltool.shard.road import encrypt
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
 from sltool.site.encode import outbox_shards
-from sltool.site.records import read_record
+from sltool.site.records import Sent, ShippedRecord, read_record
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """What `ship` did; `again` where everything had been shipped there before."""
+    """What `ship` did; `again` where everything lay there before."""
 
     site: str
     shards: int
@@ -33,7 +34,9 @@ class Shipped:
 def ship(
     site: SiteFolder, destination: str, recipient: str | None, progress: Progress, force: bool
 ) -> Shipped:
-    """Copy every shard and withdrawal of the outbox that was not shipped to `destination` before.
+    """Copy every shard and withdrawal of the outbox that does not lie at `destination`.
+
+    What counts is what lies there, not what was sent there once: a path may be another disk today.
 
     Args:
         destination: a folder, or a URL that fsspec understands, such as s3://bucket/prefix.
@@ -45,16 +48,28 @@ def ship(
     """
     withdrawals = sorted(site.outbox.glob(f"*{WITHDRAWAL}"))
     shards = outbox_shards(site) if not withdrawals or site.encoded.is_file() else []
-    record = read_record(site.shipped)
-    before: dict[str, str] = {} if force else record.get(destination, {})
-    digests = {path.name: sha256(path) for path in [*withdrawals, *shards]}
-    todo = [one for one in [*withdrawals, *shards] if before.get(one.name) != digests[one.name]]
+    record = read_record(site.shipped, ShippedRecord) or {}
+    place = _place(destination)
+    before = record.get(destination, {})
+    digests = {path: sha256(path) for path in [*withdrawals, *shards]}
+    known = [sent for files in record.values() for sent in files.values()]
+    todo = [
+        path
+        for path, digest in digests.items()
+        if force or not place.has(path.name, digest, known, before.get(path.name))
+    ]
+    sent = {path.name: before[path.name] for path in digests if path.name in before}
     with progress.bar(f"ship {site.name}", len(todo)) as advance:
         for path in todo:
             with _travelling(site, path, recipient) as travelling:
-                _send(travelling, destination)
+                place.put(travelling)
+                sent[path.name] = Sent(
+                    outbox=digests[path],
+                    travelled=sha256(travelling),
+                    bytes=travelling.stat().st_size,
+                )
             advance(1)
-    write_json(site.shipped, {**record, destination: digests})
+    write_json(site.shipped, {**record, destination: sent})
     size = sum(path.stat().st_size for path in shards)
     return Shipped(site.name, len(shards), size, destination, again=not todo)
 
@@ -73,33 +88,105 @@ def _travelling(site: SiteFolder, path: Path, recipient: str | None) -> Iterator
         remove(encrypted)
 
 
-def _send(path: Path, destination: str) -> None:
-    if "://" in destination:
-        _upload(path, destination)
-    else:
-        _copy(path, Path(destination))
+class _Place(Protocol):
+    """Where files are shipped to."""
+
+    def put(self, path: Path) -> None:
+        """Bring a file there, under its own name."""
+
+    def has(self, name: str, digest: str, known: list[Sent], before: Sent | None) -> bool:
+        """Whether the outbox's file `name` lies there, readable or encrypted.
+
+        Args:
+            digest: its hex SHA-256.
+            known: what was ever sent, to recognise what was encrypted.
+            before: what was sent under this name to this destination.
+        """
 
 
-def _copy(path: Path, folder: Path) -> None:
-    with publish(folder / path.name) as part:
-        shutil.copyfile(path, part)
-
-
-def _upload(path: Path, destination: str) -> None:
+def _place(destination: str) -> _Place:
+    if "://" not in destination:
+        return _Disk(Path(destination))
     import fsspec
+    from fsspec.implementations.local import LocalFileSystem
 
-    try:
+    with _told(destination):
         fs, prefix = fsspec.core.url_to_fs(destination)
-        fs.put_file(str(path), f"{prefix.rstrip('/')}/{path.name}")
+    if isinstance(fs, LocalFileSystem):
+        return _Disk(Path(prefix))
+    return _Bucket(fs, prefix.rstrip("/"), destination)
+
+
+@dataclass(frozen=True)
+class _Disk:
+    """A folder: the server's inbox, or on a disk."""
+
+    folder: Path
+
+    def put(self, path: Path) -> None:
+        copy(path, self.folder / path.name)
+
+    def has(self, name: str, digest: str, known: list[Sent], before: Sent | None) -> bool:
+        encrypted = {sent["travelled"] for sent in known if sent["outbox"] == digest}
+        return any(
+            self._is(folder / name, {digest}) or self._is(folder / (name + AGE), encrypted)
+            for folder in (self.folder, *self._taken())
+        )
+
+    def _taken(self) -> list[Path]:
+        """Where a server's queue puts what it took from this folder, if this is its inbox."""
+        if self.folder.name != "inbox":
+            return []
+        return [self.folder.with_name("accepted"), self.folder.with_name("held")]
+
+    @staticmethod
+    def _is(path: Path, digests: set[str]) -> bool:
+        # What this user may not read may be a server's that takes from a shared folder: then the
+        # file is sent again, and the queue says that it had been accepted.
+        readable = bool(digests) and os.access(path, os.R_OK) and path.is_file()
+        return readable and sha256(path) in digests
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """A place behind a URL. To read files back would cost: their sizes have to do there."""
+
+    fs: Any
+    prefix: str
+    url: str
+
+    def put(self, path: Path) -> None:
+        with _told(f"{self.url}/{path.name}"):
+            self.fs.put_file(str(path), f"{self.prefix}/{path.name}")
+
+    def has(self, name: str, digest: str, known: list[Sent], before: Sent | None) -> bool:
+        if before is None or before["outbox"] != digest:
+            return False
+        return any(self._size(f"{name}{suffix}") == before["bytes"] for suffix in ("", AGE))
+
+    def _size(self, name: str) -> int | None:
+        with _told(f"{self.url}/{name}"):
+            try:
+                size: int | None = self.fs.info(f"{self.prefix}/{name}")["size"]
+            except FileNotFoundError:
+                return None
+        return size
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Say what fsspec and its kinds of storage raise."""
+    try:
+        yield
     except ImportError as error:
         raise StorageError(
             f"this kind of destination needs another package: {error}",
-            where=destination,
+            where=where,
             hint="for s3:// install sltool[s3]",
         ) from error
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"the shard could not be uploaded: {error}",
-            where=f"{destination}/{path.name}",
+            f"the destination cannot be reached: {error}",
+            where=where,
             hint="check the address and the credentials, then ship again",
         ) from error

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from sltool.errors import UsageError
 from sltool.files import canonical_json, remove
 from sltool.layout import StudyFolder
+from sltool.names import check_site_name
 from sltool.progress import Progress
 from sltool.site.assign import parse_ratios, site_names
 from sltool.site.enrol import enrol
 from sltool.site.partition import partition
 from sltool.site.private import open_private
-from sltool.study import SPLITS, Study, check_site_name
+from sltool.study import SPLITS, Study
 from sltool.studyfile import load_study
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from sltool.errors import BadDataError, StageOrderError, StorageError
+from sltool.errors import BadDataError, StageOrderError
+from sltool.files import read_csv
 from sltool.layout import SiteFolder
 from sltool.shard.withdrawal import write_withdrawal
 from sltool.site.encode import site_key
@@ -39,17 +39,15 @@ def withdraw(site: SiteFolder, study: Study, patient: str) -> Withdrawn:
 
 
 def _pseudonyms(site: SiteFolder, patient: str) -> list[str]:
-    try:
-        with site.pseudonyms.open(encoding="utf-8", newline="") as file:
-            found = [row["pseudonym"] for row in csv.DictReader(file) if row["patient"] == patient]
-    except FileNotFoundError as error:
+    if not site.pseudonyms.exists():
         raise StageOrderError(
             f"site {site.name} has no pseudonyms yet",
             where=site.pseudonyms,
             hint=f"run `sltool partition --site {site.name}` first",
-        ) from error
-    except OSError as error:
-        raise StorageError.of(error, site.pseudonyms, "read") from error
+        )
+    hint = "bring the file back from your backup"
+    table = read_csv(site.pseudonyms, ("pseudonym", "patient"), hint)
+    found = [row["pseudonym"] for row in table if row["patient"] == patient]
     if not found:
         raise BadDataError(
             f"site {site.name} has no patient of that id",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,57 @@ def test_version(sltool: Sltool) -> None:
 def test_several_values_after_one_option(trained: Sltool, values: list[str]) -> None:
     ran = trained("evaluate", "--json", *values).ok()
     assert list(ran.json["metrics"]) == ["rmsle", "smape"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--set", "training.epochs=3", "cholesterol"],
+        ["--set", "training.epochs=3", "training.batch_size=32", "cholesterol"],
+        ["cholesterol", "--set", "training.epochs=3", "training.batch_size=32"],
+        ["--set", "training.epochs=3", "--", "cholesterol"],
+        ["--seed", "1", "cholesterol", "--set", "training.epochs=3"],
+        ["--force", "--set", "training.epochs=3", "--workers", "1", "cholesterol"],
+    ],
+)
+def test_an_option_does_not_swallow_the_argument_behind_it(
+    sltool: Sltool, typed: list[str]
+) -> None:
+    sltool("prepare", *typed).ok()
+    study = (sltool.folder / "study.yaml").read_text()
+    assert "epochs: 3" in study
+    assert ("batch_size: 32" in study) == ("training.batch_size=32" in typed)
+
+
+def test_an_argument_behind_values_of_any_form(sltool: Sltool, tmp_path: Path) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    for kind in ("datasets", "models"):
+        sltool("list", "--plugins-dir", plugins, kind).ok()
+        sltool("list", kind, "--plugins-dir", plugins).ok()
+    quick = ("--seeds", 1, "--set", "training.epochs=1", "model.widths=[8, 8]")
+    arms = ("--arms", "friedewald", "martin-hopkins")
+    for number, typed in enumerate(
+        [
+            ("cholesterol", *arms, *quick),
+            (*arms, "cholesterol", *quick),
+            (*quick, *arms, "cholesterol"),
+        ]
+    ):
+        ran = sltool("reproduce", *typed, "--out", f"out{number}", "--json").ok()
+        assert [one["arm"] for one in ran.json["arms"]] == ["friedewald", "martin-hopkins"]
+    refused = sltool("reproduce", *arms, *quick)
+    assert refused.code == 2
+    assert "martin-hopkins" in refused.err
+
+
+def test_runs_behind_an_option(trained: Sltool, tmp_path: Path) -> None:
+    trained("evaluate").ok()
+    trained("server-train", "--run", "two", "--max-epochs", 1).ok()
+    trained("evaluate", "--run", "two").ok()
+    (tmp_path / "plugins").mkdir()
+    ran = trained("compare", "--plugins-dir", tmp_path / "plugins", "two", "default", "--json").ok()
+    assert [one["run"] for one in ran.json["runs"]] == ["two", "default"]
 
 
 def test_unknown_metric_has_the_nearest_and_the_list(trained: Sltool) -> None:

@@ -396,3 +396,30 @@ def test_nothing_but_refused_shards_says_why(trained: Sltool, forge: Forge, inbo
     ran = trained("server-train")
     assert ran.code == 5
     assert "not enrolled for site B" in ran.err
+
+
+@pytest.mark.parametrize("damage", ["store", "index.json", "test.features", "test.groups", "cut"])
+def test_evaluate_makes_a_deleted_store_again(trained: Sltool, damage: str) -> None:
+    before = trained("evaluate", "--json").ok().json
+    store = trained.folder / "server" / "store"
+    if damage == "store":
+        shutil.rmtree(store)
+    elif damage == "cut":
+        with (store / "test.labels").open("r+b") as file:
+            file.truncate(8)
+    else:
+        (store / damage).unlink()
+    ran = trained("evaluate", "--json").ok()
+    assert ran.json == before
+    assert "making the store again" in ran.err
+    assert len(list((trained.folder / "server" / "accepted").glob("*.h5"))) == 9
+    assert "again" not in trained("evaluate").ok().err
+
+
+def test_evaluate_never_makes_the_store_of_another_encoding(trained: Sltool) -> None:
+    """It would refuse every accepted shard for a mistake in study.yaml."""
+    shutil.rmtree(trained.folder / "server" / "store")
+    study = trained.folder / "study.yaml"
+    study.write_text(study.read_text().replace("noise: 0.0", "noise: 0.5"))
+    assert trained("evaluate").code == 6
+    assert len(list((trained.folder / "server" / "accepted").glob("*.h5"))) == 9

@@ -119,12 +119,41 @@ def test_ship_copies_whole_files_and_knows_what_it_sent(sites: Sltool, tmp_path:
     assert done["destination"] == str(disk)
     assert {path.name: path.read_bytes() for path in disk.iterdir()} == shards(sites.folder)
     assert done["bytes"] == sum(len(content) for content in shards(sites.folder).values())
-    for path in disk.iterdir():
-        path.unlink()
     assert "already shipped" in sites("ship", "--site", "B", "--to", disk).ok().out
-    assert list(disk.iterdir()) == []
+    before = {path: path.stat().st_mtime_ns for path in disk.iterdir()}
     sites("ship", "--site", "B", "--to", disk, "--force").ok()
-    assert len(list(disk.iterdir())) == 3
+    assert all(path.stat().st_mtime_ns > time for path, time in before.items())
+
+
+@pytest.mark.parametrize("kind", ["", "file://"])
+def test_what_lies_at_the_destination_counts(sites: Sltool, tmp_path: Path, kind: str) -> None:
+    """Another disk at the same place, one that lost a file, one with a damaged file."""
+    sites("client-encode", "--site", "B").ok()
+    disk = tmp_path / "usb"
+    ship = ("ship", "--site", "B", "--to", f"{kind}{disk}")
+    sites(*ship).ok()
+    disk.rename(tmp_path / "the first disk")
+    assert "already" not in sites(*ship).ok().out
+    assert {path.name: path.read_bytes() for path in disk.iterdir()} == shards(sites.folder)
+    for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])):
+        damage(disk / "B-test-00000.h5")
+        kept = (disk / "B-train-00000.h5").stat().st_mtime_ns
+        assert "already" not in sites(*ship).ok().out
+        assert {path.name: path.read_bytes() for path in disk.iterdir()} == shards(sites.folder)
+        assert (disk / "B-train-00000.h5").stat().st_mtime_ns == kept
+    disk.rename(tmp_path / "the second disk")
+    (tmp_path / "the first disk").rename(disk)
+    assert "already shipped" in sites(*ship).ok().out
+
+
+def test_what_the_server_took_from_its_inbox_is_not_sent_again(sites: Sltool) -> None:
+    sites("client-encode", "--site", "B").ok()
+    sites("ship", "--site", "B").ok()
+    inbox = sites.folder / "server" / "inbox"
+    assert "already shipped" in sites("ship", "--site", "B").ok().out
+    sites("queue", "take").ok()
+    assert "already shipped" in sites("ship", "--site", "B", "--to", inbox).ok().out
+    assert not list(inbox.iterdir())
 
 
 def test_ship_to_a_url(sites: Sltool, tmp_path: Path) -> None:

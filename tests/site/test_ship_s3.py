@@ -33,6 +33,13 @@ def test_shards_arrive_in_the_bucket(trained: Sltool, monkeypatch: pytest.Monkey
         assert done["destination"] == "s3://hospital/study"
         for path in sorted((trained.folder / "outbox" / "B").iterdir()):
             assert bucket.cat(f"hospital/study/{path.name}") == path.read_bytes()
+        again = ("ship", "--site", "B", "--to", "s3://hospital/study")
+        assert "already shipped" in trained(*again).ok().out
+        bucket.rm("hospital/study/B-test-00000.h5")
+        bucket.pipe("hospital/study/B-train-00000.h5", b"cut")
+        assert "already" not in trained(*again).ok().out
+        for path in sorted((trained.folder / "outbox" / "B").iterdir()):
+            assert bucket.cat(f"hospital/study/{path.name}") == path.read_bytes()
         ran = trained("ship", "--site", "B", "--to", "s3://nobodys/study")
         assert ran.code == 3
         assert "nobodys" in ran.err

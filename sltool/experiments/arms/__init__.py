@@ -15,6 +15,7 @@ from sltool.errors import UnknownNameError, UsageError
 from sltool.experiments.arms import boosting, federated, formulas, multi, online, pooled, single
 from sltool.experiments.bench import Bench
 from sltool.experiments.outcome import Outcome
+from sltool.names import check_site_name
 from sltool.study import Study
 
 Arm = Callable[[Bench, Path], Outcome]
@@ -55,7 +56,7 @@ def expand(names: Sequence[str]) -> list[str]:
 def _is_arm(arm: str) -> bool:
     name, _, value = arm.partition(":")
     if name == "single":
-        return bool(value)
+        return bool(value and check_site_name(value))
     rounds = value.isdecimal() and int(value) > 0
     return arm in ARMS or (name in FEDERATED and rounds)
 
