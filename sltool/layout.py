@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Level = Literal["image", "study", "patient"]
+# Characters of the sites' names in a file's name.
+LONGEST = 120
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,39 @@ class SiteFolder:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What `evaluate` is asked about a run; the answer to each question has files of its own.
+
+    Attributes:
+        split: 'test' or 'validation'.
+        level: what is scored.
+        sites: whose samples, sorted; () for all sites.
+    """
+
+    split: str = "test"
+    level: Level = "image"
+    sites: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """'test', 'test-patient', 'validation@A+C'; neither sign stands in a site's name."""
+        name = self.split if self.level == "image" else f"{self.split}-{self.level}"
+        sites = "+".join(self.sites)
+        if len(sites) > LONGEST:
+            # No file system has names for dozens of sites; the file lists them.
+            sites = f"~{hashlib.sha256(sites.encode()).hexdigest()[:16]}"
+        return f"{name}@{sites}" if sites else name
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is about every test sample of every site: the run's own figures."""
+        return self == PLAIN
+
+
+PLAIN = Question()
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """`server/runs/NAME`: one training run."""
 
@@ -69,13 +108,16 @@ class RunFolder:
         """TensorBoard's event files."""
         return self.root / "tensorboard"
 
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics.json"
+    def metrics(self, question: Question) -> Path:
+        """The figures: `metrics.json` of the plain question; another's bears its name."""
+        return self._answer("metrics", question, ".json")
 
-    def predictions(self, split: str) -> Path:
-        """`predictions.csv` is the test split's; another split's bears its name."""
-        return self.root / ("predictions.csv" if split == "test" else f"predictions-{split}.csv")
+    def predictions(self, question: Question) -> Path:
+        """The predictions: `predictions.csv`, or with the question's name."""
+        return self._answer("predictions", question, ".csv")
+
+    def _answer(self, name: str, question: Question, suffix: str) -> Path:
+        return self.root / f"{name}{'' if question.plain else f'-{question.name}'}{suffix}"
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sltool.cli.command import Terminal, command
-from sltool.cli.evaluate import LevelOption, format_metric
+from sltool.cli.evaluate import UNITS, LevelOption, SplitOption, format_metric
 from sltool.errors import UsageError
+from sltool.layout import Question
 
 if TYPE_CHECKING:
     from sltool.experiments.results import Row
@@ -23,7 +25,7 @@ def compare(
     runs: Annotated[
         list[str] | None, typer.Argument(help="Runs. Default: all that were evaluated.")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    split: SplitOption = "test",
     level: LevelOption = "image",
     intervals: Annotated[
         bool,
@@ -39,11 +41,16 @@ def compare(
     """
     from sltool.server.comparison import compare_runs
 
-    found = compare_runs(terminal.folder, runs or [], split, level)
+    question = Question(split, level)
+    found = compare_runs(terminal.folder, runs or [], question)
+    if len({one.samples for one in found}) > 1:
+        counts = ", ".join(f"{one.run} {one.samples}" for one in found)
+        terminal.note(f"not tested on the same {UNITS[level]}: {counts}; evaluate the runs again")
     if intervals:
         if level != "image":
             raise UsageError("--intervals are of images", expected="--level image")
-        _with_intervals(terminal, [one.run for one in found], split, [vars(one) for one in found])
+        documents = [vars(one) for one in found]
+        _with_intervals(terminal, [one.run for one in found], question, documents)
         return
     names = list(dict.fromkeys(name for one in found for name in one.metrics))
     terminal.table(
@@ -57,18 +64,27 @@ def compare(
 
 
 def _with_intervals(
-    terminal: Terminal, runs: list[str], split: str, documents: list[dict[str, Any]]
+    terminal: Terminal, runs: list[str], question: Question, documents: list[dict[str, Any]]
 ) -> None:
     from sltool.experiments.report import study_rows
+    from sltool.experiments.results import (
+        difference_document,
+        foremost,
+        interval_document,
+        undefined_draws,
+    )
     from sltool.studyfile import load_study
 
-    rows = study_rows(terminal.folder, load_study(terminal.folder), runs, split)
+    study = load_study(terminal.folder)
+    rows = study_rows(terminal.folder, study, runs, question)
     for row, known in zip(rows, documents, strict=True):
-        known["intervals"] = {n: {"low": f.low, "high": f.high} for n, f in row.figures.items()}
-        known["against_first"] = {n: vars(d) for n, d in row.differences.items()}
-    names = list(rows[0].figures)[:3]
+        known["intervals"] = {n: interval_document(f) for n, f in row.figures.items()}
+        known["against_first"] = {n: difference_document(d) for n, d in row.differences.items()}
+    for told in undefined_draws(rows):
+        terminal.note(told)
+    names = foremost(list(rows[0].figures), study.samples.labels.kind)
     terminal.table(
-        {"split": split, "runs": documents},
+        {"split": question.split, "runs": documents},
         ["run", *(head for name in names for head in (name, f"p {name}"))],
         [[row.arm, *(cell for name in names for cell in _cells(row, name))] for row in rows],
     )
@@ -76,5 +92,5 @@ def _with_intervals(
 
 def _cells(row: Row, name: str) -> list[str]:
     one, against = row.figures[name], row.differences.get(name)
-    shown = f"{one.mean:.4f} ({one.low:.4f} to {one.high:.4f})"
-    return [shown, f"{against.p:.3f}" if against else "-"]
+    shown = f"{format_metric(one.mean)} ({format_metric(one.low)} to {format_metric(one.high)})"
+    return [shown, f"{against.p:.3f}" if against and isfinite(against.p) else "-"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 import typer
@@ -15,6 +16,9 @@ LevelOption = Annotated[
         "--level",
         help="What is scored: each image, or the mean over each study (examination) or patient.",
     ),
+]
+SplitOption = Annotated[
+    Literal["test", "validation"], typer.Option("--split", help="test or validation.")
 ]
 UNITS = {"image": "samples", "study": "studies", "patient": "patients"}
 
@@ -32,9 +36,7 @@ def evaluate(
         ),
     ] = None,
     run: RunOption = "default",
-    split: Annotated[
-        Literal["test", "validation"], typer.Option("--split", help="test or validation.")
-    ] = "test",
+    split: SplitOption = "test",
     level: LevelOption = "image",
     by: Annotated[
         Literal["site"] | None,
@@ -45,41 +47,52 @@ def evaluate(
 ) -> None:
     """Measure a run's best network.
 
-    Test samples of all sites, unless --sites says otherwise. Writes metrics.json and
-    predictions.csv in server/runs/NAME.
+    Test samples of all sites, unless --sites says otherwise. Writes every metric to metrics.json
+    and the predictions to predictions.csv in server/runs/NAME; with --split, --level or --sites to
+    files of their own, such as metrics-test@C.json and predictions-test@C.csv.
     """
+    from sltool.metrics import check_metrics
+    from sltool.server.evaluation import ask
     from sltool.server.evaluation import evaluate as evaluate_run
     from sltool.server.queue import Queue
     from sltool.studyfile import load_study
 
     folder = terminal.folder
     study = load_study(folder)
-    study.check_sites(sites or [])
-    store = Queue(folder, study).store
+    check_metrics(metrics or [], study.samples.labels.kind)
+    question = ask(study, split, level, sites or [])
     done = evaluate_run(
-        folder, study, store, run, split, level, metrics or [], sites or [], pick_device(device)
+        folder, study, Queue(folder, study).store, run, question, pick_device(device)
     )
-    columns: dict[str, Any] = {done.split: {"samples": done.samples, "metrics": done.metrics}}
-    if by == "site":
-        columns.update(done.by_site)
-    document = {
-        "run": done.run,
-        "split": done.split,
-        "level": done.level,
-        "samples": done.samples,
-        "metrics": done.metrics,
-        **({"by_site": done.by_site} if by == "site" else {}),
+    names = metrics or list(done.metrics)
+    whole = _shown(done.samples, done.metrics, names)
+    of_sites = {
+        site: _shown(found["samples"], found["metrics"], names)
+        for site, found in done.by_site.items()
+        if by == "site"
     }
+    columns = [(question.name, whole), *of_sites.items()]
     terminal.table(
-        document,
-        ["metric", *(f"{key} ({one['samples']} {UNITS[level]})" for key, one in columns.items())],
+        {
+            "run": done.run,
+            "split": split,
+            "level": level,
+            "sites": list(question.sites) or "all",
+            **whole,
+            **({"by_site": of_sites} if by == "site" else {}),
+        },
+        ["metric", *(f"{name} ({found['samples']} {UNITS[level]})" for name, found in columns)],
         [
-            [name, *(format_metric(one["metrics"][name]) for one in columns.values())]
-            for name in done.metrics
+            [name, *(format_metric(found["metrics"][name]) for _, found in columns)]
+            for name in names
         ],
     )
 
 
+def _shown(samples: int, metrics: dict[str, float | None], names: list[str]) -> dict[str, Any]:
+    return {"samples": samples, "metrics": {name: metrics[name] for name in names}}
+
+
 def format_metric(value: float | None) -> str:
     """Four decimals; a dash where the metric is not defined."""
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None or not isfinite(value) else f"{value:.4f}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sltool.cli.command import Terminal, command
+from sltool.cli.evaluate import format_metric
 
 if TYPE_CHECKING:
     from sltool.experiments.report import Reported
@@ -43,18 +44,22 @@ def report(
 
 def show(terminal: Terminal, done: Reported) -> None:
     """Print a report's table, and say where its page is."""
-    from sltool.experiments.results import document
+    from sltool.experiments.results import document, undefined_draws
 
     results = done.results
-    metrics = [name for name in results.metrics if name in results.rows[0].figures]
     terminal.table(
         {**document(results), "page": str(done.page)},
-        ["arm", *metrics],
-        [[row.label, *(_figure(row.figures[name]) for name in metrics)] for row in results.rows],
+        ["arm", *results.metrics],
+        [
+            [row.label, *(_figure(row.figures[name]) for name in results.metrics)]
+            for row in results.rows
+        ],
     )
+    for told in undefined_draws(results.rows):
+        terminal.note(told)
     terminal.note(f"the report is {done.page}")
 
 
 def _figure(one: Interval) -> str:
     """The mean and, of several seeds, the standard deviation."""
-    return f"{one.mean:.4f}" + (f" ± {one.sd:.4f}" if isfinite(one.sd) else "")
+    return format_metric(one.mean) + (f" ± {one.sd:.4f}" if isfinite(one.sd) else "")

@@ -16,7 +16,7 @@ from typing import Any
 
 from sltool.errors import BadDataError, StorageError
 from sltool.files import write_json, write_text
-from sltool.layout import RunFolder
+from sltool.layout import PLAIN, Question, RunFolder
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Finished:
     seconds: float
     folder: Path
     facts: dict[str, Any]
-    split: str = "test"
+    question: Question = PLAIN
     records: Path | None = None
 
     @property
     def predictions(self) -> Path:
-        return RunFolder(self.arm, self.folder).predictions(self.split)
+        return RunFolder(self.arm, self.folder).predictions(self.question)
 
     @property
     def history(self) -> Path:

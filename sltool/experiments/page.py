@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sltool.experiments import pictures
 from sltool.experiments.figures import metric_label
-from sltool.experiments.results import REFERENCE, Results, Row
+from sltool.experiments.results import REFERENCE, Results, Row, undefined_draws
 from sltool.experiments.statistics import Difference, Interval
 from sltool.experiments.style import Picture
 from sltool.files import write_text
@@ -67,7 +67,7 @@ def write_page(results: Results, drawn: Sequence[Picture], out: Path) -> Path:
     body = [
         f"<h1>{escape(results.title)}</h1>",
         *(f'<p class="warning">{escape(text)}</p>' for text in results.warnings),
-        _section("Figures", _results_table(results), _note(results)),
+        _section("Figures", _results_table(results), _note(results), _undefined(results)),
         _paper(results),
         _differences(results),
         *_pictures(drawn, out / "figures"),
@@ -113,17 +113,14 @@ def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[tuple[str, str
 
 
 def _results_table(results: Results) -> str:
-    metrics = [name for name in results.metrics if name in results.rows[0].figures]
-    head = ["arm", *results.swept, *(metric_label(name, results) for name in metrics)]
+    head = ["arm", *results.swept, *(metric_label(name, results) for name in results.metrics)]
     head += ["training samples", "best epoch", "time [s]"]
-    return table(head, [_result(row, results, metrics) for row in results.rows])
+    return table(head, [_result(row, results) for row in results.rows])
 
 
-def _result(
-    row: Row, results: Results, metrics: Sequence[str]
-) -> tuple[str, list[tuple[str, str]]]:
+def _result(row: Row, results: Results) -> tuple[str, list[tuple[str, str]]]:
     cells = [_text(row.arm), *(_text(row.sweep.get(key, "")) for key in results.swept)]
-    cells += [_figure(row.figures[name]) for name in metrics]
+    cells += [_figure(row.figures[name]) for name in results.metrics]
     samples = [one.outcome.samples for one in row.finished]
     epochs = [str(one.outcome.best_epoch) for one in row.finished if one.outcome.epochs]
     cells.append(_text(str(round(sum(samples) / len(samples))) if any(samples) else "none"))
@@ -136,9 +133,9 @@ def _text(text: str) -> tuple[str, str]:
     return text, escape(text)
 
 
-def number(value: float, digits: int = 4) -> str:
-    """So many digits that count, a dash for what is not defined."""
-    return f"{value:.{digits}g}" if math.isfinite(value) else "-"
+def number(value: float, digits: int = 4, sign: str = "") -> str:
+    """So many digits that count, a dash for what is not defined; `sign` '+' shows a plus too."""
+    return f"{value:{sign}.{digits}g}" if math.isfinite(value) else "-"
 
 
 def _figure(one: Interval) -> tuple[str, str]:
@@ -156,6 +153,12 @@ def _note(results: Results) -> str:
         "a seed share split, epochs and test rows; the epoch was chosen by validation loss, and "
         "the test rows were looked at once.</p>"
     )
+
+
+def _undefined(results: Results) -> str:
+    """How many draws left a metric undefined: they make its interval wider and p-values larger."""
+    told = undefined_draws(results.rows)
+    return f"<p>{escape('; '.join(told))}.</p>" if told else ""
 
 
 def _paper(results: Results) -> str:
@@ -184,14 +187,13 @@ def _differences(results: Results) -> str:
     compared = [row for row in results.rows if row.differences]
     if not compared:
         return ""
-    metrics = [name for name in results.metrics if name in compared[0].differences][:3]
     head = ["arm", *results.swept]
-    for name in metrics:
+    for name in results.compared:
         head += [f"{metric_label(name, results)}: minus {REFERENCE}", "p"]
     rows = []
     for row in compared:
         cells = [_text(row.arm), *(_text(row.sweep.get(key, "")) for key in results.swept)]
-        for name in metrics:
+        for name in results.compared:
             cells += _difference(row.differences[name])
         rows.append(("", cells))
     text = (
@@ -203,8 +205,9 @@ def _differences(results: Results) -> str:
 
 
 def _difference(one: Difference) -> list[tuple[str, str]]:
-    shown = f"{one.mean:+.4g}<br><small>{one.low:+.3g} to {one.high:+.3g}</small>"
-    return [(repr(one.mean), shown), (repr(one.p), f"{one.p:.2g}")]
+    reach = f"{number(one.low, 3, '+')} to {number(one.high, 3, '+')}"
+    shown = f"{number(one.mean, 4, '+')}<br><small>{reach}</small>"
+    return [(repr(one.mean), shown), (repr(one.p), number(one.p, 2))]
 
 
 def _pictures(drawn: Sequence[Picture], folder: Path) -> list[str]:
