@@ -127,6 +127,12 @@ class StudyFolder:
     root: Path
 
     @property
+    def own(self) -> list[Path]:
+        """What the commands write here, where the folder holds a source as well."""
+        files = [self.study_file, self.privacy_layer, self.prepared, self.refused]
+        return [*files, self.synthetic, self.sites, self.outbox, self.server]
+
+    @property
     def study_file(self) -> Path:
         return self.root / "study.yaml"
 
@@ -152,8 +158,12 @@ class StudyFolder:
     def sites(self) -> Path:
         return self.root / "sites"
 
+    @property
+    def outbox(self) -> Path:
+        return self.root / "outbox"
+
     def site(self, name: str) -> SiteFolder:
-        return SiteFolder(name, self.sites / name, self.root / "outbox" / name)
+        return SiteFolder(name, self.sites / name, self.outbox / name)
 
     def site_names(self) -> list[str]:
         """The sites whose private data lies in this folder."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sltool.cli.command import Terminal, command
-from sltool.cli.evaluate import UNITS, LevelOption, SplitOption, format_metric
-from sltool.errors import UsageError
+from sltool.cli.evaluate import UNITS, LevelOption, MetricsOption, SplitOption, format_metric
+from sltool.errors import UnknownNameError, UsageError
 from sltool.layout import Question
 
 if TYPE_CHECKING:
     from sltool.experiments.results import Row
+    from sltool.server.comparison import Row as RunRow
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,6 +27,7 @@ def compare(
     runs: Annotated[
         list[str] | None, typer.Argument(help="Runs. Default: all that were evaluated.")
     ] = None,
+    metrics: MetricsOption = None,
     split: SplitOption = "test",
     level: LevelOption = "image",
     intervals: Annotated[
@@ -42,7 +45,7 @@ def compare(
     from sltool.server.comparison import compare_runs
 
     question = Question(split, level)
-    found = compare_runs(terminal.folder, runs or [], question)
+    found = _only(metrics, compare_runs(terminal.folder, runs or [], question))
     if len({one.samples for one in found}) > 1:
         counts = ", ".join(f"{one.run} {one.samples}" for one in found)
         terminal.note(f"not tested on the same {UNITS[level]}: {counts}; evaluate the runs again")
@@ -50,7 +53,7 @@ def compare(
         if level != "image":
             raise UsageError("--intervals are of images", expected="--level image")
         documents = [vars(one) for one in found]
-        _with_intervals(terminal, [one.run for one in found], question, documents)
+        _with_intervals(terminal, [one.run for one in found], question, metrics or [], documents)
         return
     names = list(dict.fromkeys(name for one in found for name in one.metrics))
     terminal.table(
@@ -63,8 +66,24 @@ def compare(
     )
 
 
+def _only(metrics: list[str] | None, found: list[RunRow]) -> list[RunRow]:
+    """The rows with the figures of these metrics alone."""
+    known = {name for one in found for name in one.metrics}
+    for name in metrics or []:
+        if name not in known:
+            raise UnknownNameError.of("metric", name, known, hint="`sltool evaluate` anew adds it")
+    return [
+        replace(one, metrics={name: one.metrics.get(name) for name in metrics or one.metrics})
+        for one in found
+    ]
+
+
 def _with_intervals(
-    terminal: Terminal, runs: list[str], question: Question, documents: list[dict[str, Any]]
+    terminal: Terminal,
+    runs: list[str],
+    question: Question,
+    metrics: list[str],
+    documents: list[dict[str, Any]],
 ) -> None:
     from sltool.experiments.report import study_rows
     from sltool.experiments.results import (
@@ -76,13 +95,13 @@ def _with_intervals(
     from sltool.studyfile import load_study
 
     study = load_study(terminal.folder)
-    rows = study_rows(terminal.folder, study, runs, question)
+    rows = study_rows(terminal.folder, study, runs, question, metrics)
     for row, known in zip(rows, documents, strict=True):
         known["intervals"] = {n: interval_document(f) for n, f in row.figures.items()}
         known["against_first"] = {n: difference_document(d) for n, d in row.differences.items()}
     for told in undefined_draws(rows):
         terminal.note(told)
-    names = foremost(list(rows[0].figures), study.samples.labels.kind)
+    names = metrics or foremost(list(rows[0].figures), study.samples.labels.kind)
     terminal.table(
         {"split": question.split, "runs": documents},
         ["run", *(head for name in names for head in (name, f"p {name}"))],

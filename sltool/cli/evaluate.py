@@ -20,6 +20,12 @@ LevelOption = Annotated[
 SplitOption = Annotated[
     Literal["test", "validation"], typer.Option("--split", help="test or validation.")
 ]
+MetricsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metrics", metavar="NAME", help="Names as in `sltool list metrics`. Default: all."
+    ),
+]
 UNITS = {"image": "samples", "study": "studies", "patient": "patients"}
 
 
@@ -29,12 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 def evaluate(
     terminal: Terminal,
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metrics", metavar="NAME", help="Names as in `sltool list metrics`. Default: all."
-        ),
-    ] = None,
+    metrics: MetricsOption = None,
     run: RunOption = "default",
     split: SplitOption = "test",
     level: LevelOption = "image",

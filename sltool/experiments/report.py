@@ -80,9 +80,16 @@ def report_runs(folder: StudyFolder, study: Study, names: Sequence[str], out: Pa
 
 
 def study_rows(
-    folder: StudyFolder, study: Study, names: Sequence[str], question: Question
+    folder: StudyFolder,
+    study: Study,
+    names: Sequence[str],
+    question: Question,
+    wanted: Sequence[str] = (),
 ) -> list[Row]:
     """The figures of a study's runs on a question's images, the others compared with the first.
+
+    Args:
+        wanted: metrics; none means the usual ones.
 
     Raises as `report_runs` does.
     """
@@ -98,7 +105,8 @@ def study_rows(
             hint="run `sltool server-train` and `sltool evaluate` first",
         )
     finished = [_of_run(run, question) for run in runs]
-    return make_rows(finished, shown_metrics(study.samples.labels.kind), finished[0].arm)
+    metrics = wanted or shown_metrics(study.samples.labels.kind)
+    return make_rows(finished, metrics, finished[0].arm)
 
 
 def shown_metrics(kind: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:

@@ -169,6 +169,11 @@ def test_compare_with_intervals(study: Sltool) -> None:
     assert 0 < other["against_first"]["smape"]["p"] <= 1
     shown = study("compare", "default", "C", "--intervals").ok()
     assert "p smape" in shown.out
+    chosen = study("compare", "C", "--intervals", "--metrics", "mse", "--json").ok().json["runs"][0]
+    assert list(chosen["metrics"]) == list(chosen["intervals"]) == ["mse"]
+    wrong = study("compare", "--metrics", "sampe")
+    assert wrong.code == 2
+    assert "did you mean 'smape'" in wrong.err
 
 
 PLUGIN = """
