@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sltool.names import check_name, check_site_name
+
+Level = Literal["image", "study", "patient"]
+# Characters of the sites' names in a file's name.
+LONGEST = 120
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,39 @@ class SiteFolder:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What `evaluate` is asked about a run; the answer to each question has files of its own.
+
+    Attributes:
+        split: 'test' or 'validation'.
+        level: what is scored.
+        sites: whose samples, sorted; () for all sites.
+    """
+
+    split: str = "test"
+    level: Level = "image"
+    sites: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """'test', 'test-patient', 'validation@A+C'; neither sign stands in a site's name."""
+        name = self.split if self.level == "image" else f"{self.split}-{self.level}"
+        sites = "+".join(self.sites)
+        if len(sites) > LONGEST:
+            # No file system has names for dozens of sites; the file lists them.
+            sites = f"~{hashlib.sha256(sites.encode()).hexdigest()[:16]}"
+        return f"{name}@{sites}" if sites else name
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is about every test sample of every site: the run's own figures."""
+        return self == PLAIN
+
+
+PLAIN = Question()
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """`server/runs/NAME`: one training run."""
 
@@ -71,13 +110,16 @@ class RunFolder:
         """TensorBoard's event files."""
         return self.root / "tensorboard"
 
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics.json"
+    def metrics(self, question: Question) -> Path:
+        """The figures: `metrics.json` of the plain question; another's bears its name."""
+        return self._answer("metrics", question, ".json")
 
-    def predictions(self, split: str) -> Path:
-        """`predictions.csv` is the test split's; another split's bears its name."""
-        return self.root / ("predictions.csv" if split == "test" else f"predictions-{split}.csv")
+    def predictions(self, question: Question) -> Path:
+        """The predictions: `predictions.csv`, or with the question's name."""
+        return self._answer("predictions", question, ".csv")
+
+    def _answer(self, name: str, question: Question, suffix: str) -> Path:
+        return self.root / f"{name}{'' if question.plain else f'-{question.name}'}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +127,12 @@ class StudyFolder:
     """A study's folder."""
 
     root: Path
+
+    @property
+    def own(self) -> list[Path]:
+        """What the commands write here, where the folder holds a source as well."""
+        files = [self.study_file, self.privacy_layer, self.prepared, self.refused]
+        return [*files, self.synthetic, self.sites, self.outbox, self.server]
 
     @property
     def study_file(self) -> Path:
@@ -112,10 +160,14 @@ class StudyFolder:
     def sites(self) -> Path:
         return self.root / "sites"
 
+    @property
+    def outbox(self) -> Path:
+        return self.root / "outbox"
+
     def site(self, name: str) -> SiteFolder:
         """Raises `UsageError` for what cannot be a site's name."""
         check_site_name(name)
-        return SiteFolder(name, self.sites / name, self.root / "outbox" / name)
+        return SiteFolder(name, self.sites / name, self.outbox / name)
 
     def site_names(self) -> list[str]:
         """The sites whose private data lies in this folder."""

@@ -2,7 +2,10 @@
 
 A metric takes `y_true` (N,) and `y_pred`: predicted values (N,) for regression; otherwise
 probabilities of the positive class (N,), or of each class (N, classes). It returns a number, NaN
-where it is not defined for the data. scikit-learn computes it wherever it has it.
+where it is not defined for the data.
+
+A metric may have a weighted form, by which a bootstrap is quick; `sltool.weighted.weighted` makes
+the metric of it, so that there is one definition. One without is called with the drawn rows.
 
 Facts at registration: `kinds`, the kinds of labels that it is for (default: all); `better`,
 'higher' or 'lower'; `unit`, 'label' for the label's own, or '%'.
@@ -11,13 +14,23 @@ Facts at registration: `kinds`, the kinds of labels that it is for (default: all
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool.errors import UsageError
-from sltool.registry import metrics
+from sltool.errors import BadDataError, UsageError
+from sltool.registry import Entry, metrics
+from sltool.weighted import (
+    Metric,
+    by_threshold,
+    class_numbers,
+    confusion,
+    mean,
+    mean_of_defined,
+    weighted,
+)
 
 Array = NDArray[Any]
 
@@ -33,143 +46,191 @@ def check_metrics(names: list[str], kind: str) -> None:
         UsageError: a metric is not for this kind of labels.
     """
     for name in names:
-        if kind not in metrics.entry(name).facts.get("kinds", (kind,)):
+        if not _is_for(metrics.entry(name), kind):
             raise UsageError(
                 f"the metric '{name}' is not for {kind} labels",
                 expected=f"one of {', '.join(metrics_for(kind))}",
             )
 
 
-def compute(names: list[str], y_true: Array, y_pred: Array) -> dict[str, float | None]:
-    """Each named metric; None where it is not defined for these samples."""
-    values = {name: float(metrics.get(name)(y_true, y_pred)) for name in names}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+def _is_for(entry: Entry[Metric], kind: str) -> bool:
+    return kind in entry.facts.get("kinds", (kind,))
 
 
 def metrics_for(kind: str) -> list[str]:
     """The names of the metrics for this kind of labels."""
-    return [one.name for one in metrics.entries() if kind in one.facts.get("kinds", (kind,))]
+    return [entry.name for entry in metrics.entries() if _is_for(entry, kind)]
 
 
-def class_numbers(y_pred: Array) -> Array:
-    """Probabilities -> class numbers (N,): the likeliest class; for two classes, from 0.5 on."""
-    return y_pred.argmax(1) if y_pred.ndim == 2 else (y_pred >= 0.5).astype(int)
+def plugin_metrics(kind: str) -> list[str]:
+    """Those of them that plug-ins brought along."""
+    return [name for name in metrics_for(kind) if metrics.entry(name).origin != "built-in"]
 
 
-def _of_each_class(y_true: Array, y_pred: Array) -> tuple[Array, Array]:
-    """One-hot truth and probabilities, both (N, classes), for one-against-rest averages."""
-    return np.eye(y_pred.shape[1])[y_true.astype(int)], y_pred
+def compute(names: list[str], y_true: Array, y_pred: Array) -> dict[str, float | None]:
+    """Each named metric; None where it is not defined for these samples."""
+    values = {name: _value(metrics.entry(name), y_true, y_pred) for name in names}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _both_classes(y_true: Array, y_pred: Array) -> bool:
-    present = len(np.unique(y_true))
-    return present == (y_pred.shape[1] if y_pred.ndim == 2 else 2)
+def resample(name: str, y_true: Array, y_pred: Array, counts: Array) -> Array:
+    """A metric of B resamples, (B,); NaN where a resample does not define it.
+
+    Args:
+        counts: (B, N) how often each row was drawn; whole numbers.
+    """
+    entry = metrics.entry(name)
+    form = getattr(entry.object, "weighted", None)
+    if form is not None:
+        values = form(y_true, y_pred, counts.astype(float))
+    else:
+        drawn = (np.repeat(np.arange(len(y_true)), row.astype(int)) for row in counts)
+        values = np.array(
+            [_value(entry, y_true[rows], y_pred[rows]) if len(rows) else math.nan for rows in drawn]
+        )
+    return np.where(np.isfinite(values), values, math.nan)
+
+
+def _value(entry: Entry[Metric], y_true: Array, y_pred: Array) -> float:
+    try:
+        return float(entry.object(y_true, y_pred))
+    except Exception as error:
+        if entry.origin == "built-in":
+            raise
+        raise BadDataError(
+            f"the metric '{entry.name}' fails: {type(error).__name__}: {error}",
+            where=entry.origin,
+            expected="a number, or NaN where the metric is not defined for the samples",
+            hint="mend the plug-in, or run without it",
+        ) from error
+
+
+def _one_against_rest(
+    score: Callable[[Array, Array], Array], y_true: Array, y_pred: Array, weights: Array
+) -> Array:
+    """The score of the positive class; with more classes, the mean of every class against the rest.
+
+    Args:
+        score: of the two arrays that `by_threshold` gives.
+    """
+    if y_pred.ndim == 1:
+        return score(*by_threshold(y_true == 1, y_pred, weights))
+    columns = enumerate(y_pred.T)
+    each = [score(*by_threshold(y_true == number, given, weights)) for number, given in columns]
+    return np.asarray(np.mean(each, axis=0))
 
 
 @metrics.register("accuracy", kinds=CLASSES, better="higher")
-def accuracy(y_true: Array, y_pred: Array) -> float:
+@weighted
+def accuracy(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Share of samples whose class is right: 1/n sum [c_i = y_i], c the likeliest class."""
-    from sklearn.metrics import accuracy_score
-
-    return float(accuracy_score(y_true, class_numbers(y_pred)))
+    return mean((class_numbers(y_pred) == y_true).astype(float), weights)
 
 
 @metrics.register("bce", kinds=CLASSES, better="lower")
-def bce(y_true: Array, y_pred: Array) -> float:
+@weighted
+def bce(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """(Binary) cross-entropy: -1/n sum ln p_i, p_i the probability given to the true class."""
-    from sklearn.metrics import log_loss
-
-    classes = y_pred.shape[1] if y_pred.ndim == 2 else 2
-    return float(log_loss(y_true, y_pred.astype(float), labels=list(range(classes))))
+    given = y_pred.astype(float)
+    columns = given if given.ndim == 2 else np.stack([1 - given, given], axis=1)
+    chosen = columns[np.arange(len(y_true)), y_true.astype(int)]
+    return mean(-np.log(np.clip(chosen, np.finfo(float).eps, 1)), weights)
 
 
 @metrics.register("auroc", kinds=CLASSES, better="higher")
-def auroc(y_true: Array, y_pred: Array) -> float:
+@weighted
+def auroc(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Area under the ROC curve: P(p of a positive > p of a negative); mean of one-against-rest."""
-    from sklearn.metrics import roc_auc_score
+    return _one_against_rest(_area, y_true, y_pred, weights)
 
-    if not _both_classes(y_true, y_pred):
-        return math.nan
-    if y_pred.ndim == 2:
-        return float(roc_auc_score(*_of_each_class(y_true, y_pred), average="macro"))
-    return float(roc_auc_score(y_true, y_pred))
+
+def _area(positives: Array, negatives: Array) -> Array:
+    """Mann-Whitney; ties count half."""
+    below = negatives.sum(axis=1, keepdims=True) - np.cumsum(negatives, axis=1) + negatives / 2
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    return np.asarray((positives * below).sum(axis=1) / pairs)
 
 
 @metrics.register("auprc", kinds=CLASSES, better="higher")
-def auprc(y_true: Array, y_pred: Array) -> float:
+@weighted
+def auprc(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Average precision: sum_k (R_k - R_{k-1}) P_k over thresholds; mean of one-against-rest."""
-    from sklearn.metrics import average_precision_score
+    return _one_against_rest(_average_precision, y_true, y_pred, weights)
 
-    if not _both_classes(y_true, y_pred):
-        return math.nan
-    if y_pred.ndim == 2:
-        return float(average_precision_score(*_of_each_class(y_true, y_pred), average="macro"))
-    return float(average_precision_score(y_true, y_pred))
+
+def _average_precision(positives: Array, negatives: Array) -> Array:
+    above = np.cumsum(positives, axis=1)
+    named = above + np.cumsum(negatives, axis=1)
+    precision = np.where(named > 0, above / named, 0)
+    found = (positives * precision).sum(axis=1) / above[:, -1]
+    # As the AUROC, it says nothing where there is one class alone.
+    return np.asarray(np.where(negatives.sum(axis=1) > 0, found, np.nan))
 
 
 @metrics.register("f1", kinds=CLASSES, better="higher")
-def f1(y_true: Array, y_pred: Array) -> float:
-    """2 TP / (2 TP + FP + FN) of the positive class; with more classes, the mean (macro F1)."""
-    from sklearn.metrics import f1_score
-
-    average = "macro" if y_pred.ndim == 2 else "binary"
-    return float(f1_score(y_true, class_numbers(y_pred), average=average, zero_division=0))
+@weighted
+def f1(y_true: Array, y_pred: Array, weights: Array) -> Array:
+    """2 TP / (2 TP + FP + FN) of the positive class; the mean of more classes (macro F1)."""
+    table = confusion(y_true, y_pred, weights)
+    named = table.sum(axis=1) + table.sum(axis=2)
+    scores = 2 * np.diagonal(table, axis1=1, axis2=2) / named
+    if y_pred.ndim == 2:
+        return mean_of_defined(scores)
+    drawn = weights.sum(axis=1) > 0
+    return np.asarray(np.where((named[:, 1] == 0) & drawn, 0, scores[:, 1]))
 
 
 @metrics.register("sensitivity", kinds=CLASSES, better="higher")
-def sensitivity(y_true: Array, y_pred: Array) -> float:
-    """TP / (TP + FN), the recall of the positive class; with more classes, their mean."""
-    return _recall(y_true, y_pred, positive=1)
+@weighted
+def sensitivity(y_true: Array, y_pred: Array, weights: Array) -> Array:
+    """TP / (TP + FN), the recall of the positive class; the mean of more classes that occur."""
+    recalls = _recalls(y_true, y_pred, weights)
+    return mean_of_defined(recalls) if y_pred.ndim == 2 else np.asarray(recalls[:, 1])
 
 
 @metrics.register("specificity", kinds=("binary",), better="higher")
-def specificity(y_true: Array, y_pred: Array) -> float:
+@weighted
+def specificity(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """TN / (TN + FP), the recall of the negative class."""
-    return _recall(y_true, y_pred, positive=0)
+    return np.asarray(_recalls(y_true, y_pred, weights)[:, 0])
 
 
-def _recall(y_true: Array, y_pred: Array, positive: int) -> float:
-    from sklearn.metrics import recall_score
-
-    numbers = class_numbers(y_pred)
-    if y_pred.ndim == 2:
-        return float(recall_score(y_true, numbers, average="macro", zero_division=0))
-    if not (y_true == positive).any():
-        return math.nan
-    return float(recall_score(y_true, numbers, pos_label=positive))
+def _recalls(y_true: Array, y_pred: Array, weights: Array) -> Array:
+    """(B, classes); NaN for a class that no sample has."""
+    table = confusion(y_true, y_pred, weights)
+    return np.asarray(np.diagonal(table, axis1=1, axis2=2) / table.sum(axis=2))
 
 
 @metrics.register("kappa", kinds=CLASSES, better="higher")
-def kappa(y_true: Array, y_pred: Array) -> float:
+@weighted
+def kappa(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Cohen's kappa: (p_o - p_e) / (1 - p_e), agreement beyond chance."""
-    from sklearn.metrics import cohen_kappa_score
-
-    numbers = class_numbers(y_pred)
-    if len(np.unique(np.concatenate([y_true.astype(int), numbers]))) < 2:
-        return math.nan
-    return float(cohen_kappa_score(y_true, numbers))
+    table = confusion(y_true, y_pred, weights)
+    total = table.sum(axis=(1, 2))
+    observed = np.trace(table, axis1=1, axis2=2) / total
+    chance = (table.sum(axis=1) * table.sum(axis=2)).sum(axis=1) / total**2
+    return np.asarray((observed - chance) / (1 - chance))
 
 
 @metrics.register("mse", kinds=REGRESSION, better="lower")
-def mse(y_true: Array, y_pred: Array) -> float:
+@weighted
+def mse(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Mean squared error: 1/n sum (y - p)^2."""
-    from sklearn.metrics import mean_squared_error
-
-    return float(mean_squared_error(y_true, y_pred))
+    return mean((y_true - y_pred) ** 2, weights)
 
 
 @metrics.register("mae", kinds=REGRESSION, better="lower", unit="label")
-def mae(y_true: Array, y_pred: Array) -> float:
+@weighted
+def mae(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Mean absolute error: 1/n sum |y - p|."""
-    from sklearn.metrics import mean_absolute_error
-
-    return float(mean_absolute_error(y_true, y_pred))
+    return mean(np.abs(y_true - y_pred), weights)
 
 
 @metrics.register("rmse", kinds=REGRESSION, better="lower", unit="label")
-def rmse(y_true: Array, y_pred: Array) -> float:
+@weighted
+def rmse(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Root of the mean squared error: sqrt(1/n sum (y - p)^2)."""
-    return math.sqrt(mse(y_true, y_pred))
+    return np.asarray(np.sqrt(mean((y_true - y_pred) ** 2, weights)))
 
 
 def squared_log_errors(y_true: Array, y_pred: Array) -> Array:
@@ -178,21 +239,24 @@ def squared_log_errors(y_true: Array, y_pred: Array) -> Array:
 
 
 @metrics.register("msle", kinds=REGRESSION, better="lower")
-def msle(y_true: Array, y_pred: Array) -> float:
+@weighted
+def msle(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Mean squared log error (the paper's eq. 3): 1/n sum (ln(1+y) - ln(1+p))^2."""
-    return float(squared_log_errors(y_true, y_pred).mean())
+    return mean(squared_log_errors(y_true, y_pred), weights)
 
 
 @metrics.register("rmsle", kinds=REGRESSION, better="lower")
-def rmsle(y_true: Array, y_pred: Array) -> float:
+@weighted
+def rmsle(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Root mean squared log error (the paper's eq. 4): sqrt(MSLE)."""
-    return math.sqrt(msle(y_true, y_pred))
+    return np.asarray(np.sqrt(mean(squared_log_errors(y_true, y_pred), weights)))
 
 
 @metrics.register("male", kinds=REGRESSION, better="lower")
-def male(y_true: Array, y_pred: Array) -> float:
+@weighted
+def male(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Mean absolute log error: 1/n sum |ln(1+y) - ln(1+p)|; what the paper's 'RMSLE' fits."""
-    return float(np.sqrt(squared_log_errors(y_true, y_pred)).mean())
+    return mean(np.sqrt(squared_log_errors(y_true, y_pred)), weights)
 
 
 def symmetric_errors(y_true: Array, y_pred: Array) -> Array:
@@ -202,14 +266,20 @@ def symmetric_errors(y_true: Array, y_pred: Array) -> Array:
 
 
 @metrics.register("smape", kinds=REGRESSION, better="lower", unit="%")
-def smape(y_true: Array, y_pred: Array) -> float:
+@weighted
+def smape(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Symmetric error in % (eq. 5, no factor 2): 100/n sum |y-p| / (|y|+|p|)."""
-    return float(100 * symmetric_errors(y_true, y_pred).mean())
+    return mean(100 * symmetric_errors(y_true, y_pred), weights)
 
 
 @metrics.register("r2", kinds=REGRESSION, better="higher")
-def r2(y_true: Array, y_pred: Array) -> float:
+@weighted
+def r2(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Coefficient of determination: 1 - sum (y - p)^2 / sum (y - mean y)^2."""
-    from sklearn.metrics import r2_score
-
-    return float(r2_score(y_true, y_pred)) if len(y_true) > 1 else math.nan
+    # About the mean, so that little is lost when squares are subtracted.
+    centred = y_true - y_true.mean()
+    square = mean(centred**2, weights)
+    spread = square - mean(centred, weights) ** 2
+    # Labels that are all alike have no spread; what rounding leaves of it is none.
+    spread = np.where(spread > 1e-12 * square, spread, np.nan)
+    return np.asarray(1 - mean((y_true - y_pred) ** 2, weights) / spread)

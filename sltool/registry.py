@@ -172,7 +172,7 @@ def _origin_of(registered: Any) -> str:
     """Where something comes from that was imported before anybody asked for its name."""
     if registered.__module__.startswith("sltool."):
         return "built-in"
-    return inspect.getsourcefile(registered) or "?"
+    return inspect.getsourcefile(inspect.unwrap(registered)) or "?"
 
 
 def _distribution(point: importlib.metadata.EntryPoint) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import replace
+from math import isfinite
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sltool.cli.command import Terminal, command
-from sltool.cli.evaluate import LevelOption, format_metric
-from sltool.errors import UsageError
+from sltool.cli.evaluate import UNITS, LevelOption, MetricsOption, SplitOption, format_metric
+from sltool.errors import UnknownNameError, UsageError
+from sltool.layout import Question
 
 if TYPE_CHECKING:
     from sltool.experiments.results import Row
+    from sltool.server.comparison import Row as RunRow
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,9 +27,8 @@ def compare(
     runs: Annotated[
         list[str] | None, typer.Argument(help="Runs. Default: all that were evaluated.")
     ] = None,
-    split: Annotated[
-        Literal["test", "validation"], typer.Option("--split", help="test or validation.")
-    ] = "test",
+    metrics: MetricsOption = None,
+    split: SplitOption = "test",
     level: LevelOption = "image",
     intervals: Annotated[
         bool,
@@ -41,11 +44,16 @@ def compare(
     """
     from sltool.server.comparison import compare_runs
 
-    found = compare_runs(terminal.folder, runs or [], split, level)
+    question = Question(split, level)
+    found = _only(metrics, compare_runs(terminal.folder, runs or [], question))
+    if len({one.samples for one in found}) > 1:
+        counts = ", ".join(f"{one.run} {one.samples}" for one in found)
+        terminal.note(f"not tested on the same {UNITS[level]}: {counts}; evaluate the runs again")
     if intervals:
         if level != "image":
             raise UsageError("--intervals are of images", expected="--level image")
-        _with_intervals(terminal, [one.run for one in found], split, [vars(one) for one in found])
+        documents = [vars(one) for one in found]
+        _with_intervals(terminal, [one.run for one in found], question, metrics or [], documents)
         return
     names = list(dict.fromkeys(name for one in found for name in one.metrics))
     terminal.table(
@@ -58,19 +66,44 @@ def compare(
     )
 
 
+def _only(metrics: list[str] | None, found: list[RunRow]) -> list[RunRow]:
+    """The rows with the figures of these metrics alone."""
+    known = {name for one in found for name in one.metrics}
+    for name in metrics or []:
+        if name not in known:
+            raise UnknownNameError.of("metric", name, known, hint="`sltool evaluate` anew adds it")
+    return [
+        replace(one, metrics={name: one.metrics.get(name) for name in metrics or one.metrics})
+        for one in found
+    ]
+
+
 def _with_intervals(
-    terminal: Terminal, runs: list[str], split: str, documents: list[dict[str, Any]]
+    terminal: Terminal,
+    runs: list[str],
+    question: Question,
+    metrics: list[str],
+    documents: list[dict[str, Any]],
 ) -> None:
     from sltool.experiments.report import study_rows
+    from sltool.experiments.results import (
+        difference_document,
+        foremost,
+        interval_document,
+        undefined_draws,
+    )
     from sltool.studyfile import load_study
 
-    rows = study_rows(terminal.folder, load_study(terminal.folder), runs, split)
+    study = load_study(terminal.folder)
+    rows = study_rows(terminal.folder, study, runs, question, metrics)
     for row, known in zip(rows, documents, strict=True):
-        known["intervals"] = {n: {"low": f.low, "high": f.high} for n, f in row.figures.items()}
-        known["against_first"] = {n: vars(d) for n, d in row.differences.items()}
-    names = list(rows[0].figures)[:3]
+        known["intervals"] = {n: interval_document(f) for n, f in row.figures.items()}
+        known["against_first"] = {n: difference_document(d) for n, d in row.differences.items()}
+    for told in undefined_draws(rows):
+        terminal.note(told)
+    names = metrics or foremost(list(rows[0].figures), study.samples.labels.kind)
     terminal.table(
-        {"split": split, "runs": documents},
+        {"split": question.split, "runs": documents},
         ["run", *(head for name in names for head in (name, f"p {name}"))],
         [[row.arm, *(cell for name in names for cell in _cells(row, name))] for row in rows],
     )
@@ -78,5 +111,5 @@ def _with_intervals(
 
 def _cells(row: Row, name: str) -> list[str]:
     one, against = row.figures[name], row.differences.get(name)
-    shown = f"{one.mean:.4f} ({one.low:.4f} to {one.high:.4f})"
-    return [shown, f"{against.p:.3f}" if against else "-"]
+    shown = f"{format_metric(one.mean)} ({format_metric(one.low)} to {format_metric(one.high)})"
+    return [shown, f"{against.p:.3f}" if against and isfinite(against.p) else "-"]

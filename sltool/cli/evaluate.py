@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -20,6 +21,15 @@ LevelOption = Annotated[
         help="What is scored: each image, or the mean over each study (examination) or patient.",
     ),
 ]
+SplitOption = Annotated[
+    Literal["test", "validation"], typer.Option("--split", help="test or validation.")
+]
+MetricsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metrics", metavar="NAME", help="Names as in `sltool list metrics`. Default: all."
+    ),
+]
 UNITS = {"image": "samples", "study": "studies", "patient": "patients"}
 
 
@@ -29,16 +39,9 @@ def add_to(app: typer.Typer) -> None:
 
 def evaluate(
     terminal: Terminal,
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metrics", metavar="NAME", help="Names as in `sltool list metrics`. Default: all."
-        ),
-    ] = None,
+    metrics: MetricsOption = None,
     run: RunOption = "default",
-    split: Annotated[
-        Literal["test", "validation"], typer.Option("--split", help="test or validation.")
-    ] = "test",
+    split: SplitOption = "test",
     level: LevelOption = "image",
     by: Annotated[
         Literal["site"] | None,
@@ -49,10 +52,13 @@ def evaluate(
 ) -> None:
     """Measure a run's best network.
 
-    Test samples of all sites, unless --sites says otherwise. Writes metrics.json and
-    predictions.csv in server/runs/NAME. Makes the store again if it was deleted.
+    Test samples of all sites, unless --sites says otherwise. Writes every metric to metrics.json
+    and the predictions to predictions.csv in server/runs/NAME; with --split, --level or --sites to
+    files of their own, such as metrics-test@C.json and predictions-test@C.csv. Makes the store
+    again if it was deleted.
     """
-    from sltool.server.evaluation import check_run
+    from sltool.metrics import check_metrics
+    from sltool.server.evaluation import ask, check_run
     from sltool.server.evaluation import evaluate as evaluate_run
     from sltool.server.queue import Queue
     from sltool.server.run import find_run
@@ -60,39 +66,34 @@ def evaluate(
 
     folder = terminal.folder
     study = load_study(folder)
-    study.check_sites(sites or [])
+    check_metrics(metrics or [], study.samples.labels.kind)
+    question = ask(study, split, level, sites or [])
     queue = Queue(folder, study)
     check_run(find_run(folder, run), study, queue.store)
     if queue.missing():
         _make_store(terminal, queue)
-    done = evaluate_run(
-        folder,
-        study,
-        queue.store,
-        run,
-        split,
-        level,
-        metrics or [],
-        sites or [],
-        pick_device(device),
-    )
-    columns: dict[str, Any] = {done.split: {"samples": done.samples, "metrics": done.metrics}}
-    if by == "site":
-        columns.update(done.by_site)
-    document = {
-        "run": done.run,
-        "split": done.split,
-        "level": done.level,
-        "samples": done.samples,
-        "metrics": done.metrics,
-        **({"by_site": done.by_site} if by == "site" else {}),
+    done = evaluate_run(folder, study, queue.store, run, question, pick_device(device))
+    names = metrics or list(done.metrics)
+    whole = _shown(done.samples, done.metrics, names)
+    of_sites = {
+        site: _shown(found["samples"], found["metrics"], names)
+        for site, found in done.by_site.items()
+        if by == "site"
     }
+    columns = [(question.name, whole), *of_sites.items()]
     terminal.table(
-        document,
-        ["metric", *(f"{key} ({one['samples']} {UNITS[level]})" for key, one in columns.items())],
+        {
+            "run": done.run,
+            "split": split,
+            "level": level,
+            "sites": list(question.sites) or "all",
+            **whole,
+            **({"by_site": of_sites} if by == "site" else {}),
+        },
+        ["metric", *(f"{name} ({found['samples']} {UNITS[level]})" for name, found in columns)],
         [
-            [name, *(format_metric(one["metrics"][name]) for one in columns.values())]
-            for name in done.metrics
+            [name, *(format_metric(found["metrics"][name]) for _, found in columns)]
+            for name in names
         ],
     )
 
@@ -109,6 +110,10 @@ def _make_store(terminal: Terminal, queue: Queue) -> None:
     report_intake(terminal, intake)
 
 
+def _shown(samples: int, metrics: dict[str, float | None], names: list[str]) -> dict[str, Any]:
+    return {"samples": samples, "metrics": {name: metrics[name] for name in names}}
+
+
 def format_metric(value: float | None) -> str:
     """Four decimals; a dash where the metric is not defined."""
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None or not isfinite(value) else f"{value:.4f}"

@@ -42,15 +42,19 @@ def report(
 
 def show(terminal: Terminal, done: Reported) -> None:
     """Print a report's table, and say where its page is."""
-    from sltool.experiments.results import document
+    from sltool.experiments.results import document, undefined_draws
 
     results = done.results
-    metrics = [name for name in results.metrics if name in results.rows[0].figures]
     terminal.table(
         {**document(results), "page": str(done.page)},
-        ["arm", *metrics],
-        [[row.label, *(_figure(row.figures[name]) for name in metrics)] for row in results.rows],
+        ["arm", *results.metrics],
+        [
+            [row.label, *(_figure(row.figures[name]) for name in results.metrics)]
+            for row in results.rows
+        ],
     )
+    for told in undefined_draws(results.rows):
+        terminal.note(told)
     terminal.note(f"the report is {done.page}")
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from sltool.experiments.outcome import Outcome
 from sltool.files import copy, write_csv
-from sltool.layout import RunFolder, StudyFolder
+from sltool.layout import PLAIN, RunFolder, StudyFolder
 from sltool.progress import Progress
 from sltool.server.evaluation import evaluate, write_predictions
 from sltool.server.feed import Feed
@@ -65,9 +65,9 @@ def train_run(
         trained = train(side.folder, side.study, side.store, plan, device, progress)
     if trained.stopped:
         raise KeyboardInterrupt
-    evaluate(side.folder, side.study, side.store, name, "test", "image", [], [], device)
+    evaluate(side.folder, side.study, side.store, name, PLAIN, device)
     run = side.folder.run(name)
-    for path in (run.history, run.predictions("test")):
+    for path in (run.history, run.predictions(PLAIN)):
         copy(path, target / path.name)
     return Outcome(trained.samples, trained.epochs, trained.best_epoch)
 
@@ -202,7 +202,8 @@ def write_outcome(
     Args:
         y_pred: (N,) or (N, classes) for the test `samples`, in the label's unit or probabilities.
     """
-    write_predictions(RunFolder("arm", target), "test", study, samples, np.asarray(y_pred))
+    path = RunFolder("arm", target).predictions(PLAIN)
+    write_predictions(path, study, samples, np.asarray(y_pred))
     if history:
         write_csv(target / "history.csv", history)
 

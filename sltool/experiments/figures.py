@@ -13,11 +13,12 @@ from sltool.experiments.regression_figures import agreement, errors
 from sltool.experiments.results import Results, Row
 from sltool.experiments.rounding import with_spread
 from sltool.experiments.style import MARKERS, Picture, Sheet, colour, line
+from sltool.registry import metrics
 
 Array = NDArray[Any]
 
 
-UNITS = {"smape": "%", "accuracy": "share of samples"}
+UNITS = {"accuracy": "share of samples"}
 NAMES = {"smape": "sMAPE", "r2": "R²", "auroc": "AUROC", "f1": "F1", "bce": "cross-entropy"} | {
     name: name.upper() for name in ("msle", "rmsle", "male", "mae", "mse", "rmse")
 }
@@ -42,7 +43,9 @@ def _draw_panels(results: Results, sheet: Sheet) -> list[Picture]:
 
 def metric_label(name: str, results: Results) -> str:
     """The metric's name with its unit."""
-    unit = results.labels.get("unit", "") if name in ("mae", "rmse") else UNITS.get(name, "")
+    unit = metrics.entry(name).facts.get("unit", UNITS.get(name, ""))
+    if unit == "label":
+        unit = results.labels.get("unit", "")
     return f"{metric_name(name)} [{unit}]" if unit else metric_name(name)
 
 
@@ -53,14 +56,14 @@ def metric_name(name: str) -> str:
 
 def bars(results: Results, sheet: Sheet) -> Picture:
     """The headline metrics of every arm with 95 % intervals (Fig. 6)."""
-    metrics = [name for name in results.metrics if name in results.rows[0].figures][:3]
+    headlines = results.metrics[:3]
     height = max(2.4, 0.32 * len(results.rows) + 0.9)
-    figure, axes = sheet.figure(9, height, columns=len(metrics))
+    figure, axes = sheet.figure(9, height, columns=len(headlines))
     places = np.arange(len(results.rows))
     labels = [row.label for row in results.rows]
     arms = list(dict.fromkeys(row.arm for row in results.rows))
     colours = [colour(arms.index(row.arm)) for row in results.rows]
-    for number, (axis, metric) in enumerate(zip(axes[0], metrics, strict=True)):
+    for number, (axis, metric) in enumerate(zip(axes[0], headlines, strict=True)):
         shown = [row.figures[metric] for row in results.rows]
         means = np.array([one.mean for one in shown])
         reach = np.array([[one.mean - one.low, one.high - one.mean] for one in shown]).T
@@ -71,10 +74,11 @@ def bars(results: Results, sheet: Sheet) -> Picture:
         axis.set_xlabel(metric_label(metric, results))
         axis.grid(axis="y", visible=False)
         if results.kind != "regression":
-            lowest = np.nanmin(means - reach[0])
+            ends = np.concatenate([means, means - reach[0]])
+            lowest = np.min(ends[np.isfinite(ends)], initial=0.99)
             axis.set_xlim(max(-1.0, lowest - 0.5 * (1 - lowest)), 1)
     sheet.save(figure, "bars")
-    headline = [row.figures[metrics[0]] for row in results.rows]
+    headline = [row.figures[headlines[0]] for row in results.rows]
     best = ", ".join(
         f"{label} {with_spread(one.mean, one.sd, (one.high - one.low) / 2)}"
         for label, one in zip(labels, headline, strict=True)
@@ -82,7 +86,7 @@ def bars(results: Results, sheet: Sheet) -> Picture:
     return Picture(
         "bars",
         "Every arm",
-        f"Bar chart of {', '.join(metrics)} for each arm. {metrics[0]}: {best}.",
+        f"Bar chart of {', '.join(headlines)} for each arm. {headlines[0]}: {best}.",
         "Mean over the seeds; the lines are 95 % bootstrap intervals over test patients."
         + ("" if results.kind == "regression" else " The axes do not begin at 0."),
     )

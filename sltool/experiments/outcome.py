@@ -13,7 +13,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from sltool.files import read_json, write_json
-from sltool.layout import RunFolder
+from sltool.layout import PLAIN, Question, RunFolder
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Finished:
     seconds: float
     folder: Path
     facts: dict[str, Any]
-    split: str = "test"
+    question: Question = PLAIN
     records: Path | None = None
 
     @property
     def predictions(self) -> Path:
-        return RunFolder(self.arm, self.folder).predictions(self.split)
+        return RunFolder(self.arm, self.folder).predictions(self.question)
 
     @property
     def history(self) -> Path:

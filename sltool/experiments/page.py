@@ -13,7 +13,7 @@ from typing import Any
 
 from sltool.experiments import pictures
 from sltool.experiments.figures import metric_label, metric_name
-from sltool.experiments.results import REFERENCE, Results, Row
+from sltool.experiments.results import REFERENCE, Results, Row, undefined_draws
 from sltool.experiments.rounding import interval, p_value, rounded, with_spread
 from sltool.experiments.statistics import Difference, Interval
 from sltool.experiments.style import NARROW, Picture
@@ -68,6 +68,7 @@ def _content(results: Results, drawn: Sequence[Picture], out: Path) -> dict[str,
         "title": results.title,
         "warnings": results.warnings,
         "figures": _figures(results),
+        "undefined": "; ".join(undefined_draws(results.rows)),
         "seeds": len({one.seed for row in results.rows for one in row.finished}),
         "published": _published(results),
         "published_notes": " ".join(notes),
@@ -80,18 +81,17 @@ def _content(results: Results, drawn: Sequence[Picture], out: Path) -> dict[str,
 
 
 def _figures(results: Results) -> DataTable:
-    metrics = [name for name in results.metrics if name in results.rows[0].figures]
-    columns = ["arm", *results.swept, *(metric_label(name, results) for name in metrics)]
+    columns = ["arm", *results.swept, *(metric_label(name, results) for name in results.metrics)]
     columns += ["training samples", "best epoch", "time [s]"]
-    return DataTable(columns, [_figures_row(row, results, metrics) for row in results.rows])
+    return DataTable(columns, [_figures_row(row, results) for row in results.rows])
 
 
-def _figures_row(row: Row, results: Results, metrics: Sequence[str]) -> TableRow:
+def _figures_row(row: Row, results: Results) -> TableRow:
     samples = [one.outcome.samples for one in row.finished]
     epochs = [str(one.outcome.best_epoch) for one in row.finished if one.outcome.epochs]
     cells = [
         *_names(row, results),
-        *(_figure(row.figures[name]) for name in metrics),
+        *(_figure(row.figures[name]) for name in results.metrics),
         Cell(str(round(sum(samples) / len(samples))) if any(samples) else "none"),
         Cell(", ".join(epochs) or "-"),
         Cell(f"{row.seconds:.1f}"),
@@ -137,16 +137,15 @@ def _differences(results: Results) -> DataTable | None:
     compared = [row for row in results.rows if row.differences]
     if not compared:
         return None
-    metrics = [name for name in results.metrics if name in compared[0].differences][:3]
     columns = ["arm", *results.swept]
-    for name in metrics:
+    for name in results.compared:
         columns += [
             f"{metric_label(name, results)}: minus {REFERENCE}",
             f"p of {metric_name(name)}",
         ]
     rows = []
     for row in compared:
-        cells = [cell for name in metrics for cell in _difference(row.differences[name])]
+        cells = [cell for name in results.compared for cell in _difference(row.differences[name])]
         rows.append(TableRow([*_names(row, results), *cells]))
     return DataTable(columns, rows)
 

@@ -17,9 +17,9 @@ from sltool.experiments.outcome import Finished, Outcome
 from sltool.experiments.page import write_page
 from sltool.experiments.results import REFERENCE, Results, Row, make_rows, write_results
 from sltool.experiments.runner import Plan
-from sltool.experiments.statistics import WEIGHTED
 from sltool.files import read_csv
-from sltool.layout import RunFolder, StudyFolder
+from sltool.layout import PLAIN, Question, RunFolder, StudyFolder
+from sltool.metrics import metrics_for, plugin_metrics
 from sltool.server.plan import read_settings
 from sltool.study import Study
 
@@ -45,8 +45,8 @@ class Reported:
 
 def report_plan(plan: Plan, finished: list[Finished], out: Path) -> Reported:
     """The report of a comparison."""
-    metrics = tuple(name for name in plan.case.metrics if name in WEIGHTED)
     facts = finished[0].facts
+    metrics = shown_metrics(facts["labels"]["kind"], plan.case.metrics)
     warnings = (LEAK,) if not plan.case.patients and _one_sample_a_group(facts) else ()
     left_out = {arm: why for one in finished for arm, why in one.facts["left_out"].items()}
     results = Results(
@@ -69,36 +69,53 @@ def report_runs(folder: StudyFolder, study: Study, names: Sequence[str], out: Pa
         UnknownNameError: there is no such run.
         StageOrderError: a run was not evaluated on the test samples, or none was.
     """
-    rows = study_rows(folder, study, names, "test")
+    rows = study_rows(folder, study, names, PLAIN)
     finished = [row.finished[0] for row in rows]
     results = Results(
         title=f"Runs of the study {study.id[:8]} ({study.dataset.name})",
         labels=study.samples.labels.model_dump(mode="json"),
-        metrics=HEADLINES[study.samples.labels.kind],
+        metrics=shown_metrics(study.samples.labels.kind),
         rows=rows,
         setup={**_study_setup(study, finished), **_time(finished), **_machine()},
     )
     return _write(results, out)
 
 
-def study_rows(folder: StudyFolder, study: Study, names: Sequence[str], split: str) -> list[Row]:
-    """The figures of a study's runs on a split, the others compared with the first.
+def study_rows(
+    folder: StudyFolder,
+    study: Study,
+    names: Sequence[str],
+    question: Question,
+    wanted: Sequence[str] = (),
+) -> list[Row]:
+    """The figures of a study's runs on a question's images, the others compared with the first.
+
+    Args:
+        wanted: metrics; none means the usual ones.
 
     Raises as `report_runs` does.
     """
-    runs = [_evaluated(folder, name, split) for name in names] or [
+    runs = [_evaluated(folder, name, question) for name in names] or [
         folder.run(name)
         for name in folder.run_names()
-        if folder.run(name).predictions(split).is_file()
+        if folder.run(name).predictions(question).is_file()
     ]
     if not runs:
         raise StageOrderError(
-            f"no run has {split} predictions yet",
+            f"no run has {question.split} predictions yet",
             where=folder.runs,
             hint="run `sltool server-train` and `sltool evaluate` first",
         )
-    finished = [_of_run(run, split) for run in runs]
-    return make_rows(finished, HEADLINES[study.samples.labels.kind], finished[0].arm)
+    finished = [_of_run(run, question) for run in runs]
+    metrics = wanted or shown_metrics(study.samples.labels.kind)
+    return make_rows(finished, metrics, finished[0].arm)
+
+
+def shown_metrics(kind: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+    """Those of `wanted` that are for this kind of labels, or else its usual ones; and plug-ins'."""
+    known = metrics_for(kind)
+    fitting = [name for name in wanted if name in known]
+    return tuple(dict.fromkeys([*(fitting or HEADLINES[kind]), *plugin_metrics(kind)]))
 
 
 def _write(results: Results, out: Path) -> Reported:
@@ -107,20 +124,20 @@ def _write(results: Results, out: Path) -> Reported:
     return Reported(write_page(results, drawn, out), results)
 
 
-def _evaluated(folder: StudyFolder, name: str, split: str) -> RunFolder:
+def _evaluated(folder: StudyFolder, name: str, question: Question) -> RunFolder:
     run = folder.run(name)
     if not run.settings.is_file():
         raise UnknownNameError.of("run", name, folder.run_names())
-    if not run.predictions(split).is_file():
+    if not run.predictions(question).is_file():
         raise StageOrderError(
-            f"run '{name}' has no {split} predictions",
+            f"run '{name}' has no {question.split} predictions",
             where=run.root,
-            hint=f"run `sltool evaluate --run {name} --split {split}` first",
+            hint=f"run `sltool evaluate --run {name} --split {question.split}` first",
         )
     return run
 
 
-def _of_run(run: RunFolder, split: str) -> Finished:
+def _of_run(run: RunFolder, question: Question) -> Finished:
     hint = f"run `sltool server-train --run {run.name}` again: it is written from the checkpoint"
     rows = read_csv(run.history, ("epoch", "samples", "seconds"), hint)
     settings = read_settings(run)
@@ -135,7 +152,7 @@ def _of_run(run: RunFolder, split: str) -> Finished:
     best = losses.index(min(losses)) + 1 if losses else len(rows)
     outcome = Outcome(samples, len(rows), best)
     return Finished(
-        run.name, {}, settings["seed"], outcome, seconds, run.root, dict(settings), split
+        run.name, {}, settings["seed"], outcome, seconds, run.root, dict(settings), question
     )
 
 

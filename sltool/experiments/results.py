@@ -18,6 +18,7 @@ from sltool.experiments.outcome import Finished
 from sltool.experiments.paper import Published
 from sltool.experiments.statistics import Difference, Interval, Table, difference, intervals
 from sltool.files import write_csv, write_json
+from sltool.metrics import plugin_metrics
 
 REFERENCE = "multi"
 
@@ -88,9 +89,19 @@ class Results:
         """The keys that were swept."""
         return list(dict.fromkeys(key for row in self.rows for key in row.sweep))
 
+    @property
+    def compared(self) -> list[str]:
+        """The metrics whose differences are shown; of those of the tool itself the first three."""
+        return foremost(self.metrics, self.kind)
+
     def first_cell(self) -> list[Row]:
         """The arms of one cell, for the pictures that show samples."""
         return [row for row in self.rows if row.sweep == self.rows[0].sweep]
+
+
+def foremost(metrics: Sequence[str], kind: str) -> list[str]:
+    """The first three metrics, and those of plug-ins."""
+    return list(dict.fromkeys([*metrics[:3], *(m for m in plugin_metrics(kind) if m in metrics)]))
 
 
 def read_table(path: Path, records: Path | None) -> Table:
@@ -196,17 +207,37 @@ def _row_document(row: Row) -> dict[str, Any]:
             name: {
                 "mean": _number(one.mean),
                 "sd": _number(one.sd),
-                "low": _number(one.low),
-                "high": _number(one.high),
+                **interval_document(one),
                 "seeds": [_number(value) for value in one.seeds],
             }
             for name, one in row.figures.items()
         },
         "against_reference": {
-            name: {key: _number(value) for key, value in vars(one).items()}
-            for name, one in row.differences.items()
+            name: difference_document(one) for name, one in row.differences.items()
         },
     }
+
+
+def interval_document(one: Interval) -> dict[str, Any]:
+    """The interval's ends, None where there is none, and how many draws were undefined."""
+    return {"low": _number(one.low), "high": _number(one.high), "undefined": one.undefined}
+
+
+def difference_document(one: Difference) -> dict[str, Any]:
+    """Everything of it; None for what is not defined."""
+    ends = {key: _number(getattr(one, key)) for key in ("mean", "low", "high", "p")}
+    return {**ends, "undefined": one.undefined}
+
+
+def undefined_draws(rows: Iterable[Row]) -> list[str]:
+    """A sentence for each figure that some draws leave undefined."""
+    return [
+        f"{row.label}: {one.undefined} of {len(one.draws)} resamples leave {name} undefined, and "
+        "count against it"
+        for row in rows
+        for name, one in row.figures.items()
+        if one.undefined
+    ]
 
 
 def _number(value: float) -> float | None:

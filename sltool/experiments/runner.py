@@ -1,6 +1,7 @@
 """Running a comparison: every arm of every cell and seed, each once, in folders of its own.
 
     OUT/comparison.json                    the case and its settings
+    OUT/source.json                        what the source looked like: private
     OUT/cells/CELL/seed-0/arms/ARM/        predictions.csv, history.csv, arm.json (written last)
     OUT/cells/CELL/seed-0/records.csv      pseudonym, record and patient of the test samples
     OUT/cells/CELL/seed-0/cell.json        counts, digests, settings
@@ -26,9 +27,10 @@ from sltool.experiments.cases import Case
 from sltool.experiments.outcome import Finished, finish, is_finished, read_finished
 from sltool.experiments.pictures import feature_map_picture
 from sltool.experiments.sweep import Cell, grid
-from sltool.files import read_csv, read_json, write_csv, write_json
+from sltool.files import read_csv, read_json, write_csv, write_json, write_text
 from sltool.names import check_name
 from sltool.progress import Once, Progress
+from sltool.site.fingerprint import Fingerprint, fingerprint
 
 RECORDS = "records.csv"
 # Its columns.
@@ -106,7 +108,8 @@ def run_plan(plan: Plan, out: Path, force: bool, progress: Progress) -> list[Fin
 
 def _claim(plan: Plan, out: Path, force: bool) -> None:
     """Arms, seeds and cells may be added to a comparison; what they share may not change."""
-    path = out / "comparison.json"
+    path, source = out / "comparison.json", out / "source.json"
+    looked = fingerprint(plan.source)
     now = {
         "case": plan.case.name,
         "dataset": plan.dataset,
@@ -117,7 +120,8 @@ def _claim(plan: Plan, out: Path, force: bool) -> None:
     # Before the first cell, as after a wrong --source, there is nothing to go on with.
     if (out / "cells").is_dir() and path.is_file() and not force:
         before = read_json(path, dict[str, Any], "the record of the comparison", DAMAGED)
-        changed = [key for key in now if before.get(key) != now[key]]
+        # The source may be called otherwise today: what counts is what lies in it.
+        changed = [key for key in now if key != "source" and before.get(key) != now[key]]
         if changed:
             key = changed[0]
             raise UsageError(
@@ -125,7 +129,17 @@ def _claim(plan: Plan, out: Path, force: bool) -> None:
                 where=path,
                 hint="give another --out, or --force to run it anew",
             )
+        files = read_json(source, dict[str, list[int]], "the record of the source", DAMAGED)
+        changes = looked.changes_since(Fingerprint.from_json(files))
+        if changes:
+            raise UsageError(
+                f"the comparison there was made from another source: {changes}",
+                where=plan.source or "the data that comes with the dataset",
+                expected="the files that it was begun with, with their sizes and times",
+                hint="give another --out, or --force to run it anew",
+            )
     write_json(path, now)
+    write_text(source, looked.to_json().decode("ascii"))
 
 
 def _run_cell(

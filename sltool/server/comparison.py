@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sltool.errors import StageOrderError
-from sltool.layout import StudyFolder
-from sltool.server.evaluation import metrics_entry, read_metrics
-from sltool.server.levels import Level
+from sltool.layout import Question, StudyFolder
+from sltool.server.evaluation import read_metrics
 from sltool.server.run import find_run, run_settings
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run's figures on a split."""
+    """One run's answer to a question."""
 
     run: str
     sites: list[str]
@@ -23,23 +22,22 @@ class Row:
     metrics: dict[str, Any]
 
 
-def compare_runs(
-    folder: StudyFolder, names: Sequence[str], split: str, level: Level = "image"
-) -> list[Row]:
-    """One row a run, in the order of `names` (none: every run that was evaluated so).
+def compare_runs(folder: StudyFolder, names: Sequence[str], question: Question) -> list[Row]:
+    """One row a run, in the order of `names` (none: every run that was asked the question).
 
     Raises:
         UnknownNameError: there is no run of that name.
-        StageOrderError: none has begun; one was not evaluated on that split, or none was.
+        StageOrderError: none has begun; one was not asked the question, or none was.
     """
+    split, level = question.split, question.level
     rows = []
     for name in names or folder.run_names():
         run = find_run(folder, name)
-        figures = read_metrics(run).get(metrics_entry(split, level))
+        figures = read_metrics(run, question)
         if figures is None and names:
             raise StageOrderError(
                 f"run '{name}' has no {split} figures at the level {level}",
-                where=run.metrics,
+                where=run.metrics(question),
                 hint=f"run `sltool evaluate --run {name} --split {split} --level {level}` first",
             )
         if figures is not None:

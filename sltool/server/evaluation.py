@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from typing_extensions import TypedDict
 
 from sltool.errors import StageOrderError, StudyMismatchError
 from sltool.files import read_json, write_csv, write_json
-from sltool.layout import RunFolder, StudyFolder
-from sltool.metrics import Array, check_metrics, compute, metrics_for
+from sltool.layout import Level, Question, RunFolder, StudyFolder
+from sltool.metrics import Array, compute, metrics_for
 from sltool.models.base import load_weights, outline
-from sltool.server.levels import Level, gather, group_numbers
+from sltool.server.levels import gather, group_numbers
 from sltool.server.run import find_run, run_settings
 from sltool.server.store import Samples, Store
 from sltool.server.task import Task
@@ -25,7 +26,7 @@ from sltool.study import Study
 
 
 class Figures(TypedDict):
-    """What is read of an entry of `metrics.json`."""
+    """What is read of a question's figures."""
 
     samples: int
     metrics: dict[str, float | None]
@@ -33,14 +34,14 @@ class Figures(TypedDict):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one run on one split; `samples` counts what the level says.
+    """Every figure of one run on the samples of one question.
 
-    `by_site` has the same figures for each site's samples alone.
+    Attributes:
+        samples: counts what the question's level says.
+        by_site: the same figures for each site's samples alone.
     """
 
     run: str
-    split: str
-    level: Level
     samples: int
     metrics: dict[str, float | None]
     by_site: dict[str, dict[str, Any]]
@@ -51,19 +52,15 @@ def evaluate(
     study: Study,
     store: Store,
     name: str,
-    split: str,
-    level: Level,
-    metrics: list[str],
-    sites: Sequence[str],
+    question: Question,
     device: torch.device,
 ) -> Evaluation:
-    """Predict, write `predictions.csv` and `metrics.json`, and return the figures.
+    """Predict, write the question's predictions and figures, and return the figures.
 
     Args:
-        level: what is scored: every image, every study (examination) or every patient; see
-            `sltool.server.levels`. `predictions.csv` has the images in any case.
-        metrics: names; none means all for the study's kind of labels.
-        sites: whose samples; none means all, whatever the run was trained on.
+        question: its level is what is scored: every image, every study (examination) or every
+            patient; see `sltool.server.levels`. The predictions are of images in any case. All
+            sites means whatever has arrived, also of sites that the run was not trained on.
 
     Raises:
         UnknownNameError: no run has this name.
@@ -73,17 +70,19 @@ def evaluate(
     """
     run = find_run(folder, name)
     check_run(run, study, store)
-    samples = store.samples(split, sites)
+    samples = store.samples(question.split, question.sites)
     if not len(samples):
+        of = f" of {' '.join(question.sites)}" if question.sites else ""
         raise StageOrderError(
-            f"no {split} sample has arrived", where=store.folder, hint="ship the sites' shards"
+            f"no {question.split} sample{of} has arrived",
+            where=store.folder,
+            hint="ship the sites' shards",
         )
     kind = study.samples.labels.kind
-    names = metrics or metrics_for(kind)
-    check_metrics(names, kind)
-    groups = group_numbers(samples.groups, level, study.dataset.name)
+    names = metrics_for(kind)
+    groups = group_numbers(samples.groups, question.level, study.dataset.name)
     y_pred = _predict(run, study, samples, device)
-    write_predictions(run, split, study, samples, y_pred)
+    write_predictions(run.predictions(question), study, samples, y_pred)
     labels = samples.labels.numpy().astype(float)
 
     def score(part: slice | NDArray[np.bool_]) -> dict[str, Any]:
@@ -92,9 +91,20 @@ def evaluate(
         return {"samples": len(y_true), "metrics": compute(names, y_true, scores)}
 
     by_site = {site: score(samples.site == n) for n, site in enumerate(samples.sites)}
-    result = Evaluation(name, split, level, **score(slice(None)), by_site=by_site)
-    _write_metrics(run, result)
+    result = Evaluation(name, **score(slice(None)), by_site=by_site)
+    _write_metrics(run, question, result)
     return result
+
+
+def ask(study: Study, split: str, level: Level, sites: Sequence[str]) -> Question:
+    """The question about these sites' samples; all sites by name are all sites.
+
+    Raises:
+        UnknownNameError: the study has no site of that name.
+    """
+    study.check_sites(sites)
+    named = set(sites)
+    return Question(split, level, () if named >= study.sites.keys() else tuple(sorted(named)))
 
 
 def check_run(run: RunFolder, study: Study, store: Store) -> None:
@@ -124,10 +134,8 @@ def _predict(run: RunFolder, study: Study, samples: Samples, device: torch.devic
     return task.predict(predict(network.to(device), samples, device)).numpy()
 
 
-def write_predictions(
-    run: RunFolder, split: str, study: Study, samples: Samples, y_pred: Array
-) -> None:
-    """Publish `predictions.csv`: `y_pred` is (N,), or (N, classes) for several classes."""
+def write_predictions(path: Path, study: Study, samples: Samples, y_pred: Array) -> None:
+    """Publish a table of predictions: `y_pred` is (N,), or (N, classes) for several classes."""
     columns = ["y_pred"]
     if y_pred.ndim == 2:
         columns = [f"y_pred_{name}" for name in study.samples.labels.classes]
@@ -143,35 +151,30 @@ def write_predictions(
         }
         for number in range(len(samples))
     )
-    write_csv(run.predictions(split), rows, ["pseudonym", "group", "site", "y_true", *columns])
+    write_csv(path, rows, ["pseudonym", "group", "site", "y_true", *columns])
 
 
-def _write_metrics(run: RunFolder, result: Evaluation) -> None:
-    """Enter the figures into `metrics.json`, beside those of other splits and levels."""
-    known: dict[str, Any] = {**read_metrics(run)}
-    entry = metrics_entry(result.split, result.level)
-    known[entry] = {
+def _write_metrics(run: RunFolder, question: Question, result: Evaluation) -> None:
+    entry = {
+        "split": question.split,
+        "level": question.level,
+        "sites": list(question.sites) or "all",
         "samples": result.samples,
         "metrics": result.metrics,
         "by_site": result.by_site,
     }
-    write_json(run.metrics, known)
+    write_json(run.metrics(question), {question.name: entry})
 
 
-def read_metrics(run: RunFolder) -> dict[str, Figures]:
-    """`metrics.json`: entry -> {samples, metrics}; {} where nothing was evaluated.
-
-    `metrics_entry` says what an entry is called.
+def read_metrics(run: RunFolder, question: Question) -> Figures | None:
+    """The figures of a question; None where it was not asked yet.
 
     Raises:
         BadDataError: the file is damaged.
     """
-    if not run.metrics.is_file():
-        return {}
+    path = run.metrics(question)
+    if not path.is_file():
+        return None
     hint = f"delete the file and run `sltool evaluate --run {run.name}` again"
-    return dict(read_json(run.metrics, dict[str, Figures], "the run's metrics", hint))
-
-
-def metrics_entry(split: str, level: Level = "image") -> str:
-    """The key in `metrics.json`: 'test' for each image, 'test-study', 'test-patient'."""
-    return split if level == "image" else f"{split}-{level}"
+    known = read_json(path, dict[str, Figures], "the run's metrics", hint)
+    return known.get(question.name)

@@ -7,15 +7,12 @@ any of the studies is; for regression, the mean counts.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sltool.errors import BadDataError, UsageError
+from sltool.layout import Level
 from sltool.metrics import Array
-
-Level = Literal["image", "study", "patient"]
 
 
 def group_numbers(

@@ -17,7 +17,8 @@ from sltool.models.base import build, outline
 from sltool.progress import Progress
 from sltool.registry import datasets, models
 from sltool.site.encode import load_privacy_layer
-from sltool.site.prepare import Prepared, prepare, prepared_before
+from sltool.site.fingerprint import Fingerprint, fingerprint
+from sltool.site.prepare import Prepared, prepare, prepared_before, prepared_source
 from sltool.study import Choice, ModelChoice, Section, Study
 from sltool.studyfile import load_study, render, replace_samples, validate
 from sltool.yaml_text import parse_yaml
@@ -53,10 +54,13 @@ def prepare_study(
         study, notes = _new(folder, name, source, overrides)
     dataset = _dataset(study)
     study = _agreed(folder, study, dataset, seed, force, progress)
-    state = _state(study, source)
+    looked = fingerprint(source, folder.own)
+    state = _state(study, looked)
     done = None if force else prepared_before(folder, study, state)
     if done is None:
-        done = prepare(folder, study, dataset, source, progress, workers, state)
+        if not force:
+            _tell_changes(folder, study, looked, progress)
+        done = prepare(folder, study, dataset, source, progress, workers, state, looked)
     return replace(done, notes=[*notes, *done.notes])
 
 
@@ -227,10 +231,20 @@ def _write_privacy_layer(folder: StudyFolder, study: Study, seed: int) -> None:
         part.write_bytes(save(weights))
 
 
-def _state(study: Study, source: Path | None) -> str:
+def _tell_changes(
+    folder: StudyFolder, study: Study, looked: Fingerprint, progress: Progress
+) -> None:
+    """Say on the terminal, and in no file, how the source differs from what was prepared before."""
+    before = prepared_source(folder, study)
+    changes = looked.changes_since(before) if before else ""
+    if changes:
+        progress.note(f"the source is not what was prepared before: {changes}; preparing anew")
+
+
+def _state(study: Study, looked: Fingerprint) -> str:
     made_from = {
         "dataset": study.dataset.model_dump(mode="json"),
         "samples": study.samples.model_dump(mode="json"),
-        "source": str(source.resolve()) if source else None,
+        "source": looked.digest,
     }
     return hashlib.sha256(canonical_json(made_from)).hexdigest()

@@ -26,6 +26,7 @@ from sltool.files import early_writeback, part_of, remove, write_csv
 from sltool.layout import StudyFolder
 from sltool.progress import Advance, Progress
 from sltool.site.counts import count_parts
+from sltool.site.fingerprint import Fingerprint
 from sltool.site.private import create_private, open_private, write_text_column
 from sltool.study import Labels, Study
 
@@ -77,8 +78,12 @@ def prepare(
     progress: Progress,
     workers: int,
     state: str,
+    looked: Fingerprint,
 ) -> Prepared:
     """Write `prepared.h5` and, if samples were left out, `refused.csv`.
+
+    Args:
+        looked: what the source looked like before it was read; kept in `prepared.h5`.
 
     Raises:
         BadDataError: nothing usable, a class without samples, or too many unreadable files.
@@ -102,8 +107,19 @@ def prepare(
         parts = count_parts(scan, kept, study.samples.labels)
         result = Prepared(study.dataset.name, len(kept), counts, parts, refused, scan.notes)
         file.attrs["result"] = json.dumps(asdict(result))
+        file["source"] = np.frombuffer(looked.to_json(), np.uint8)
     _write_refused(folder.refused, refused)
     return result
+
+
+def prepared_source(folder: StudyFolder, study: Study) -> Fingerprint | None:
+    """What the source of `prepared.h5` looked like; None where there is none."""
+    if not folder.prepared.is_file():
+        return None
+    with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
+        if "source" not in prepared.file:
+            return None
+        return Fingerprint.from_json(json.loads(prepared.file["source"][:].tobytes()))
 
 
 def prepared_before(folder: StudyFolder, study: Study, state: str) -> Prepared | None:

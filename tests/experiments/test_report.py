@@ -241,3 +241,62 @@ def test_a_density_has_no_mass_below_zero() -> None:
     short = np.linspace(0, np.quantile(values, 0.75), 400)
     assert np.trapezoid(density(values, short), short) == pytest.approx(0.75, abs=0.05)
     assert np.isnan(density(np.full(50, 1e-12), grid)).all()
+    chosen = study("compare", "C", "--intervals", "--metrics", "mse", "--json").ok().json["runs"][0]
+    assert list(chosen["metrics"]) == list(chosen["intervals"]) == ["mse"]
+    wrong = study("compare", "--metrics", "sampe")
+    assert wrong.code == 2
+    assert "did you mean 'smape'" in wrong.err
+
+
+PLUGIN = """
+import numpy as np
+
+from sltool.registry import metrics
+from sltool.weighted import mean, weighted
+
+
+@metrics.register("worst", kinds=("regression",), better="lower", unit="label")
+def worst(y_true, y_pred):
+    "The largest error, which has no weighted form."
+    return float(np.abs(y_true - y_pred).max())
+
+
+@metrics.register("off-by-20", kinds=("regression",), better="lower", unit="%")
+@weighted
+def off_by_20(y_true, y_pred, weights):
+    "Share of the samples that are 20 or more off."
+    return mean(100.0 * (np.abs(y_true - y_pred) >= 20), weights)
+"""
+
+
+def test_a_plug_ins_metric_stands_in_report_and_compare(study: Sltool, tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(PLUGIN)
+    with_it = ("default", "C", "--plugins-dir", plugin)
+    for arm in study("report", *with_it, "--json").ok().json["arms"]:
+        assert {"worst", "off-by-20"} < arm["metrics"].keys()
+        one = arm["metrics"]["worst"]
+        assert 0 < one["low"] < one["mean"]
+        assert one["undefined"] == 0
+    page = (study.folder / "server" / "report" / "report.html").read_text()
+    assert "worst [mg/dL]" in page
+    assert "off-by-20 [%]: minus" in page
+    table = (study.folder / "server" / "report" / "results.csv").read_text()
+    assert "default,worst," in table
+    shown = study("compare", *with_it, "--intervals").ok().out
+    assert "p worst" in shown
+    assert "p off-by-20" in shown
+
+
+def test_resamples_without_a_figure_are_told(study: Sltool, tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        PLUGIN.replace("return float(", "return float('nan') if y_true.max() < 180 else float(")
+    )
+    ran = study("report", "default", "--plugins-dir", plugin, "--json").ok()
+    one = ran.json["arms"][0]["metrics"]["worst"]
+    assert 0 < one["undefined"] < 2000
+    told = f"default: {one['undefined']} of 2000 resamples leave worst undefined"
+    assert told in ran.err
+    assert told in (study.folder / "server" / "report" / "report.html").read_text()
+    assert told in study("compare", "default", "--intervals", "--plugins-dir", plugin).ok().err

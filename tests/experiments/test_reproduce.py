@@ -169,6 +169,30 @@ def test_a_forgotten_source_can_be_given_the_next_time(sltool: Sltool, slices: P
     assert "the comparison there has the settings" in other.err
 
 
+def test_a_comparison_knows_its_source_by_its_files(sltool: Sltool, slices: Path) -> None:
+    call = ("reproduce", "covid-ct", "--seeds", 1, "--arms", "single:A", "--out", "out")
+    quick = ("--set", "training.epochs=1", "encoding.views=1", "dataset.size=32")
+    sltool(*call, *quick, "--source", slices).ok()
+    record = sltool.folder / "out" / "source.json"
+    assert record.stat().st_mode & 0o077 == 0
+    elsewhere = slices.rename(slices.with_name("elsewhere"))
+    sltool(*call, *quick, "--source", elsewhere).ok()
+    # Another source of the same base name.
+    other = slices.parent / "other" / "elsewhere"
+    for name in ("COVID", "non-COVID"):
+        (other / name).mkdir(parents=True)
+        for path in sorted((elsewhere / name).iterdir())[1:]:
+            (other / name / path.name).symlink_to(path.resolve())
+    refused = sltool(*call, *quick, "--source", other)
+    assert refused.code == 2
+    gone = min((elsewhere / "COVID").iterdir()).name
+    assert f"made from another source: 2 files removed (COVID/{gone}, non-COVID/" in refused.err
+    assert "--force" in refused.err
+    out = sltool.folder / "out"
+    for path in (out / "report.html", out / "results.json", out / "comparison.json"):
+        assert gone not in path.read_text()
+
+
 def test_ct_slices(sltool: Sltool, slices: Path) -> None:
     done = sltool(
         *("reproduce", "covid-ct", "--source", slices, "--seeds", 1, "--out", "out", "--json"),

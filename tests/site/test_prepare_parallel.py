@@ -13,6 +13,7 @@ from sltool.layout import StudyFolder
 from sltool.progress import Silent
 from sltool.registry import datasets
 from sltool.site import prepare as stage
+from sltool.site.fingerprint import fingerprint
 from sltool.study import Study
 from tests.conftest import Sltool
 from tests.images import two_classes
@@ -30,7 +31,8 @@ def prepared(folder: Path, source: Path, workers: int) -> tuple[dict[str, Any], 
         }
     )
     target = StudyFolder(folder)
-    done = stage.prepare(target, study, dataset, source, Silent(), workers, "state")
+    looked = fingerprint(source)
+    done = stage.prepare(target, study, dataset, source, Silent(), workers, "state", looked)
     with h5py.File(target.prepared) as file:
         return {name: np.asarray(file[name]) for name in file}, done
 
