@@ -59,6 +59,6 @@ def calibration(results: Results, sheet: Sheet) -> Picture:
 
 def _square(sheet: Sheet) -> tuple[Any, Any]:
     """A figure with its diagonal."""
-    figure, axes = sheet.figure(4.8, 4.8)
+    figure, axes = sheet.figure(4.2, 4.2)
     axes[0][0].plot([0, 1], [0, 1], color="#888", linewidth=0.8)
     return figure, axes[0][0]

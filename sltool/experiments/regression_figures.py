@@ -109,8 +109,8 @@ def agreement(results: Results, sheet: Sheet) -> Picture:
         f"Scatter plots of predicted against true values, and of their difference against their "
         f"mean with bias and 95 % limits of agreement, for {', '.join(row.arm for row in rows)}.",
         "Predicted against true: the line is perfect agreement. Difference against mean: bias "
-        "and 95 % limits of agreement (Bland and Altman, 1986). The outermost 0.1 to 0.5 % of points "
-        "may lie outside.",
+        "and 95 % limits of agreement (Bland and Altman, 1986). The outermost 0.1 to 0.5 % of "
+        "points may lie outside.",
     )
 
 

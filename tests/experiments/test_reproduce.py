@@ -205,6 +205,8 @@ def test_ct_slices(sltool: Sltool, slices: Path) -> None:
     for name in ("bars", "curves", "roc", "calibration", "feature-maps"):
         for kind in ("png", "svg"):
             assert (out / "figures" / f"{name}.{kind}").stat().st_size > 0
+    for name in ("bars", "curves", "feature-maps"):
+        assert (out / "figures" / f"{name}-narrow.png").stat().st_size > 0
     history = out / "cells" / "base" / "seed-0" / "arms" / "federated" / "history.csv"
     assert {"epoch", "train_loss", "validation_loss", "validation_accuracy"} <= set(
         pd.read_csv(history).columns
