@@ -67,8 +67,14 @@ def is_finite(network: nn.Module) -> bool:
     )
 
 
-def diverged(what: str, epoch: int, step: int, settings: Training, precision: str) -> DivergedError:
-    """The error for a run of which `what` is not finite from a step (from 1) of an epoch on."""
+def diverged(
+    what: str, epoch: int, step: int, settings: Training, precision: str = "fp32"
+) -> DivergedError:
+    """The error for a run of which `what` is not finite from a step (from 1) of an epoch on.
+
+    Args:
+        precision: of a run whose precision can be chosen.
+    """
     clip = settings.clip_gradient
     ways = [
         f"a training.learning_rate below {settings.learning_rate:g}",

@@ -130,7 +130,8 @@ class Sampler:
 
     def ahead(self) -> NDArray[np.bytes_]:
         """The pseudonyms of the samples in `taken`: what to carry over to other samples."""
-        return self._samples.pseudonyms[self.taken.numpy()]
+        ahead: NDArray[np.bytes_] = self._samples.pseudonyms[self.taken.numpy()]
+        return ahead
 
 
 def even_batches(epoch: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:

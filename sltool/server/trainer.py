@@ -19,7 +19,7 @@ from sltool.errors import DivergedError
 from sltool.server.basis import Basis, Best, Data, copied
 from sltool.server.checkpoint import Checkpoint
 from sltool.server.divergence import EpochLoss, diverged
-from sltool.server.feed import Feed
+from sltool.server.feed import Feed, channels_last
 from sltool.server.optimizer import Descent
 from sltool.server.precision import Precision
 from sltool.server.ranks import Ranks
@@ -68,7 +68,7 @@ class Trainer:
         self._control = control
         self._ranks = ranks
         self._device = precision.device
-        self._network = ranks.prepare(_channels_last(network), self._device)
+        self._network = ranks.prepare(channels_last(network), self._device)
         self._model = ranks.wrap(self._network)
         self._descent = Descent(self._network, settings)
         self._step = 0
@@ -113,10 +113,8 @@ class Trainer:
             self._reset_epoch()
         if self.best.epoch and before.validation != self._basis.validation:
             self._measure_best()
-            loss = f"{self.best.loss:.5g}"
-            said.append(
-                f"epoch {self.best.epoch}, the best, has validation loss {loss} from now on"
-            )
+            best, loss = self.best.epoch, self.best.loss
+            said.append(f"the best epoch, {best}, has validation loss {loss:.5g} from now on")
         return said
 
     @property
@@ -318,8 +316,3 @@ def predict(network: nn.Module, samples: Samples, device: torch.device) -> torch
     """The network's outputs for every sample's first view, (N, outputs) float32 on the CPU."""
     precision = Precision("fp32", device, "for figures")
     return torch.cat(list(outputs_of(network, samples, torch.arange(len(samples)), precision)))
-
-
-def _channels_last(network: nn.Module) -> nn.Module:
-    moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved

@@ -55,9 +55,8 @@ def test_the_last_good_checkpoint_and_model_stay_and_can_be_used(shipped: Server
     assert shipped.sltool("server-train").code == DIVERGED
     assert (shipped.run_folder() / "checkpoint.pt").read_bytes() == before
     done = len(losses)
-    assert (
-        shipped.sltool("server-train", "--max-epochs", done, "--json").ok().json["epochs"] == done
-    )
+    ran = shipped.sltool("server-train", "--max-epochs", done, "--json").ok()
+    assert ran.json["epochs"] == done
 
 
 def test_nothing_is_left_to_use_when_the_first_epoch_diverges(shipped: Server) -> None:
