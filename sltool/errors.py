@@ -10,7 +10,8 @@ SltoolError               1   a fault of ours
 ├── ShardRefusedError     4   a shard breaks the format or carries bad data
 │   └── HeldError             it looks wrong and waits for approval
 ├── NotTrustedError       5   key, signature or enrolment
-└── StudyMismatchError    6   a file belongs to another study or encoding
+├── StudyMismatchError    6   a file belongs to another study or encoding
+└── DivergedError         7   training reached a loss that is not a finite number
 
 Each says what is wrong, where, what was expected and what to do next; `cli/main.py` prints it.
 """
@@ -129,6 +130,12 @@ class StudyMismatchError(SltoolError):
     """A file belongs to another study or encoding."""
 
     exit_code = 6
+
+
+class DivergedError(SltoolError):
+    """Training reached a loss or weights that are not finite numbers."""
+
+    exit_code = 7
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ app = typer.Typer(
     name="sltool",
     help="Train one model on the data of many hospitals without sharing an image or a record.",
     epilog="Exit codes: 0 done, 2 wrong usage, 3 bad input data, 4 a shard was refused, "
-    "5 not trusted, 6 the study does not match, 1 a fault of ours.",
+    "5 not trusted, 6 the study does not match, 7 training diverged, 1 a fault of ours.",
     add_completion=False,
     pretty_exceptions_enable=False,
     # Plain help: importing rich's renderer would double the time of `sltool --help`.

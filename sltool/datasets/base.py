@@ -34,12 +34,16 @@ Loader = Callable[[int], NDArray[Any]]
 class Scan:
     """What a dataset found in a source: N samples, and all that it left out.
 
+    `prepare` checks it (`sltool.site.check_scan`): a field that is not as said here is an error.
+
     Attributes:
         inputs: the samples: an array (N, *shape); or image files that `prepare` decodes in
             parallel; or a function from the sample's number to its array of `shape`, which is
-            called from several threads and may raise `UnreadableSampleError`.
+            called from several threads and may raise `UnreadableSampleError`. Finite numbers of
+            one dtype.
         labels: (N,) float32, or (N,) int64 class numbers.
-        records: N names of the samples inside the hospital: a path, a row. Never leave the site.
+        records: N names of the samples inside the hospital, each once: a path, a row. Never leave
+            the site.
         groups: N names of patients, whom a split may never tear apart.
         examinations: N names of examinations within a patient, where several samples make up one.
         official: N splits ('train', 'validation', 'test') from the source's own lists, or ''.

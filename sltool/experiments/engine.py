@@ -6,6 +6,7 @@ server has no business with (federated, online): the same optimiser, schedule, l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from sltool.experiments.outcome import Outcome
 from sltool.files import copy, write_csv
 from sltool.layout import PLAIN, RunFolder, StudyFolder
 from sltool.progress import Progress
+from sltool.server.divergence import diverged, is_finite
 from sltool.server.evaluation import evaluate, write_predictions
 from sltool.server.feed import Feed
 from sltool.server.lock import only_server
@@ -117,7 +119,11 @@ class Loop:
         self._descent = Descent(self.network, self._settings)
 
     def epoch(self, number: int, forward: Forward) -> float:
-        """One pass in the order of (seed, number); returns the mean training loss."""
+        """One pass in the order of (seed, number); returns the mean training loss.
+
+        Raises:
+            DivergedError: the loss or a weight is no finite number any more.
+        """
         self.network.train()
         torch.manual_seed(hash((self._seed, number)) & (2**63 - 1))
         total = 0.0
@@ -129,6 +135,10 @@ class Loop:
             loss = self._task.loss(outputs.float(), self._feed.labels(order))
             self._descent.step(loss)
             total += loss.item() * len(order)
+            if not math.isfinite(total):
+                raise diverged("training loss", number + 1, step + 1, self._settings)
+        if not is_finite(self.network):
+            raise diverged("training loss", number + 1, len(batches), self._settings)
         return total / len(self.samples)
 
     def _order(self, number: int) -> torch.Tensor:

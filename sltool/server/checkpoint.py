@@ -21,10 +21,13 @@ class Checkpoint:
         epoch, step: epochs done, and steps done of the epoch under way.
         loss: sum of the training loss over the samples of that epoch so far.
         network, optimizer: their state dicts.
-        taken: where the sampler stood at the start of that epoch.
+        taken: (n, ID_BYTES) uint8, the pseudonyms of the samples that were, at the start of that
+            epoch, one turn ahead of the others of their site. Not positions: samples come and go.
         shards: digest -> the first epoch (from 1) of which it was a part.
+        train, validation: digests of the samples (`Basis`) that the figures rest on.
+        since: epochs that were done when those samples last changed.
         best: state dict of the server network with the lowest validation loss so far.
-        best_epoch, best_loss: of that network.
+        best_epoch, best_loss, best_figures: of that network (`Best`).
         history: one row an epoch, as in `history.csv`.
 
     There is no random state: every step seeds torch anew (`Trainer`).
@@ -37,9 +40,13 @@ class Checkpoint:
     optimizer: dict[str, Any]
     taken: torch.Tensor
     shards: dict[str, int]
+    train: str
+    validation: str
+    since: int
     best: dict[str, Any]
     best_epoch: int
     best_loss: float
+    best_figures: dict[str, float]
     history: list[dict[str, Any]]
 
     def save(self, path: Path) -> None:
@@ -57,7 +64,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; only tensors and plain values are unpickled.
 
     Raises:
-        BadDataError: the file is damaged.
+        BadDataError: the file is damaged, or of another version of sltool.
     """
     try:
         return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
@@ -72,7 +79,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ValueError,
     ) as error:
         raise BadDataError(
-            "the checkpoint is damaged",
+            "the checkpoint is damaged, or of another version of sltool",
             where=path,
             hint="train under another --run name, or again with --force",
         ) from error

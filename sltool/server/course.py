@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from sltool import __version__
+from sltool.errors import DivergedError
 from sltool.files import remove
 from sltool.layout import RunFolder, StudyFolder
 from sltool.models.base import build
@@ -17,16 +19,13 @@ from sltool.server.plan import Plan, check_same, read_settings, settings_of
 from sltool.server.precision import Precision, choose_precision
 from sltool.server.ranks import Ranks
 from sltool.server.record import Record
-from sltool.server.roster import Roster, carried
+from sltool.server.roster import Roster
 from sltool.server.stop import Stop
 from sltool.server.store import Store
 from sltool.server.task import Task
 from sltool.server.trainer import Trainer
 from sltool.server.watch import News, watching
 from sltool.study import Study
-
-# The columns of `history.csv` that go into the model card.
-METRICS = ("_loss", "_accuracy")
 
 
 class Course:
@@ -90,8 +89,12 @@ class Course:
                 advance(trainer.epoch)
                 while not self._done and not self._ranks.any(stop()):
                     self._prepare_epoch()
-                    if not self._run_epoch(stop):
-                        break
+                    try:
+                        if not self._run_epoch(stop):
+                            break
+                    except DivergedError as error:
+                        self._leave_what_is_good(error)
+                        raise
                     advance(1)
             self._end(stop)
         if self._ranks.is_first:
@@ -133,7 +136,9 @@ class Course:
     def _take_up(self, checkpoint: Checkpoint) -> None:
         self.trainer.restore(checkpoint)
         self._roster.take_up(checkpoint.shards)
-        self._use(checkpoint.taken)
+        if not self._done:
+            self._roster.check_sites()
+        self._use()
         if checkpoint.history and self._ranks.is_first:
             # A run that was killed right after its checkpoint lacks the last epoch there.
             self._record.history(checkpoint.history)
@@ -162,19 +167,22 @@ class Course:
     def _join(self) -> None:
         """Let the shards that have arrived take part from the next epoch on."""
         epoch = self.trainer.epoch + 1
-        before = self._roster.segments()
         if not self._roster.join(epoch):
             return
-        now = self._roster.segments()
-        self._use(carried(before, now, self.trainer.taken) if before else None)
+        self._use()
         self._say(f"epoch {epoch}: joined {' '.join(self._roster.since(epoch))}")
         self._say(f"an epoch takes {_shares(self.trainer.shares)}")
 
-    def _use(self, taken: torch.Tensor | None) -> None:
+    def _use(self) -> None:
         data = self._roster.data()
         if not len(data.validation):
             self._progress.note("no validation sample: the last epoch is taken as the best")
-        self.trainer.use(data, taken)
+        done = self._done
+        self.trainer.use(data)
+        if not done:
+            # A run that is done stays as it is, with the figures that it was done with.
+            for text in self.trainer.settle():
+                self._say(text)
         if self._ranks.is_first:
             self._record.settings({**self._settings, **self._roster.documents()})
 
@@ -206,10 +214,27 @@ class Course:
             self._save()
             self.stopped = stop.reason or "another process was told to stop"
         elif trainer.stalled:
-            self.stopped = f"no lower validation loss since epoch {trainer.best_epoch}"
+            self.stopped = f"no lower validation loss since epoch {trainer.stands_since}"
         elif trainer.epoch < self._study.training.epochs:
             self.stopped = f"--max-epochs {self._plan.max_epochs}"
         self._say(f"stopped: {self.stopped or 'all epochs are done'}")
+
+    def _leave_what_is_good(self, error: DivergedError) -> None:
+        """Publish the best epoch of a run that diverged, and tell what there is."""
+        trainer = self.trainer
+        error.where = str(self._run.root)
+        error.hint += ", under another --run NAME or anew with --force; "
+        error.hint += (
+            f"the checkpoint of epoch {trainer.epoch} stays, and the model of epoch "
+            f"{trainer.best.epoch}"
+            if trainer.best.epoch
+            else "no epoch was done before, so there is no checkpoint"
+        )
+        self._say(error.what)
+        if self._ranks.is_first:
+            self._publish_model()
+        # The first process to end ends the job.
+        self._ranks.told(None)
 
     def _note_left_out(self) -> None:
         left = self._roster.left_out()
@@ -220,28 +245,47 @@ class Course:
             )
 
     def _publish_model(self) -> None:
-        trainer = self.trainer
-        if not trainer.best_epoch:
+        trainer, best = self.trainer, self.trainer.best
+        if not best.epoch:
             return
-        best = trainer.history[trainer.best_epoch - 1]
+        sites = _trained_on(trainer.history[: best.epoch])
+        self._note_missing(sites)
         card = {
             "run": self._run.name,
             "study": self._study.id,
             "encoding": self._store.encoding,
             "model": self._settings["model"],
             "seed": self._plan.seed,
-            "sites": trainer.shares,
-            "shards": sorted(self._roster.shards),
+            "sites": sites,
+            "shards": self._roster.behind(best.epoch),
             "epochs": trainer.epoch,
-            "best_epoch": trainer.best_epoch,
-            "metrics": {key: value for key, value in best.items() if key.endswith(METRICS)},
+            "best_epoch": best.epoch,
+            "metrics": best.figures,
             "tool": f"sltool {__version__}",
         }
-        self._record.model(trainer.best_network(), card)
+        self._record.model(best.network(), card)
+
+    def _note_missing(self, sites: dict[str, int]) -> None:
+        """Tell that the published weights are from before a site joined."""
+        late = [site for site in self.trainer.shares if site not in sites]
+        if late:
+            self._progress.note(
+                f"site{'s' * (len(late) > 1)} {' '.join(late)} joined after epoch "
+                f"{self.trainer.best.epoch}, which is still the best on the validation samples of "
+                f"all: the model was trained on {' '.join(sites)} alone"
+            )
 
     def _say(self, text: str) -> None:
         if self._ranks.is_first:
             self._record.say(text)
+
+
+def _trained_on(history: list[dict[str, Any]]) -> dict[str, int]:
+    """Every site in these epochs, with its samples in the last epoch of which it was a part."""
+    sites: dict[str, int] = {}
+    for row in history:
+        sites |= {site: int(n) for site, n in (pair.split("=") for pair in row["sites"].split())}
+    return dict(sorted(sites.items()))
 
 
 def _shares(counts: dict[str, int]) -> str:

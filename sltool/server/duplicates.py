@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sltool.errors import ShardRefusedError
 from sltool.server.store import Store
+from sltool.shard.payload import ID_BYTES
 
 
 class Duplicates:
@@ -39,4 +40,5 @@ class Duplicates:
 
 def _prefixes(pseudonyms: NDArray[np.bytes_]) -> NDArray[np.uint64]:
     """The first 8 of each pseudonym's bytes as a number: random, so almost never alike."""
-    return np.ascontiguousarray(pseudonyms).view(np.uint64).reshape(len(pseudonyms), -1)[:, 0]
+    words = ID_BYTES // np.dtype(np.uint64).itemsize
+    return np.ascontiguousarray(pseudonyms).view(np.uint64).reshape(-1, words)[:, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from sltool.server.store import Samples
 
@@ -41,3 +42,9 @@ class Feed:
     def labels(self, positions: torch.Tensor) -> torch.Tensor:
         """The labels of the samples at these positions, (n,) float32 or int64."""
         return self._labels[positions.to(self._device)]
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network, whose weights lie in memory as the batches do."""
+    moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved

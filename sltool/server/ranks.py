@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -55,9 +55,22 @@ class Ranks:
             return value
         import torch.distributed as dist
 
+        return self._reduced(value, dist.ReduceOp.SUM)
+
+    def least(self, number: int) -> int:
+        """The least of all ranks' numbers."""
+        if self.world == 1:
+            return number
+        import torch.distributed as dist
+
+        return int(self._reduced(torch.tensor(number), dist.ReduceOp.MIN))
+
+    def _reduced(self, value: torch.Tensor, operation: Any) -> torch.Tensor:
+        import torch.distributed as dist
+
         device = value.device
         total = value.cuda() if dist.get_backend() == "nccl" else value.clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, operation)
         return total.to(device)
 
     def share(self, batch: torch.Tensor) -> torch.Tensor:

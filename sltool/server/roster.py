@@ -6,12 +6,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sltool.errors import BadDataError, StageOrderError
+from sltool.server.basis import Data
 from sltool.server.ranks import Ranks
 from sltool.server.store import Segment, Store
-from sltool.server.trainer import Data
 
 
 class Roster:
@@ -59,7 +57,7 @@ class Roster:
         self._check_there(arrived)
         new = [digest for digest in arrived if digest not in self.shards]
         self.shards = {**self.shards, **dict.fromkeys(new, epoch)}
-        self._check_sites()
+        self.check_sites()
         return self._used() != before
 
     def since(self, epoch: int) -> list[str]:
@@ -78,9 +76,13 @@ class Roster:
         )
         return Data(train, validation)
 
-    def segments(self) -> list[Segment]:
-        """The training shards, in the order of their samples."""
-        return self._store.chosen("train", self._sites, self.shards)
+    def behind(self, epoch: int) -> list[str]:
+        """The digests behind the weights of `epoch`: trained on till then, or chosen by now."""
+        return sorted(
+            one.digest
+            for one in self._used()
+            if one.split == "validation" or self.shards[one.digest] <= epoch
+        )
 
     def documents(self) -> dict[str, Any]:
         """`sites` and `shards` for `run.json`."""
@@ -94,7 +96,10 @@ class Roster:
             }
             for one in used
         ]
-        return {"sites": sorted({one.site for one in self.segments()}), "shards": shards}
+        return {"sites": sorted(self._training_sites()), "shards": shards}
+
+    def _training_sites(self) -> set[str]:
+        return {one.site for one in self._used() if one.split == "train" and one.samples}
 
     def _used(self) -> list[Segment]:
         return [one for one in self._arrived() if one.digest in self.shards]
@@ -116,30 +121,19 @@ class Roster:
                 "the same folder",
             )
 
-    def _check_sites(self) -> None:
-        there = {one.site for one in self.segments()}
+    def check_sites(self) -> None:
+        """Raise `StageOrderError` if there are no training samples, or none of a named site."""
+        there = self._training_sites()
         for site in self._sites:
             if site not in there:
                 raise StageOrderError(
-                    f"no training shard of site {site} has arrived",
+                    f"no training sample of site {site} is there",
                     where=self._inbox,
                     hint=f"run `sltool client-encode` and `sltool ship` at site {site}",
                 )
         if not there:
             raise StageOrderError(
-                "no training shard has arrived yet",
+                "no training sample is there yet",
                 where=self._inbox,
                 hint="run `sltool client-encode` and `sltool ship` at the sites",
             )
-
-
-def carried(before: list[Segment], now: list[Segment], taken: torch.Tensor) -> torch.Tensor:
-    """Where the sampler stands when shards join: those that stay as they were keep their turns."""
-    parts = torch.split(taken, [one.samples for one in before])
-    known = {(one.digest, one.samples): part for one, part in zip(before, parts, strict=True)}
-    return torch.cat(
-        [
-            known.get((one.digest, one.samples), torch.zeros(one.samples, dtype=torch.bool))
-            for one in now
-        ]
-    )

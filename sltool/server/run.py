@@ -70,7 +70,7 @@ def train(
         run=run.name,
         sites=list(trainer.shares),
         epochs=trainer.epoch,
-        best_epoch=trainer.best_epoch,
+        best_epoch=trainer.best.epoch,
         samples=sum(trainer.shares.values()),
         seconds=seconds,
         samples_per_second=trainer.trained / seconds,

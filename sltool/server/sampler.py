@@ -128,6 +128,11 @@ class Sampler:
         """The epoch that was drawn last is done."""
         self.taken = self._following
 
+    def ahead(self) -> NDArray[np.bytes_]:
+        """The pseudonyms of the samples in `taken`: what to carry over to other samples."""
+        ahead: NDArray[np.bytes_] = self._samples.pseudonyms[self.taken.numpy()]
+        return ahead
+
 
 def even_batches(epoch: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
     """An epoch's (n,) samples in the fewest batches of at most `size`, alike but for one sample.

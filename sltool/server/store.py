@@ -124,7 +124,7 @@ class Store:
 
     def sites(self) -> list[str]:
         """The sites that have sent training samples."""
-        return sorted({one.site for one in self.segments if one.split == "train"})
+        return sorted({one.site for one in self.segments if one.split == "train" and one.samples})
 
     def stage(
         self,
@@ -188,8 +188,11 @@ class Store:
         sites: Sequence[str] | None = None,
         shards: Collection[str] | None = None,
     ) -> Samples:
-        """The samples of the `chosen` segments, in their order."""
-        chosen = self.chosen(split, sites, shards)
+        """The samples of the `chosen` segments, in their order.
+
+        A site whose samples were all withdrawn is none of `Samples.sites`.
+        """
+        chosen = [one for one in self.chosen(split, sites, shards) if one.samples]
         names = sorted({one.site for one in chosen})
         index = _concatenate([np.arange(one.start, one.start + one.samples) for one in chosen])
         length = self._length(split)

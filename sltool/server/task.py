@@ -42,6 +42,11 @@ class Task:
                 f"training.{key} does not fit regression labels", expected="classes, or no such key"
             )
 
+    @property
+    def class_weights(self) -> torch.Tensor | None:
+        """(classes,) float32: how much a sample of each class counts; None: all alike."""
+        return self._class_weights
+
     def balance(self, labels: torch.Tensor) -> None:
         """Weigh the classes by these (N,) training labels, if the study says so.
 

@@ -7,33 +7,32 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from sltool.errors import DivergedError
+from sltool.server.basis import Basis, Best, Data, copied
 from sltool.server.checkpoint import Checkpoint
-from sltool.server.feed import Feed
+from sltool.server.divergence import EpochLoss, diverged
+from sltool.server.feed import Feed, channels_last
 from sltool.server.optimizer import Descent
 from sltool.server.precision import Precision
 from sltool.server.ranks import Ranks
 from sltool.server.sampler import Sampler, SiteControl, even_batches
-from sltool.server.store import Samples
+from sltool.server.store import ID_DTYPE, Samples
 from sltool.server.task import Task
 from sltool.study import Training
 
 EVALUATION_BATCH = 512
 # With several ranks, a wish to stop is asked for every so many steps.
 STEPS_BETWEEN_ASKING = 8
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run trains on."""
-
-    train: Samples
-    validation: Samples
+# Looking at the loss makes a GPU wait for the step.
+STEPS_BETWEEN_LOOKS = 64
 
 
 class Trainer:
@@ -59,7 +58,7 @@ class Trainer:
     ) -> None:
         torch.set_flush_denormal(True)
         self.epoch = 0
-        self.best_epoch = 0
+        self.best = Best()
         self.history: list[dict[str, Any]] = []
         self.trained = 0
         self._task = task
@@ -69,38 +68,59 @@ class Trainer:
         self._control = control
         self._ranks = ranks
         self._device = precision.device
-        self._network = ranks.prepare(_channels_last(network), self._device)
+        self._network = ranks.prepare(channels_last(network), self._device)
         self._model = ranks.wrap(self._network)
         self._descent = Descent(self._network, settings)
         self._step = 0
-        self._loss = torch.zeros((), device=self._device)
-        self._best: dict[str, torch.Tensor] = {}
-        self._best_loss = math.inf
+        self._loss = EpochLoss(self._device, ranks)
+        self._basis = Basis()
+        self._since = 0
         self._data: Data
         self._sampler: Sampler
+        self._ahead: NDArray[np.bytes_] = np.empty(0, ID_DTYPE)
         self._seconds = 0.0
 
-    def use(self, data: Data, taken: torch.Tensor | None = None) -> None:
+    def use(self, data: Data) -> None:
         """Train on these samples from now on; only between two epochs, or after `restore`.
+
+        Samples that were there before keep their turns.
 
         Args:
             data: validation may be empty; then the last epoch is the best.
-            taken: where the sampler stands among them; None: at the start.
         """
         self._data = data
+        taken = torch.from_numpy(np.isin(data.train.pseudonyms, self._ahead))
         self._sampler = Sampler(data.train, self._control, self._seed, taken)
         self._feed = Feed(data.train, self._device)
         self._task.balance(data.train.labels)
+
+    def settle(self) -> list[str]:
+        """Start over whatever rests on the samples of before, if `use` has brought others.
+
+        That is early stopping; the best epoch's figures, if the validation loss is another one
+        now; and an epoch under way, whose order is lost with a training sample. At every rank.
+
+        Returns:
+            Lines for the log.
+        """
+        before, said = self._basis, []
+        self._basis = Basis.of(self._data, self._task)
+        if before in (Basis(), self._basis):
+            return []
+        self._since = self.epoch
+        if self.begun and before.train != self._basis.train:
+            said.append(f"epoch {self.epoch + 1} begins anew: its training samples are others now")
+            self._reset_epoch()
+        if self.best.epoch and before.validation != self._basis.validation:
+            self._measure_best()
+            best, loss = self.best.epoch, self.best.loss
+            said.append(f"the best epoch, {best}, has validation loss {loss:.5g} from now on")
+        return said
 
     @property
     def shares(self) -> dict[str, int]:
         """Samples of each site in an epoch."""
         return self._sampler.counts
-
-    @property
-    def taken(self) -> torch.Tensor:
-        """Where the sampler stands."""
-        return self._sampler.taken
 
     @property
     def begun(self) -> bool:
@@ -111,13 +131,22 @@ class Trainer:
     def stalled(self) -> bool:
         """Whether early stopping says that the run is done."""
         patience = self._settings.patience
-        return patience is not None and self.epoch - self.best_epoch >= patience
+        return patience is not None and self.epoch - self.stands_since >= patience
+
+    @property
+    def stands_since(self) -> int:
+        """The epoch that no later one has beaten on the samples of now."""
+        return max(self.best.epoch, self._since)
 
     def run_epoch(self, stop: Callable[[], bool]) -> dict[str, Any] | None:
         """Train one epoch, or what is left of it, validate, and return its row of `history.csv`.
 
         Args:
             stop: asked after every step; the epoch is left there if it says so, and None returned.
+
+        Raises:
+            DivergedError: a loss or a weight is not finite, at any rank; raised at every rank. The
+                best epoch and the history stay as they were.
         """
         started = time.monotonic() - self._seconds
         if not self._train(stop):
@@ -126,44 +155,46 @@ class Trainer:
         size = len(self._sampler)
         row = {
             "epoch": self.epoch + 1,
-            "train_loss": self._ranks.sum(self._loss).item() / size,
+            "train_loss": self._loss.total().item() / size,
         }
-        loss = row["train_loss"]
-        if len(self._data.validation):
-            loss = self._validate(row)
+        row |= self._validate()
+        loss = row.get("validation_loss", math.inf)
+        if "validation_loss" in row and not math.isfinite(loss):
+            raise self._diverged("validation loss", self._step)
         self.epoch += 1
-        if loss < self._best_loss or not len(self._data.validation):
-            self._best_loss, self.best_epoch = loss, self.epoch
-            self._best = _copy(self._network.state_dict())
+        if loss < self.best.loss or not len(self._data.validation):
+            figures = {key: value for key, value in row.items() if key != "epoch"}
+            self.best = Best(self.epoch, loss, figures, copied(self._network))
         row["samples"] = size
         row["seconds"] = time.monotonic() - started
-        self._start_over()
+        self._sampler.finish()
+        self._ahead = self._sampler.ahead()
+        self._reset_epoch()
         self.history.append(row)
         return row
 
-    def _start_over(self) -> None:
-        self._sampler.finish()
+    def _reset_epoch(self) -> None:
         self._step = 0
         self._seconds = 0.0
-        self._loss = torch.zeros((), device=self._device)
-
-    def best_network(self) -> dict[str, torch.Tensor]:
-        """The state dict of the best epoch, on the CPU and in plain memory order; {} before it."""
-        return {name: value.cpu().contiguous() for name, value in self._best.items()}
+        self._loss.reset()
 
     def checkpoint(self, shards: dict[str, int]) -> Checkpoint:
         """The run's whole state."""
         return Checkpoint(
             epoch=self.epoch,
             step=self._step,
-            loss=self._ranks.sum(self._loss),
+            loss=self._loss.total(),
             network=self._network.state_dict(),
             optimizer=self._descent.optimizer.state_dict(),
-            taken=self._sampler.taken,
+            taken=torch.from_numpy(self._ahead.view(np.uint8).reshape(-1, ID_DTYPE.itemsize)),
             shards=shards,
-            best=self._best,
-            best_epoch=self.best_epoch,
-            best_loss=self._best_loss,
+            train=self._basis.train,
+            validation=self._basis.validation,
+            since=self._since,
+            best=self.best.weights,
+            best_epoch=self.best.epoch,
+            best_loss=self.best.loss,
+            best_figures=self.best.figures,
             history=self.history,
         )
 
@@ -173,11 +204,13 @@ class Trainer:
         self._descent.optimizer.load_state_dict(checkpoint.optimizer)
         self.epoch = checkpoint.epoch
         self._step = checkpoint.step
-        if self._ranks.is_first:
-            self._loss = checkpoint.loss.to(self._device)
-        self._best = checkpoint.best
-        self._best_loss = checkpoint.best_loss
-        self.best_epoch = checkpoint.best_epoch
+        self._loss.take_up(checkpoint.loss, checkpoint.step)
+        self._ahead = checkpoint.taken.numpy().view(ID_DTYPE).reshape(-1)
+        self._basis = Basis(checkpoint.train, checkpoint.validation)
+        self._since = checkpoint.since
+        self.best = Best(
+            checkpoint.best_epoch, checkpoint.best_loss, checkpoint.best_figures, checkpoint.best
+        )
         self.history = checkpoint.history
 
     def _train(self, stop: Callable[[], bool]) -> bool:
@@ -190,9 +223,21 @@ class Trainer:
             self._descent.set_rate(self.epoch + self._step / steps)
             self._train_step(order[self._step], rows[self._step])
             self._step += 1
+            if self._step % STEPS_BETWEEN_LOOKS == 0:
+                self._check_sound()
             if self._asked(stop) and self._step < steps:
+                self._check_sound(self._network)
                 return False
+        self._check_sound(self._network)
         return True
+
+    def _check_sound(self, network: nn.Module | None = None) -> None:
+        """Raise `DivergedError` if a step, or what it left of the network, was not finite."""
+        if broken := self._loss.broken_from(self._step, network):
+            raise self._diverged("training loss", broken)
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        return diverged(what, self.epoch + 1, step, self._settings, self._precision.name)
 
     def _asked(self, stop: Callable[[], bool]) -> bool:
         if self._ranks.world == 1:
@@ -212,7 +257,7 @@ class Trainer:
         # The mean over ranks of these is the mean over the batch.
         weight = count * self._ranks.world / len(order)
         self._descent.step(loss if weight == 1 else loss * weight)
-        self._loss += loss.detach() * count
+        self._loss.add(loss, count)
         self.trained += len(order)
 
     def _seed_step(self) -> None:
@@ -222,9 +267,21 @@ class Trainer:
         if self._device.type == "cuda":
             torch.cuda.manual_seed(mixed)
 
-    def _validate(self, row: dict[str, Any]) -> float:
-        """Add the validation figures to `row`; returns the loss."""
+    def _measure_best(self) -> None:
+        """Bring the best epoch's figures to the validation samples of now."""
+        present = copied(self._network)
+        self._network.load_state_dict(self.best.weights)
+        figures = {"train_loss": self.best.figures["train_loss"], **self._validate()}
+        self._network.load_state_dict(present)
+        loss = figures.get("validation_loss", math.inf)
+        # NaN would be beaten by nothing.
+        self.best = replace(self.best, loss=math.inf if math.isnan(loss) else loss, figures=figures)
+
+    def _validate(self) -> dict[str, float]:
+        """The validation columns of `history.csv`; {} without validation samples."""
         samples = self._data.validation
+        if not len(samples):
+            return {}
         classes = self._task.labels.kind != "regression"
         total = torch.zeros(2, dtype=torch.float64)
         mine = self._ranks.share(torch.arange(len(samples)))
@@ -234,10 +291,7 @@ class Trainer:
             total[0] += self._task.loss(outputs, labels) * len(positions)
             total[1] += self._task.correct(outputs, labels) if classes else 0
         loss, correct = (self._ranks.sum(total) / len(samples)).tolist()
-        row["validation_loss"] = loss
-        if classes:
-            row["validation_accuracy"] = correct
-        return float(loss)
+        return {"validation_loss": loss} | ({"validation_accuracy": correct} if classes else {})
 
 
 def outputs_of(
@@ -262,12 +316,3 @@ def predict(network: nn.Module, samples: Samples, device: torch.device) -> torch
     """The network's outputs for every sample's first view, (N, outputs) float32 on the CPU."""
     precision = Precision("fp32", device, "for figures")
     return torch.cat(list(outputs_of(network, samples, torch.arange(len(samples)), precision)))
-
-
-def _channels_last(network: nn.Module) -> nn.Module:
-    moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved
-
-
-def _copy(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in state.items()}

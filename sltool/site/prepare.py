@@ -25,6 +25,7 @@ from sltool.errors import BadDataError
 from sltool.files import early_writeback, part_of, remove, write_csv
 from sltool.layout import StudyFolder
 from sltool.progress import Advance, Progress
+from sltool.site.check_scan import InputCheck, check_scan
 from sltool.site.counts import count_parts
 from sltool.site.fingerprint import Fingerprint
 from sltool.site.private import create_private, open_private, write_text_column
@@ -86,9 +87,11 @@ def prepare(
         looked: what the source looked like before it was read; kept in `prepared.h5`.
 
     Raises:
-        BadDataError: nothing usable, a class without samples, or too many unreadable files.
+        BadDataError: nothing usable, a class without samples, too many unreadable files, or the
+            dataset gives what `Scan` does not allow.
     """
-    scan = dataset.scan(source)
+    scan = check_scan(dataset.scan(source), study.dataset.name, study.samples)
+    check = InputCheck(study.dataset.name, study.samples.shape)
     if len(scan) == 0:
         raise BadDataError(
             f"no usable sample was found; {len(scan.refused)} were refused",
@@ -101,7 +104,7 @@ def prepare(
         create_private(folder.prepared, study.id, state) as file,
         early_writeback(part_of(folder.prepared), WRITEBACK_BYTES) as wrote,
     ):
-        kept = _write_inputs(file, scan, study.samples.shape, refused, progress, workers, wrote)
+        kept = _write_inputs(file, scan, check, refused, progress, workers, wrote)
         _check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
         counts = _write_columns(file, scan, kept, study.samples.labels)
         parts = count_parts(scan, kept, study.samples.labels)
@@ -144,7 +147,7 @@ def prepared_before(folder: StudyFolder, study: Study, state: str) -> Prepared |
 def _write_inputs(
     file: h5py.File,
     scan: Scan,
-    shape: tuple[int, ...],
+    check: InputCheck,
     refused: list[Refused],
     progress: Progress,
     workers: int,
@@ -158,8 +161,10 @@ def _write_inputs(
     inputs: h5py.Dataset | None = None
     kept: list[int] = []
     with progress.bar("prepare", len(scan)) as advance:
-        for arrays, numbers, unreadable in _batches(scan, workers):
+        for arrays, numbers, unreadable in _batches(scan, check, workers):
+            check.check(arrays, numbers)
             if numbers:
+                shape = arrays.shape[1:]
                 if inputs is None:
                     inputs = file.create_dataset(
                         "inputs",
@@ -177,7 +182,7 @@ def _write_inputs(
     return kept
 
 
-def _batches(scan: Scan, workers: int) -> Iterator[Batch]:
+def _batches(scan: Scan, check: InputCheck, workers: int) -> Iterator[Batch]:
     """The scan's samples in order, at most a few batches in memory at a time."""
     spans = [range(start, min(start + BATCH, len(scan))) for start in range(0, len(scan), BATCH)]
     if isinstance(scan.inputs, np.ndarray):
@@ -195,7 +200,7 @@ def _batches(scan: Scan, workers: int) -> Iterator[Batch]:
                 unreadable = [Refused(record, reason) for record, reason in told if reason]
                 yield arrays, [span.start + number for number in kept], unreadable
     else:
-        load = partial(_load_span, loader=scan.inputs, records=scan.records)
+        load = partial(_load_span, loader=scan.inputs, records=scan.records, check=check)
         with ThreadPoolExecutor(workers) as threads:
             yield from _in_order(threads, load, spans, workers)
 
@@ -225,7 +230,7 @@ def _in_order(pool: Executor, work: Any, jobs: list[Any], workers: int) -> Itera
         under_way += [pool.submit(work, job) for job in islice(waiting, 1)]
 
 
-def _load_span(span: range, loader: Loader, records: Sequence[str]) -> Batch:
+def _load_span(span: range, loader: Loader, records: Sequence[str], check: InputCheck) -> Batch:
     arrays, kept, refused = [], [], []
     for number in span:
         try:
@@ -233,7 +238,7 @@ def _load_span(span: range, loader: Loader, records: Sequence[str]) -> Batch:
             kept.append(number)
         except UnreadableSampleError as error:
             refused.append(Refused(records[number], str(error)))
-    return (np.stack(arrays) if arrays else np.empty(0, np.float32)), kept, refused
+    return check.stacked(arrays, kept), kept, refused
 
 
 def _check_unreadable(unreadable: int, total: int, refused: list[Refused]) -> None:

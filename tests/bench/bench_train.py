@@ -20,6 +20,7 @@ from torch import nn
 from sltool.layout import StudyFolder
 from sltool.models.base import build
 from sltool.progress import Silent
+from sltool.server.basis import Data
 from sltool.server.optimizer import make_optimizer
 from sltool.server.plan import Plan
 from sltool.server.precision import choose_precision
@@ -29,7 +30,7 @@ from sltool.server.run import train
 from sltool.server.sampler import SiteControl
 from sltool.server.store import Store
 from sltool.server.task import Task
-from sltool.server.trainer import Data, Trainer
+from sltool.server.trainer import Trainer
 from sltool.study import Study
 from tests.bench import ROUNDS, Row, in_turn, seconds
 from tests.bench.made_up import accepted, make_study, ship
