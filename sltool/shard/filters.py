@@ -15,6 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 1
+# A window of 32 KiB, level 1, no dictionary (RFC 1950).
+ZLIB_HEADER = b"\x78\x01"
+ADLER_BYTES = 4
+# The two bits that are zero in the head of a stored block; the one before says that it is the last.
+STORED_MASK = 0b110
+# Adler-32 and the byte before it, in which the last code ends.
+STREAM_END = ADLER_BYTES + 1
 CHECKSUM_BYTES = 4
 # zlib's own bound for incompressible data lies below this.
 OVERHEAD_BYTES = 1024
@@ -40,26 +47,63 @@ def unpack_chunk(stored: bytes, count: int, dtype: np.dtype[Any]) -> NDArray[Any
     packed, checksum = stored[:-CHECKSUM_BYTES], stored[-CHECKSUM_BYTES:]
     if struct.pack("<I", fletcher32(packed)) != checksum:
         raise ValueError("a chunk's checksum is wrong")
-    size = count * dtype.itemsize
-    inflater = zlib.decompressobj()
-    try:
-        shuffled = inflater.decompress(packed, size)
-    except zlib.error as error:
-        raise ValueError("a chunk cannot be decompressed") from error
-    if len(shuffled) != size or not _ends_here(inflater):
-        raise ValueError("a chunk has another size than its shape says")
+    if packed[: len(ZLIB_HEADER)] != ZLIB_HEADER:
+        raise ValueError("a chunk was not compressed with level 1")
+    shuffled = _inflate(packed, count * dtype.itemsize)
     plain = np.empty((count, dtype.itemsize), np.uint8)
     for number, plane in enumerate(np.frombuffer(shuffled, np.uint8).reshape(-1, count)):
         plain[:, number] = plane
     return plain.view(dtype).reshape(count)
 
 
-def _ends_here(inflater: Any) -> bool:
-    """Whether nothing follows; the end of the stream may not have been looked at yet."""
-    if inflater.eof:
-        return not inflater.unused_data
-    more = inflater.decompress(inflater.unconsumed_tail, 1)
-    return not more and inflater.eof and not inflater.unused_data
+def _inflate(packed: bytes, size: int) -> bytes:
+    """A zlib stream that is exactly `size` bytes long unpacked, and ends where `packed` ends."""
+    inflater = zlib.decompressobj()
+    try:
+        plain = inflater.decompress(packed[:-STREAM_END], size)
+        end = inflater.unconsumed_tail + packed[-STREAM_END:]
+        before_end = inflater.copy()
+        plain += inflater.decompress(end, size + 1 - len(plain))
+    except zlib.error as error:
+        raise ValueError("a chunk cannot be decompressed") from error
+    if len(plain) != size or not inflater.eof or inflater.unused_data:
+        raise ValueError("a chunk has another size than its shape says")
+    if _has_padding(packed) or _has_bits_behind(before_end, end):
+        raise ValueError("a chunk has bits that belong to nothing")
+    return plain
+
+
+def _has_padding(packed: bytes) -> bool:
+    """Whether a bit is set between the head and the length of a stored block (RFC 1951).
+
+    Only of stored blocks before the first compressed one: zlib does not tell where others begin.
+    """
+    place = len(ZLIB_HEADER)
+    while not packed[place] & STORED_MASK:
+        if packed[place] > 1:
+            return True
+        if packed[place]:
+            break
+        place += 5 + int.from_bytes(packed[place + 1 : place + 3], "little")
+    return False
+
+
+def _has_bits_behind(inflater: Any, end: bytes) -> bool:
+    """Whether a bit is set between the last code of a stream and its checksum.
+
+    Inflating ignores such bits: with the highest one and all above it flipped, the stream ends as
+    before. If that bit is part of a code, the flipped stream ends otherwise: its last code, which
+    says that it ends, is another one.
+    """
+    last = end[-STREAM_END]
+    if not last:
+        return False
+    flipped = last ^ (0xFF << last.bit_length() - 1 & 0xFF)
+    try:
+        inflater.decompress(end[:-STREAM_END] + bytes([flipped]) + end[-ADLER_BYTES:])
+    except zlib.error:
+        return False
+    return bool(inflater.eof)
 
 
 def fletcher32(data: bytes) -> int:

@@ -106,7 +106,7 @@ class Manifest(Section):
     previous: Digest | None
     samples: int = Field(gt=0, le=MAX_SAMPLES)
     key: str
-    tool: str
+    tool: Annotated[str, StringConstraints(pattern=r"^[ -~]{1,64}$")]
     payload: Payload
 
     @model_validator(mode="after")

@@ -117,7 +117,10 @@ class ShardReader:
             except ValueError as error:
                 raise self._file.refused(f"has damaged data in '{name}': {error}") from error
             target = block[number * per_chunk : (number + 1) * per_chunk]
-            target[...] = chunk.reshape(member.chunks)[: len(target)]
+            values = chunk.reshape(member.chunks)
+            if values[len(target) :].view(np.uint8).any():
+                raise self._file.refused(f"has values behind the last row of '{name}'")
+            target[...] = values[: len(target)]
         return block
 
 

@@ -7,10 +7,11 @@ list as canonical JSON, and the signature over it, a line each.
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from sltool.errors import ShardRefusedError, StudyMismatchError
 from sltool.files import canonical_json, publish
@@ -35,6 +36,12 @@ class Withdrawal(Section):
     site: SiteName
     key: str
     pseudonyms: tuple[Pseudonym, ...] = Field(min_length=1, max_length=MAX_SAMPLES)
+
+    @model_validator(mode="after")
+    def _is_sorted(self) -> Withdrawal:
+        if any(first >= second for first, second in pairwise(self.pseudonyms)):
+            raise ValueError("the pseudonyms are not sorted, each once")
+        return self
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""

@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool import __version__
+from sltool.errors import ShardRefusedError, SltoolError
 from sltool.files import publish, sha256
 from sltool.machine import processors
 from sltool.shard.filters import LEVEL, pack_chunk
 from sltool.shard.hdf5 import create_hdf5
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, Place, pack
+from sltool.shard.opened import OpenedFile
 from sltool.shard.payload import Member, Rows, members
+from sltool.shard.structure import find_chunks
 
 # How much one thread compresses at a time.
 BATCH_BYTES = 2**20
@@ -40,9 +43,14 @@ def write_shard(
     Args:
         features: blocks (n, *feature_shape) in `content.dtype`, N * views rows together.
         previous: the digest of the shard before this one of the same site and split.
+
+    Raises:
+        SltoolError: the HDF5 library that is installed lays a shard out in another way.
     """
     with publish(folder / place.name) as part:
-        _write_payload(part, members(content, len(rows)), features, rows)
+        layout = members(content, len(rows))
+        _write_payload(part, layout, features, rows)
+        _check_layout(part, layout)
         manifest = Manifest(
             content=content,
             place=place,
@@ -71,6 +79,20 @@ def _write_payload(
         datasets = {name: _create(file, name, member) for name, member in layout.items()}
         for name in ("labels", "pseudonyms", "groups", "features"):
             _fill(datasets[name], layout[name], blocks[name], pool)
+
+
+def _check_layout(part: Path, layout: dict[str, Member]) -> None:
+    """No byte leaves the hospital that the reader could not account for."""
+    try:
+        with OpenedFile(part) as file:
+            find_chunks(file, layout)
+    except ShardRefusedError as error:
+        raise SltoolError(
+            f"the HDF5 library wrote a shard that no server would take: {error.what}",
+            where=part,
+            expected=f"the structures of HDF5 2.0; this is {h5py.version.hdf5_version}",
+            hint="install h5py 3.16 from its wheel, then encode again",
+        ) from error
 
 
 def _create(file: h5py.File, name: str, member: Member) -> h5py.Dataset:
