@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+WITHDRAWN = "withdrawn.csv"
+
 
 @dataclass(frozen=True)
 class SiteFolder:
@@ -25,6 +27,16 @@ class SiteFolder:
     @property
     def pseudonyms(self) -> Path:
         return self.private_dir / "pseudonyms.csv"
+
+    @property
+    def former_pseudonyms(self) -> Path:
+        """The rows of `pseudonyms.csv` that later partitions replaced; some may have been shipped."""
+        return self.private_dir / "former-pseudonyms.csv"
+
+    @property
+    def withdrawn(self) -> Path:
+        """Who withdrew: no stage encodes them again."""
+        return self.private_dir / WITHDRAWN
 
     @property
     def encoded(self) -> Path:
@@ -112,6 +124,10 @@ class StudyFolder:
 
     def site(self, name: str) -> SiteFolder:
         return SiteFolder(name, self.sites / name, self.root / "outbox" / name)
+
+    def withdrawn_lists(self) -> list[Path]:
+        """The `withdrawn.csv` of every site that has one here."""
+        return sorted(self.sites.glob(f"*/{WITHDRAWN}"))
 
     def site_names(self) -> list[str]:
         """The sites whose private data lies in this folder."""

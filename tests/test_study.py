@@ -106,3 +106,26 @@ def test_set_changes_a_new_study_and_nothing_else(sltool: Sltool) -> None:
 def test_a_bad_set_writes_nothing(sltool: Sltool, setting: str) -> None:
     assert sltool("prepare", "cholesterol", "--set", setting).code == 2
     assert list(sltool.folder.iterdir()) == []
+
+
+def layer_of(sltool: Sltool, *options: object) -> bytes:
+    """The bytes of a new study's privacy layer."""
+    for name in ("study.yaml", "privacy-layer.safetensors", "prepared.h5"):
+        (sltool.folder / name).unlink(missing_ok=True)
+    sltool("prepare", "cholesterol", *options).ok()
+    return (sltool.folder / "privacy-layer.safetensors").read_bytes()
+
+
+def test_two_studies_have_two_privacy_layers(sltool: Sltool) -> None:
+    first, second = layer_of(sltool), layer_of(sltool)
+    assert len(first) == len(second)
+    assert first != second
+
+
+def test_a_seed_makes_the_privacy_layer_repeatable_and_public(sltool: Sltool) -> None:
+    assert layer_of(sltool, "--seed", 0) == layer_of(sltool, "--seed", 0)
+    assert layer_of(sltool, "--seed", 0) != layer_of(sltool, "--seed", 1)
+    (sltool.folder / "privacy-layer.safetensors").unlink()
+    assert "public" in sltool("prepare", "--seed", 0).ok().err
+    (sltool.folder / "privacy-layer.safetensors").unlink()
+    assert "public" not in sltool("prepare").ok().err

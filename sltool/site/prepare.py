@@ -28,6 +28,7 @@ from sltool.layout import StudyFolder
 from sltool.progress import Advance, Progress
 from sltool.site.counts import count_parts
 from sltool.site.private import create_private, open_private, write_text_column
+from sltool.site.withdrawals import Withdrawals, told
 from sltool.study import Labels, Study
 
 # Samples in a job: few, so that no worker has much left to do when the others are done.
@@ -68,7 +69,9 @@ def prepare(
     workers: int,
     state: str,
 ) -> Prepared:
-    """Write `prepared.h5` and, if samples were left out, `refused.csv`.
+    """Write `prepared.h5` and, if samples were refused, `refused.csv`.
+
+    Patients who withdrew are left out.
 
     Raises:
         BadDataError: nothing usable, a class without samples, or too many unreadable files.
@@ -81,16 +84,23 @@ def prepare(
             expected=dataset.source_help,
             hint=_first_reasons(scan.refused),
         )
+    keep = Withdrawals.read(folder).keeps(scan.records, scan.groups)
+    if not keep.any():
+        raise BadDataError("all samples are of patients who withdrew", where=source or "")
+    notes = [] if keep.all() else [f"{told(int((~keep).sum()))} were left out"]
     refused = list(scan.refused)
     with (
         create_private(folder.prepared, study.id, state) as file,
         early_writeback(part_of(folder.prepared), WRITEBACK_BYTES) as wrote,
     ):
-        kept = _write_inputs(file, scan, study.samples.shape, refused, progress, workers, wrote)
+        kept = _write_inputs(
+            file, scan, keep, study.samples.shape, refused, progress, workers, wrote
+        )
         _check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
         counts = _write_columns(file, scan, kept, study.samples.labels)
         parts = count_parts(scan, kept, study.samples.labels)
-        result = Prepared(study.dataset.name, len(kept), counts, parts, refused, scan.notes)
+        notes = [*scan.notes, *notes]
+        result = Prepared(study.dataset.name, len(kept), counts, parts, refused, notes)
         file.attrs["result"] = json.dumps(asdict(result))
     _write_refused(folder.refused, refused)
     return result
@@ -111,6 +121,7 @@ def prepared_before(folder: StudyFolder, study: Study, state: str) -> Prepared |
 def _write_inputs(
     file: h5py.File,
     scan: Scan,
+    keep: NDArray[np.bool_],
     shape: tuple[int, ...],
     refused: list[Refused],
     progress: Progress,
@@ -120,12 +131,17 @@ def _write_inputs(
     """Stream the arrays to the file; returns the numbers of the samples that were readable.
 
     Args:
+        keep: (N,) which samples may be written.
         wrote: is told the bytes that were written.
     """
     inputs: h5py.Dataset | None = None
     kept: list[int] = []
     with progress.bar("prepare", len(scan)) as advance:
         for arrays, numbers, unreadable in _batches(scan, workers):
+            advance(len(numbers) + len(unreadable))
+            wanted = keep[numbers]
+            if not wanted.all():
+                arrays, numbers = arrays[wanted], np.array(numbers)[wanted].tolist()
             if numbers:
                 if inputs is None:
                     inputs = file.create_dataset(
@@ -140,7 +156,6 @@ def _write_inputs(
                 wrote(arrays.nbytes)
             kept += numbers
             refused += unreadable
-            advance(len(numbers) + len(unreadable))
     return kept
 
 

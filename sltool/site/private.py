@@ -47,7 +47,7 @@ class PrivateFile:
 
     @property
     def seed(self) -> int:
-        """The site's seed: of its noise and its views."""
+        """The seed of the random versions of training images, of 128 bits at a real site."""
         return int(self.file.attrs["seed"])
 
     @property

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from sltool.errors import BadDataError, StageOrderError, StorageError
+from sltool.errors import BadDataError, StageOrderError
 from sltool.layout import SiteFolder
 from sltool.shard.withdrawal import write_withdrawal
 from sltool.site.encode import site_key
+from sltool.site.withdrawals import add_withdrawn, people_of
 from sltool.study import Study
 
 
@@ -23,7 +23,9 @@ class Withdrawn:
 
 
 def withdraw(site: SiteFolder, study: Study, patient: str) -> Withdrawn:
-    """Write a signed withdrawal of all samples of `patient` to the site's outbox.
+    """List `patient` in `withdrawn.csv`, and sign a withdrawal of all samples to the outbox.
+
+    That is under every pseudonym that the samples ever had.
 
     Args:
         patient: as in the column `patient` of `sites/SITE/pseudonyms.csv`.
@@ -33,23 +35,24 @@ def withdraw(site: SiteFolder, study: Study, patient: str) -> Withdrawn:
         BadDataError: no such patient at this site.
     """
     study.check_sites([site.name])
-    pseudonyms = _pseudonyms(site, patient)
-    path = write_withdrawal(site.outbox, study, site.name, pseudonyms, site_key(site, study))
+    key = site_key(site, study)
+    rows = _rows_of(site, patient)
+    # First, so that a crash in between leaves a patient who is encoded no more.
+    add_withdrawn(site, rows)
+    pseudonyms = [row["pseudonym"] for row in rows]
+    path = write_withdrawal(site.outbox, study, site.name, pseudonyms, key)
     return Withdrawn(site.name, len(pseudonyms), path)
 
 
-def _pseudonyms(site: SiteFolder, patient: str) -> list[str]:
-    try:
-        with site.pseudonyms.open(encoding="utf-8", newline="") as file:
-            found = [row["pseudonym"] for row in csv.DictReader(file) if row["patient"] == patient]
-    except FileNotFoundError as error:
+def _rows_of(site: SiteFolder, patient: str) -> list[dict[str, str]]:
+    people = people_of(site)
+    if not people:
         raise StageOrderError(
             f"site {site.name} has no pseudonyms yet",
             where=site.pseudonyms,
             hint=f"run `sltool partition --site {site.name}` first",
-        ) from error
-    except OSError as error:
-        raise StorageError.of(error, site.pseudonyms, "read") from error
+        )
+    found = [row for row in people if row["patient"] == patient]
     if not found:
         raise BadDataError(
             f"site {site.name} has no patient of that id",
