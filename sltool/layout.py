@@ -30,7 +30,7 @@ class SiteFolder:
 
     @property
     def former_pseudonyms(self) -> Path:
-        """The rows of `pseudonyms.csv` that later partitions replaced; some may have been shipped."""
+        """Pseudonyms that later partitions replaced; some may have been shipped."""
         return self.private_dir / "former-pseudonyms.csv"
 
     @property
