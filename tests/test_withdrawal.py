@@ -176,6 +176,21 @@ def test_an_outbox_that_holds_withdrawn_rows_says_so(trained: Sltool) -> None:
     assert "1 sample of patients who withdrew" in ran.err
 
 
+def test_who_withdraws_before_anything_was_shipped_never_leaves(sltool: Sltool) -> None:
+    sltool("prepare", "cholesterol").ok()
+    sltool("partition").ok()
+    sltool("client-encode", "--site", "B").ok()
+    patient, _ = first_patient(sltool)
+    assert "client-encode" in sltool("withdraw", "--site", "B", "--patient", patient).ok().out
+    sltool("ship", "--site", "B").ok()
+    inbox = sltool.folder / "server" / "inbox"
+    assert [path.suffix for path in inbox.iterdir()] == [".withdrawal"]
+    sltool("client-encode", "--site", "B").ok()
+    assert patient not in shipped_records(sltool)
+    sltool("ship", "--site", "B").ok()
+    assert len(list(inbox.glob("*.h5"))) == 3
+
+
 def test_a_patient_withdraws_after_the_site_split_its_data_anew(trained: Sltool) -> None:
     """What had been shipped under the earlier pseudonyms has to go, too."""
     patient, gone = first_patient(trained)

@@ -96,25 +96,18 @@ def encode(
         if not force and done.get("state") == state and _complete(site, done["shards"]):
             if gone > done.get("withdrawn", 0):
                 progress.note(
-                    f"{site.outbox} still holds {told(gone)}; the server leaves them out, and "
-                    "--force encodes the others alone"
+                    f"{site.outbox} still holds {told(gone)}: shards were shipped, and the server "
+                    "leaves those rows out; --force encodes the others alone"
                 )
             return _summary(site, done, time.monotonic() - started, again=True)
-        if gone:
-            progress.note(f"site {site_name}: {told(gone)} are left out")
-        if study.encoding.noise and site.shipped.is_file():
-            progress.note(
-                "shards of this site were shipped before: the mean of several noisy copies of a "
-                "feature map comes closer to the clean one with each"
-            )
+        _tell(site, gone, study.encoding, progress)
         layer = load_privacy_layer(folder, study).to(device)
         content = Content.of(study, digest, feature_shape(study))
         encoder = Encoder(study, layer, device, private.seed)
         _empty(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
-            shards = list(
-                _write_all(site, private, keep, content, encoder, key, shard_bytes, advance)
-            )
+            written = _write_all(site, private, keep, content, encoder, key, shard_bytes, advance)
+            shards = list(written)
     record = {
         "state": state,
         "samples": sum(manifest.samples for manifest in shards),
@@ -123,6 +116,16 @@ def encode(
     }
     write_json(site.encoded, record)
     return _summary(site, record, time.monotonic() - started, again=False)
+
+
+def _tell(site: SiteFolder, gone: int, encoding: Encoding, progress: Progress) -> None:
+    if gone:
+        progress.note(f"site {site.name}: {told(gone)} are left out")
+    if encoding.noise and site.shipped.is_file():
+        progress.note(
+            f"shards of site {site.name} were shipped before: the mean of several noisy copies of "
+            "a feature map comes closer to the clean one with each"
+        )
 
 
 def site_key(site: SiteFolder, study: Study) -> SigningKey:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sltool.errors import BadDataError, StageOrderError
+from sltool.files import remove
 from sltool.layout import SiteFolder
 from sltool.shard.withdrawal import write_withdrawal
 from sltool.site.encode import site_key
@@ -15,11 +16,17 @@ from sltool.study import Study
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """The signed file in the outbox, and how many samples it names."""
+    """The signed file in the outbox, and how many samples it names.
+
+    Attributes:
+        encode_again: the outbox held the samples and nothing had been shipped, so its shards are
+            not shipped any more.
+    """
 
     site: str
     samples: int
     file: Path
+    encode_again: bool
 
 
 def withdraw(site: SiteFolder, study: Study, patient: str) -> Withdrawn:
@@ -41,7 +48,15 @@ def withdraw(site: SiteFolder, study: Study, patient: str) -> Withdrawn:
     add_withdrawn(site, rows)
     pseudonyms = [row["pseudonym"] for row in rows]
     path = write_withdrawal(site.outbox, study, site.name, pseudonyms, key)
-    return Withdrawn(site.name, len(pseudonyms), path)
+    return Withdrawn(site.name, len(pseudonyms), path, _retract(site))
+
+
+def _retract(site: SiteFolder) -> bool:
+    """Keep an encoding that nobody has seen yet from being shipped."""
+    if site.shipped.is_file() or not site.encoded.is_file():
+        return False
+    remove(site.encoded)
+    return True
 
 
 def _rows_of(site: SiteFolder, patient: str) -> list[dict[str, str]]:

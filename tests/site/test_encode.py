@@ -110,6 +110,14 @@ def test_every_encoding_draws_its_own_noise(sites: Sltool) -> None:
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
 
 
+def test_a_second_noisy_copy_is_warned_of(sites: Sltool) -> None:
+    path = sites.folder / "study.yaml"
+    path.write_text(path.read_text().replace("noise: 0.0", "noise: 1.0"))
+    assert "noisy copies" not in sites("client-encode", "--site", "A").ok().err
+    sites("ship", "--site", "A").ok()
+    assert "noisy copies" in sites("client-encode", "--site", "A", "--force").ok().err
+
+
 def test_no_private_file_holds_what_the_noise_follows_from(sites: Sltool) -> None:
     """A copy of the whole hospital, restored from a backup, makes other noise."""
     backup = sites.folder.with_name("backup")
