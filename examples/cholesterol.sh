@@ -11,7 +11,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 
-run sltool prepare cholesterol
+run sltool prepare cholesterol --seed 0
 run sltool partition --ratios 7:2:1
 for site in A B C; do
     run sltool client-encode --site $site

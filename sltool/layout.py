@@ -13,6 +13,8 @@ Level = Literal["image", "study", "patient"]
 # Characters of the sites' names in a file's name.
 LONGEST = 120
 
+WITHDRAWN = "withdrawn.csv"
+
 
 @dataclass(frozen=True)
 class SiteFolder:
@@ -33,6 +35,16 @@ class SiteFolder:
     @property
     def pseudonyms(self) -> Path:
         return self.private_dir / "pseudonyms.csv"
+
+    @property
+    def former_pseudonyms(self) -> Path:
+        """Pseudonyms that later partitions replaced; some may have been shipped."""
+        return self.private_dir / "former-pseudonyms.csv"
+
+    @property
+    def withdrawn(self) -> Path:
+        """Who withdrew: no stage encodes them again."""
+        return self.private_dir / WITHDRAWN
 
     @property
     def encoded(self) -> Path:
@@ -168,6 +180,10 @@ class StudyFolder:
         """Raises `UsageError` for what cannot be a site's name."""
         check_site_name(name)
         return SiteFolder(name, self.sites / name, self.outbox / name)
+
+    def withdrawn_lists(self) -> list[Path]:
+        """The `withdrawn.csv` of every site that has one here."""
+        return sorted(self.sites.glob(f"*/{WITHDRAWN}"))
 
     def site_names(self) -> list[str]:
         """The sites whose private data lies in this folder."""

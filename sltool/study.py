@@ -148,7 +148,8 @@ class Encoding(Section):
     noise: float = Field(
         default=0.0,
         ge=0,
-        description="Standard deviation of the Gaussian noise added at the site, in feature units.",
+        description="Standard deviation of the Gaussian noise added at the site, in feature units; "
+        "drawn anew at every encoding.",
     )
     views: int = Field(
         default=1,

@@ -94,7 +94,7 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "study"
     folder.mkdir()
     for stage in (
-        ["prepare", "cholesterol", "--set", "training.epochs=20"],
+        ["prepare", "cholesterol", "--seed", "0", "--set", "training.epochs=20"],
         ["partition"],
         ["client-encode"],
         ["ship"],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tests.conftest import Sltool
 
+PREPARE = ("prepare", "cholesterol", "--seed", 0, "--set", "training.epochs=40")
+
 
 def test_main_job_on_the_bundled_patients(sltool: Sltool) -> None:
-    prepared = sltool("prepare", "cholesterol", "--set", "training.epochs=40", "--json").ok().json
+    prepared = sltool(*PREPARE, "--json").ok().json
     assert prepared["samples"] == 442
     assert "Friedewald" in prepared["notes"][0]
     sltool("partition").ok()

@@ -301,3 +301,26 @@ def test_samples_with_comments_inside_a_list_are_left_to_the_person(prepared: Sl
 def test_a_key_revoked_on_a_day_without_quotes(prepared: Sltool) -> None:
     edit(prepared.folder, "sites: {}", f"sites: {{B: {{key: '{A}', revoked: 2026-03-01}}}}")
     assert str(load_study(StudyFolder(prepared.folder)).sites["B"].revoked) == "2026-03-01"
+
+
+def layer_of(sltool: Sltool, *options: object) -> bytes:
+    """The bytes of a new study's privacy layer."""
+    for name in ("study.yaml", "privacy-layer.safetensors", "prepared.h5"):
+        (sltool.folder / name).unlink(missing_ok=True)
+    sltool("prepare", "cholesterol", *options).ok()
+    return (sltool.folder / "privacy-layer.safetensors").read_bytes()
+
+
+def test_two_studies_have_two_privacy_layers(sltool: Sltool) -> None:
+    first, second = layer_of(sltool), layer_of(sltool)
+    assert len(first) == len(second)
+    assert first != second
+
+
+def test_a_seed_makes_the_privacy_layer_repeatable_and_public(sltool: Sltool) -> None:
+    assert layer_of(sltool, "--seed", 0) == layer_of(sltool, "--seed", 0)
+    assert layer_of(sltool, "--seed", 0) != layer_of(sltool, "--seed", 1)
+    (sltool.folder / "privacy-layer.safetensors").unlink()
+    assert "public" in sltool("prepare", "--seed", 0).ok().err
+    (sltool.folder / "privacy-layer.safetensors").unlink()
+    assert "public" not in sltool("prepare").ok().err

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import shutil
+import stat
 
+import h5py
 import numpy as np
 import pytest
 
@@ -77,6 +79,127 @@ def test_a_site_can_withdraw_only_its_own(trained: Sltool) -> None:
     forged = write_withdrawal(trained.folder, forge.study, "B", theirs, forge.key("A"))
     assert trained("queue", "take", forged).code == 5
     assert in_store(trained, theirs)
+
+
+def shipped_records(sltool: Sltool, site: str = "B") -> set[str]:
+    """The records whose rows stand in the site's outbox."""
+    table = sltool.folder / "sites" / site / "pseudonyms.csv"
+    with table.open() as file:
+        record_of = {row["pseudonym"].encode(): row["record"] for row in csv.DictReader(file)}
+    found: set[str] = set()
+    for path in (sltool.folder / "outbox" / site).glob("*.h5"):
+        with h5py.File(path) as shard:
+            found |= {record_of[one] for one in shard["pseudonyms"][:]}
+    return found
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        [["client-encode", "--site", "B", "--force"]],
+        [["partition", "--force"], ["client-encode", "--site", "B"]],
+        [
+            ["prepare", "--force"],
+            ["partition", "--force"],
+            ["client-encode", "--site", "B"],
+        ],
+        [["partition", "--site", "B", "--force"], ["client-encode", "--site", "B"]],
+    ],
+    ids=lambda stages: stages[0][0] + stages[0][-2].replace("--", "-"),
+)
+def test_no_stage_encodes_withdrawn_rows_again(trained: Sltool, again: list[list[str]]) -> None:
+    before = shipped_records(trained)
+    gone = [first_patient(trained, split)[0] for split in ("train", "validation", "test")]
+    assert set(gone) <= before, "the positive control: here a record is a patient"
+    for patient in gone:
+        trained("withdraw", "--site", "B", "--patient", patient).ok()
+    for stage in again:
+        trained(*stage).ok()
+    after = shipped_records(trained)
+    assert after
+    assert not set(gone) & after
+
+
+def test_withdrawn_rows_are_at_no_site_after_a_new_partition(trained: Sltool) -> None:
+    patient, _ = first_patient(trained)
+    trained("withdraw", "--site", "B", "--patient", patient).ok()
+    trained("partition", "--ratios", "1:1", "--force").ok()
+    everyone: list[str] = []
+    for table in (trained.folder / "sites").glob("[AB]/pseudonyms.csv"):
+        with table.open() as file:
+            everyone += [row["patient"] for row in csv.DictReader(file)]
+    assert len(everyone) == 441
+    assert patient not in everyone
+
+
+def test_withdrawn_rows_leave_the_prepared_file(trained: Sltool) -> None:
+    patient, _ = first_patient(trained)
+    trained("withdraw", "--site", "B", "--patient", patient).ok()
+    ran = trained("prepare", "--force", "--json").ok()
+    assert ran.json["samples"] == 441
+    assert "1 sample of patients who withdrew" in ran.err
+    with h5py.File(trained.folder / "prepared.h5") as file:
+        assert len(file["inputs"]) == len(file["labels"]) == 441
+        assert patient not in file["groups"].asstr()[:]
+
+
+def test_the_list_of_who_withdrew_is_private(trained: Sltool) -> None:
+    patient, gone = first_patient(trained)
+    trained("withdraw", "--site", "B", "--patient", patient).ok()
+    path = trained.folder / "sites" / "B" / "withdrawn.csv"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["patient"] for row in rows] == [patient] * len(gone)
+    assert [row["pseudonym"] for row in rows] == gone
+    trained("withdraw", "--site", "B", "--patient", patient).ok()
+    with path.open() as file:
+        assert list(csv.DictReader(file)) == rows, "to withdraw twice changes nothing"
+
+
+def test_a_damaged_list_stops_the_encoding(trained: Sltool) -> None:
+    patient, _ = first_patient(trained)
+    trained("withdraw", "--site", "B", "--patient", patient).ok()
+    (trained.folder / "sites" / "B" / "withdrawn.csv").write_text("record\n5\n")
+    ran = trained("client-encode", "--site", "B", "--force")
+    assert ran.code == 3
+    assert "withdrawn.csv" in ran.err
+
+
+def test_an_outbox_that_holds_withdrawn_rows_says_so(trained: Sltool) -> None:
+    patient, _ = first_patient(trained)
+    assert "withdrew" not in trained("client-encode", "--site", "B").ok().err
+    trained("withdraw", "--site", "B", "--patient", patient).ok()
+    assert "1 sample of patients who withdrew" in trained("client-encode", "--site", "B").ok().err
+    ran = trained("client-encode", "--site", "B", "--force", "--json").ok()
+    assert ran.json["samples"] == 88
+    assert "1 sample of patients who withdrew" in ran.err
+
+
+def test_who_withdraws_before_anything_was_shipped_never_leaves(sltool: Sltool) -> None:
+    sltool("prepare", "cholesterol").ok()
+    sltool("partition").ok()
+    sltool("client-encode", "--site", "B").ok()
+    patient, _ = first_patient(sltool)
+    assert "client-encode" in sltool("withdraw", "--site", "B", "--patient", patient).ok().out
+    sltool("ship", "--site", "B").ok()
+    inbox = sltool.folder / "server" / "inbox"
+    assert [path.suffix for path in inbox.iterdir()] == [".withdrawal"]
+    sltool("client-encode", "--site", "B").ok()
+    assert patient not in shipped_records(sltool)
+    sltool("ship", "--site", "B").ok()
+    assert len(list(inbox.glob("*.h5"))) == 3
+
+
+def test_a_patient_withdraws_after_the_site_split_its_data_anew(trained: Sltool) -> None:
+    """What had been shipped under the earlier pseudonyms has to go, too."""
+    patient, gone = first_patient(trained)
+    trained("partition", "--force").ok()
+    assert in_store(trained, gone)
+    trained("withdraw", "--site", "B", "--patient", patient).ok()
+    trained("ship", "--site", "B").ok()
+    trained("queue", "take").ok()
+    assert not in_store(trained, gone)
 
 
 @pytest.mark.parametrize("place", [3, 30, -3])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sltool.cli.command import ForceOption, SeedOption, Terminal, command
+from sltool.cli.command import ForceOption, Terminal, command
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,13 +24,22 @@ def partition(
             "--site", metavar="NAME", help="At a real hospital: all rows are this site's."
         ),
     ] = None,
-    seed: SeedOption = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            metavar="N",
+            help="Of simulated sites, whose split and order it makes repeatable. Default: 0.",
+        ),
+    ] = None,
     force: ForceOption = False,
 ) -> None:
     """Split the samples; simulate sites, or make a real one.
 
     10 % are for validation, 10 % for testing, the rest for training (`split` in study.yaml). Each
-    is shared over sites A, B, C ... by --ratios; no patient is torn. Writes sites/NAME.
+    is shared over sites A, B, C ... by --ratios; no patient is torn. Writes sites/NAME. What is
+    random at a real site comes from the system's entropy. Patients who withdrew are left out.
     """
     from sltool.site.sites import make_sites
 

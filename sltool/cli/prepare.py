@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sltool.cli.command import ForceOption, SeedOption, Terminal, aligned, command
+from sltool.cli.command import ForceOption, Terminal, aligned, command
 from sltool.errors import UsageError
 from sltool.machine import processors
 
@@ -54,7 +54,16 @@ def prepare(
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that decode. 0: one a core.")
     ] = 0,
-    seed: SeedOption = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            metavar="N",
+            help="Draw the privacy layer from N: repeatable, and public. Default: from the "
+            "system's entropy, and not kept. A --synthetic source follows from N, or 0.",
+        ),
+    ] = None,
     force: ForceOption = False,
 ) -> None:
     """Read a dataset; in an empty folder, make a study of it.
@@ -66,7 +75,7 @@ def prepare(
     if synthetic and source:
         raise UsageError("--synthetic and --source exclude each other", hint="give one of them")
     if synthetic:
-        source = stand_in(terminal.folder, dataset, synthetic, seed)
+        source = stand_in(terminal.folder, dataset, synthetic, seed or 0)
     outcome = prepare_study(
         terminal.folder,
         dataset,

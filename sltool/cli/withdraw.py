@@ -23,7 +23,7 @@ def withdraw(
     """Take a patient's samples back.
 
     Writes a signed list of pseudonyms to outbox/SITE; `sltool ship` sends it. The server then
-    never reads those samples again.
+    never reads those samples again, and no stage here encodes them again.
     """
     from sltool.site.withdraw import withdraw as withdraw_patient
     from sltool.studyfile import load_study
@@ -33,5 +33,10 @@ def withdraw(
     terminal.result(
         {"site": done.site, "samples": done.samples, "file": str(done.file)},
         f"site {done.site}: {done.samples} samples withdrawn, in {done.file}",
+        *(
+            [f"encode without them: `sltool client-encode --site {done.site}`"]
+            if done.encode_again
+            else []
+        ),
         f"send it with `sltool ship --site {done.site}`",
     )

@@ -26,9 +26,9 @@ from sltool.layout import StudyFolder
 from sltool.progress import Progress
 from sltool.site.encode import encode
 from sltool.site.new_study import prepare_study, study_text
-from sltool.site.partition import TABLE
 from sltool.site.ship import ship
 from sltool.site.sites import make_sites
+from sltool.site.withdrawals import PRIVATE_COLUMNS
 from sltool.study import SPLITS, Study
 from sltool.studyfile import load_study
 
@@ -158,7 +158,9 @@ class Bench:
         return [
             {key: row[key] for key in ("pseudonym", "record", "patient")}
             for site in self.study.sites
-            for row in read_csv(self._prepared.site(site).pseudonyms, TABLE, "run with --force")
+            for row in read_csv(
+                self._prepared.site(site).pseudonyms, PRIVATE_COLUMNS, "run with --force"
+            )
             if row["split"] == "test"
         ]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
@@ -15,6 +17,9 @@ from sltool.errors import BadDataError, StorageError, StudyFileError, StudyMisma
 from sltool.registry import models
 from sltool.study import Section, Study
 from sltool.studyfile import validate
+
+# Of 32 bits, in the state of an MT19937.
+MT_WORDS = 624
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,11 @@ class Model(ABC):
         """
 
 
-def build(study: Study, seed: int, folder: Path | None = None) -> Halves:
+def build(study: Study, seed: int | None, folder: Path | None = None) -> Halves:
     """The study's network with weights drawn from `seed`, cut where the study says.
 
     Args:
+        seed: None: from the system's entropy, never to be drawn again.
         folder: the study's folder, for a new run: starting weights that the settings name are read.
 
     Raises:
@@ -86,12 +92,29 @@ def build(study: Study, seed: int, folder: Path | None = None) -> Halves:
         UnknownNameError: there is no such model.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        if seed is None:
+            _seed_from_entropy()
+        else:
+            torch.manual_seed(seed)
         model, layers = _layers(study)
     halves = split(layers, study.model.cut)
     if folder is not None:
         model.load_pretrained(layers, study.model.cut, folder)
     return halves
+
+
+def _seed_from_entropy() -> None:
+    """Fill the whole state of torch's CPU generator, the MT19937, from the system's entropy.
+
+    `torch.manual_seed` uses 32 bits of its argument, few enough to try them all.
+    """
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    words = state.numpy().view(np.uint64)[3 : 3 + MT_WORDS]
+    if len(words) != MT_WORDS or words[0] != 1:
+        raise RuntimeError(f"torch {torch.__version__} lays its generator's state out otherwise")
+    words[:] = np.frombuffer(secrets.token_bytes(4 * MT_WORDS), np.uint32)
+    torch.set_rng_state(state)
 
 
 def outline(study: Study) -> Halves:

@@ -76,9 +76,12 @@ def assign(
     split: Split,
     ratios: Sequence[float],
     names: list[str],
-    seed: int,
+    seed: int | None,
 ) -> Assignment:
     """Split first, then share each split over the sites; stratified, and no group is torn.
+
+    Args:
+        seed: None: draw from the system's entropy.
 
     Raises:
         UsageError: a site would have no training sample.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, Place
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 from sltool.shard.writer import write_shard
 from sltool.site.augment import Augmenter
+from sltool.site.noise import fresh_noise
 from sltool.site.private import PrivateFile, open_private
 from sltool.site.records import EncodedRecord, read_record
+from sltool.site.withdrawals import Withdrawals, told
 from sltool.study import SPLITS, Encoding, Study
 
 SLAB = 256
@@ -82,25 +84,46 @@ def encode(
     study.check_sites([site_name])
     site = folder.site(site_name)
     digest = study.encoding_digest(folder.privacy_layer)
+    withdrawals = Withdrawals.read(folder)
     with open_private(site.private, study.id, "sltool partition") as private:
         key = site_key(site, study)
+        keep = withdrawals.keeps_at(site, private.text("pseudonyms"))
+        gone = int((~keep).sum())
         state = {"encoding": digest, "private": sha256(site.private), "shard_bytes": shard_bytes}
         done = read_record(site.encoded, EncodedRecord)
         if not force and done and done["state"] == state and _complete(site, done["shards"]):
+            if gone > done.get("withdrawn", 0):
+                progress.note(
+                    f"{site.outbox} still holds {told(gone)}: shards were shipped, and the server "
+                    "leaves those rows out; --force encodes the others alone"
+                )
             return _summary(site, done, time.monotonic() - started, again=True)
+        _tell(site, gone, study.encoding, progress)
         layer = load_privacy_layer(folder, study).to(device)
         content = Content.of(study, digest, feature_shape(study))
         encoder = Encoder(study, layer, device, private.seed)
         _empty(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
-            shards = list(_write_all(site, private, content, encoder, key, shard_bytes, advance))
+            written = _write_all(site, private, keep, content, encoder, key, shard_bytes, advance)
+            shards = list(written)
     record: EncodedRecord = {
         "state": state,
         "samples": sum(manifest.samples for manifest in shards),
         "shards": [manifest.place.name for manifest in shards],
+        "withdrawn": gone,
     }
     write_json(site.encoded, record)
     return _summary(site, record, time.monotonic() - started, again=False)
+
+
+def _tell(site: SiteFolder, gone: int, encoding: Encoding, progress: Progress) -> None:
+    if gone:
+        progress.note(f"site {site.name}: {told(gone)} are left out")
+    if encoding.noise and site.shipped.is_file():
+        progress.note(
+            f"shards of site {site.name} were shipped before: the mean of several noisy copies of "
+            "a feature map comes closer to the clean one with each"
+        )
 
 
 def site_key(site: SiteFolder, study: Study) -> SigningKey:
@@ -144,7 +167,11 @@ def _empty(site: SiteFolder) -> None:
 
 
 class Encoder:
-    """Samples -> what travels: standardise, privacy layer, clip, noise, dtype."""
+    """Samples -> what travels: standardise, privacy layer, clip, noise, dtype.
+
+    Args:
+        seed: of the random versions of training images. The noise follows from nothing.
+    """
 
     def __init__(self, study: Study, layer: nn.Module, device: torch.device, seed: int) -> None:
         columns = (1, -1) + (1,) * (len(study.samples.shape) - 1)
@@ -154,7 +181,6 @@ class Encoder:
         self._device = device
         self._settings = study.encoding
         self._dtype = getattr(torch, study.encoding.dtype)
-        self._noise = torch.Generator(device).manual_seed(seed)
         self._augment = Augmenter(study.encoding, seed)
 
     @torch.inference_mode()
@@ -169,7 +195,7 @@ class Encoder:
         x = torch.from_numpy(inputs).to(self._device, torch.float32)
         x = self._augment(x, views)
         maps = self._layer((x - self._mean) / self._sd)
-        maps = protect(maps, self._settings, self._noise)
+        maps = protect(maps, self._settings, fresh_noise)
         maps = maps.to(self._dtype)
         if not torch.isfinite(maps).all():
             raise BadDataError(
@@ -180,21 +206,25 @@ class Encoder:
 
 
 def protect(
-    maps: torch.Tensor, settings: Encoding, generator: torch.Generator | None = None
+    maps: torch.Tensor, settings: Encoding, noise: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Feature maps (n, ...) clipped to the L2 norm, and with the noise, that the study says."""
+    """Feature maps (n, ...) clipped to the L2 norm, and with the noise, that the study says.
+
+    Args:
+        noise: maps -> standard normal numbers of the same shape.
+    """
     if settings.clip is not None:
         norms = maps.flatten(1).norm(dim=1).clamp(min=settings.clip)
         maps = maps * (settings.clip / norms).reshape(-1, *(1,) * (maps.dim() - 1))
     if settings.noise:
-        noise = torch.randn(maps.shape, generator=generator, device=maps.device)
-        maps = maps + settings.noise * noise
+        maps = torch.add(maps, noise(maps), alpha=settings.noise)
     return maps
 
 
 def _write_all(
     site: SiteFolder,
     private: PrivateFile,
+    keep: NDArray[np.bool_],
     content: Content,
     encoder: Encoder,
     key: SigningKey,
@@ -207,17 +237,16 @@ def _write_all(
     groups = np.array(private.text("group_pseudonyms"), dtype=f"S{GROUP_BYTES}")
     for split in SPLITS:
         held = content.of_split(split)
-        rows = np.flatnonzero(splits == split)
+        rows = np.flatnonzero((splits == split) & keep)
         previous = None
         for sequence, part in enumerate(_cut(rows, _samples_per_shard(held, shard_bytes))):
-            start, stop = int(part[0]), int(part[-1]) + 1
             manifest = write_shard(
                 site.outbox,
                 held,
                 Place(site=site.name, split=split, sequence=sequence),
                 previous,
-                _encoded(private, start, stop, held.views, encoder, advance),
-                Rows(labels[start:stop], pseudonyms[start:stop], groups[start:stop]),
+                _encoded(private, part, held.views, encoder, advance),
+                Rows(labels[part], pseudonyms[part], groups[part]),
                 key,
             )
             previous = manifest.digest
@@ -234,10 +263,22 @@ def _samples_per_shard(content: Content, shard_bytes: int) -> int:
 
 
 def _encoded(
-    private: PrivateFile, start: int, stop: int, views: int, encoder: Encoder, advance: Advance
+    private: PrivateFile,
+    rows: NDArray[np.int64],
+    views: int,
+    encoder: Encoder,
+    advance: Advance,
 ) -> Iterator[NDArray[Any]]:
-    for slab in private.slabs(start, stop, max(1, SLAB // views)):
-        yield encoder(slab, views)
+    """The feature maps of these rows, which ascend; what lies between them was withdrawn."""
+    start = int(rows[0])
+    keep = np.zeros(int(rows[-1]) + 1 - start, np.bool_)
+    keep[rows - start] = True
+    done = 0
+    for slab in private.slabs(start, start + len(keep), max(1, SLAB // views)):
+        kept = keep[done : done + len(slab)]
+        done += len(slab)
+        if kept.any():
+            yield encoder(slab if kept.all() else slab[kept], views)
         advance(len(slab))
 
 

@@ -30,7 +30,7 @@ def prepare_study(
     source: Path | None,
     overrides: Sequence[str],
     workers: int,
-    seed: int,
+    seed: int | None,
     force: bool,
     progress: Progress,
 ) -> Prepared:
@@ -41,6 +41,7 @@ def prepare_study(
         overrides: 'key=value' for keys of a new study.yaml; in a study that is there they must
             say what it says.
         workers: processes that decode images.
+        seed: of the privacy layer, which is then public; None: from the system's entropy.
 
     Raises:
         UsageError: no dataset is named, or a new study's setting is wrong.
@@ -188,7 +189,12 @@ def _dataset(study: Study) -> Dataset:
 
 
 def _agreed(
-    folder: StudyFolder, study: Study, dataset: Dataset, seed: int, force: bool, progress: Progress
+    folder: StudyFolder,
+    study: Study,
+    dataset: Dataset,
+    seed: int | None,
+    force: bool,
+    progress: Progress,
 ) -> Study:
     """Bring `samples` and the privacy layer in line with the settings.
 
@@ -214,17 +220,23 @@ def _agreed(
             if not open_to_change:
                 raise
             progress.note("new weights for the privacy layer, which fits the changed model")
-            _write_privacy_layer(folder, study, seed)
+            _write_privacy_layer(folder, study, seed, progress)
     elif study.sites and not force:
         study.encoding_digest(folder.privacy_layer)
     else:
-        _write_privacy_layer(folder, study, seed)
+        _write_privacy_layer(folder, study, seed, progress)
     return study
 
 
-def _write_privacy_layer(folder: StudyFolder, study: Study, seed: int) -> None:
+def _write_privacy_layer(
+    folder: StudyFolder, study: Study, seed: int | None, progress: Progress
+) -> None:
     from safetensors.torch import save
 
+    if seed is not None:
+        progress.note(
+            "the privacy layer follows from the seed, so that it is public: for simulations alone"
+        )
     layer = build(study, seed).privacy_layer
     weights = {name: value.contiguous() for name, value in layer.state_dict().items()}
     with publish(folder.privacy_layer, public=True) as part:

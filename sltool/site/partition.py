@@ -20,10 +20,13 @@ from sltool.layout import SiteFolder, StudyFolder
 from sltool.progress import Progress
 from sltool.site.assign import Assignment, assign
 from sltool.site.private import PrivateFile, create_private, open_private, write_text_column
+from sltool.site.withdrawals import (
+    PRIVATE_COLUMNS,
+    Withdrawals,
+    keep_former,
+    told,
+)
 from sltool.study import SPLITS, Study
-
-# The columns of `pseudonyms.csv`.
-TABLE = ("pseudonym", "group", "split", "record", "patient", "examination")
 
 
 def partition(
@@ -32,29 +35,34 @@ def partition(
     ratios: list[float],
     names: list[str],
     progress: Progress,
-    seed: int,
-    secret_order: bool,
+    seed: int | None,
     state: str,
 ) -> Assignment:
     """Copy each site's rows of `prepared.h5` to its `private.h5`, and write `pseudonyms.csv`.
 
+    Patients who withdrew are left out.
+
     Args:
-        secret_order: draw the order of rows from the system's randomness, not from `seed`, so
-            that nobody who knows the seed can tell the order of admission.
+        seed: of simulated sites. None, for a real one: draw the split, the order of rows and the
+            views from the system's entropy, so that nobody can tell the order of admission.
         state: kept in each `private.h5`, to recognise work that is done.
     """
     with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
         people = _People.of(prepared)
-        labels = prepared.labels
+        kept = _not_withdrawn(folder, people, progress)
+        labels = prepared.labels[kept]
+        groups, official = np.array(people.groups)[kept], np.array(prepared.text("official"))[kept]
         assignment = assign(
-            labels, people.groups, prepared.text("official"), study.split, ratios, names, seed
+            labels, groups.tolist(), official.tolist(), study.split, ratios, names, seed
         )
         _check_classes(assignment, labels, study)
         parts = []
         for number, name in enumerate(names):
-            site_seed = secrets.randbits(63) if secret_order else seed * 1000 + number
-            rows = _shipping_order(assignment, number, site_seed)
-            parts.append(_Part(folder.site(name), rows, assignment.split[rows], site_seed))
+            site_seed = None if seed is None else seed * 1000 + number
+            order = _shipping_order(assignment, number, site_seed)
+            views_seed = secrets.randbits(128) if site_seed is None else site_seed
+            site, splits = folder.site(name), assignment.split[order]
+            parts.append(_Part(site, kept[order], splits, views_seed))
         _write_parts(study, prepared, people, parts, progress, state)
     return assignment
 
@@ -74,12 +82,24 @@ class _People:
 
 @dataclass(frozen=True)
 class _Part:
-    """One site's share: the rows of `prepared.h5` in shipping order, and the split of each."""
+    """One site's share: the rows of `prepared.h5` in shipping order, and the split of each.
+
+    Attributes:
+        seed: of the views.
+    """
 
     site: SiteFolder
     rows: NDArray[np.int64]
     splits: NDArray[np.int64]
     seed: int
+
+
+def _not_withdrawn(folder: StudyFolder, people: _People, progress: Progress) -> NDArray[np.int64]:
+    """The rows of `prepared.h5` that may be used."""
+    keep = Withdrawals.read(folder).keeps(people.records, people.groups)
+    if not keep.all():
+        progress.note(f"{told(int((~keep).sum()))} are at no site")
+    return np.flatnonzero(keep)
 
 
 def _check_classes(assignment: Assignment, labels: NDArray[np.generic], study: Study) -> None:
@@ -92,14 +112,19 @@ def _check_classes(assignment: Assignment, labels: NDArray[np.generic], study: S
             )
 
 
-def _shipping_order(assignment: Assignment, site: int, seed: int) -> NDArray[np.int64]:
+def _shipping_order(assignment: Assignment, site: int, seed: int | None) -> NDArray[np.int64]:
     """The site's rows: training, validation, test, each shuffled."""
-    rng = np.random.default_rng(seed)
+    shuffled = _secretly_shuffled if seed is None else np.random.default_rng(seed).permutation
     parts = [
-        rng.permutation(np.flatnonzero((assignment.site == site) & (assignment.split == code)))
+        shuffled(np.flatnonzero((assignment.site == site) & (assignment.split == code)))
         for code in range(len(SPLITS))
     ]
     return np.concatenate(parts)
+
+
+def _secretly_shuffled(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """In an order of the system's entropy alone: from some rows' places no other's follows."""
+    return rows[np.argsort(np.frombuffer(secrets.token_bytes(8 * len(rows)), np.uint64))]
 
 
 def _write_parts(
@@ -115,7 +140,8 @@ def _write_parts(
         for part in parts:
             close_to_others(private_folder(part.site.private_dir))
             file = stack.enter_context(create_private(part.site.private, study.id, state))
-            file.attrs["seed"] = part.seed
+            # As text: HDF5 has no integer of 128 bits.
+            file.attrs["seed"] = str(part.seed)
             arrays.append(_make_inputs(file, part_of(part.site.private), prepared, len(part.rows)))
             _write_columns(file, prepared, people, part)
         _scatter(prepared, parts, arrays, progress)
@@ -166,18 +192,17 @@ def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part
         ("group_pseudonyms", groups),
     ):
         write_text_column(file, name, values)
-    table = (
-        {
-            "pseudonym": pseudonyms[number],
-            "group": groups[number],
-            "split": splits[number],
-            "record": people.records[row],
-            "patient": people.groups[row],
-            "examination": people.examinations[row],
-        }
-        for number, row in enumerate(part.rows)
+    originals = (
+        [column[row] for row in part.rows]
+        for column in (people.records, people.groups, people.examinations)
     )
-    write_csv(part.site.pseudonyms, table, TABLE)
+    rows = zip(pseudonyms, groups, splits, *originals, strict=True)
+    keep_former(part.site)
+    write_csv(
+        part.site.pseudonyms,
+        (dict(zip(PRIVATE_COLUMNS, row, strict=True)) for row in rows),
+        PRIVATE_COLUMNS,
+    )
 
 
 def _group_pseudonyms(people: _People, rows: NDArray[np.int64]) -> list[str]:

@@ -29,6 +29,7 @@ from sltool.site.check_scan import InputCheck, check_scan
 from sltool.site.counts import count_parts
 from sltool.site.fingerprint import Fingerprint
 from sltool.site.private import create_private, open_private, write_text_column
+from sltool.site.withdrawals import Withdrawals, told
 from sltool.study import Labels, Study
 
 # Samples in a job: few, so that no worker has much left to do when the others are done.
@@ -81,7 +82,9 @@ def prepare(
     state: str,
     looked: Fingerprint,
 ) -> Prepared:
-    """Write `prepared.h5` and, if samples were left out, `refused.csv`.
+    """Write `prepared.h5` and, if samples were refused, `refused.csv`.
+
+    Patients who withdrew are left out.
 
     Args:
         looked: what the source looked like before it was read; kept in `prepared.h5`.
@@ -99,16 +102,21 @@ def prepare(
             expected=dataset.source_help,
             hint=_first_reasons(scan.refused),
         )
+    keep = Withdrawals.read(folder).keeps(scan.records, scan.groups)
+    if not keep.any():
+        raise BadDataError("all samples are of patients who withdrew", where=source or "")
+    notes = [] if keep.all() else [f"{told(int((~keep).sum()))} were left out"]
     refused = list(scan.refused)
     with (
         create_private(folder.prepared, study.id, state) as file,
         early_writeback(part_of(folder.prepared), WRITEBACK_BYTES) as wrote,
     ):
-        kept = _write_inputs(file, scan, check, refused, progress, workers, wrote)
+        kept = _write_inputs(file, scan, keep, check, refused, progress, workers, wrote)
         _check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
         counts = _write_columns(file, scan, kept, study.samples.labels)
         parts = count_parts(scan, kept, study.samples.labels)
-        result = Prepared(study.dataset.name, len(kept), counts, parts, refused, scan.notes)
+        notes = [*scan.notes, *notes]
+        result = Prepared(study.dataset.name, len(kept), counts, parts, refused, notes)
         file.attrs["result"] = json.dumps(asdict(result))
         file["source"] = np.frombuffer(looked.to_json(), np.uint8)
     _write_refused(folder.refused, refused)
@@ -147,6 +155,7 @@ def prepared_before(folder: StudyFolder, study: Study, state: str) -> Prepared |
 def _write_inputs(
     file: h5py.File,
     scan: Scan,
+    keep: NDArray[np.bool_],
     check: InputCheck,
     refused: list[Refused],
     progress: Progress,
@@ -156,6 +165,7 @@ def _write_inputs(
     """Stream the arrays to the file; returns the numbers of the samples that were readable.
 
     Args:
+        keep: (N,) which samples may be written.
         wrote: is told the bytes that were written.
     """
     inputs: h5py.Dataset | None = None
@@ -163,6 +173,10 @@ def _write_inputs(
     with progress.bar("prepare", len(scan)) as advance:
         for arrays, numbers, unreadable in _batches(scan, check, workers):
             check.check(arrays, numbers)
+            advance(len(numbers) + len(unreadable))
+            wanted = keep[numbers]
+            if not wanted.all():
+                arrays, numbers = arrays[wanted], np.array(numbers)[wanted].tolist()
             if numbers:
                 shape = arrays.shape[1:]
                 if inputs is None:
@@ -178,7 +192,6 @@ def _write_inputs(
                 wrote(arrays.nbytes)
             kept += numbers
             refused += unreadable
-            advance(len(numbers) + len(unreadable))
     return kept
 
 

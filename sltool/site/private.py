@@ -51,7 +51,7 @@ class PrivateFile:
 
     @property
     def seed(self) -> int:
-        """The site's seed: of its noise and its views."""
+        """The seed of the random versions of training images, of 128 bits at a real site."""
         with self._checked():
             return int(self.file.attrs["seed"])
 

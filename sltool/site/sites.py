@@ -31,7 +31,7 @@ def make_sites(
     folder: StudyFolder,
     ratios: str,
     site: str | None,
-    seed: int,
+    seed: int | None,
     force: bool,
     progress: Progress,
 ) -> Outcome:
@@ -40,39 +40,61 @@ def make_sites(
     Args:
         ratios: shares of simulated sites A, B, C ..., '7:2:1'.
         site: the real site that all rows belong to; then `ratios` is not used.
+        seed: of the simulated sites, by default 0. What is random at a real site comes from the
+            system's entropy.
 
     Raises:
         StageOrderError: nothing is prepared.
-        UsageError: the ratios do not parse or leave a site empty, or other sites lie there.
+        UsageError: the ratios do not parse or leave a site empty, other sites lie there, or a
+            real site was given a seed.
     """
+    seed = _checked_seed(site, seed)
     study = load_study(folder)
     shares = parse_ratios(ratios) if site is None else [1.0]
     names = site_names(len(shares)) if site is None else [check_site_name(site)]
     state = _state(folder, study, shares, names, seed)
-    before = _before(folder, study, names)
+    stale = [] if site is not None else sorted(set(folder.site_names()) - set(names))
+    before = _before(folder, study, [*names, *stale])
     if not force:
         if len(before) == len(names) and set(before.values()) == {state}:
             enrol(folder, study, names)
             return Outcome({name: _counts(folder, study, name) for name in names}, again=True)
         if set(before.values()) - {state}:
             raise UsageError(
-                f"the sites {', '.join(before)} were made from other samples, ratios or seed",
+                f"there are sites here ({', '.join(before)}) that were made from other samples, "
+                "ratios or seed",
                 where=folder.sites,
-                hint="--force makes them anew with new pseudonyms; shards that were shipped "
-                "before will not fit them",
+                hint=_what_force_does(names, stale),
             )
-    assignment = partition(
-        folder, study, shares, names, progress, seed, secret_order=site is not None, state=state
-    )
-    if site is None:
-        for stale in set(folder.site_names()) - set(names):
-            remove(folder.site(stale).private)
+    assignment = partition(folder, study, shares, names, progress, seed, state)
+    for name in stale:
+        remove(folder.site(name).private)
     enrol(folder, study, names)
     return Outcome(assignment.counts(), again=False)
 
 
+def _checked_seed(site: str | None, seed: int | None) -> int | None:
+    if site is None:
+        return seed or 0
+    if seed is not None:
+        raise UsageError(
+            "--seed is for simulated sites",
+            expected=f"--site {site} alone: who knew its seed could tell the order of admission",
+            hint="leave out --seed; a real site's split and order come from the system's entropy",
+        )
+    return None
+
+
+def _what_force_does(names: list[str], stale: list[str]) -> str:
+    deletes = f"deletes the data of {', '.join(stale)} and " if stale else ""
+    return (
+        f"work in another folder; or --force {deletes}makes {', '.join(names)} with new "
+        "pseudonyms: shards that were shipped before will not fit them"
+    )
+
+
 def _state(
-    folder: StudyFolder, study: Study, shares: list[float], names: list[str], seed: int
+    folder: StudyFolder, study: Study, shares: list[float], names: list[str], seed: int | None
 ) -> str:
     with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
         made_from = {

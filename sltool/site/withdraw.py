@@ -6,24 +6,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sltool.errors import BadDataError, StageOrderError
-from sltool.files import read_csv
+from sltool.files import remove
 from sltool.layout import SiteFolder
 from sltool.shard.withdrawal import write_withdrawal
 from sltool.site.encode import site_key
+from sltool.site.withdrawals import add_withdrawn, people_of
 from sltool.study import Study
 
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """The signed file in the outbox, and how many samples it names."""
+    """The signed file in the outbox, and how many samples it names.
+
+    Attributes:
+        encode_again: the outbox held the samples and nothing had been shipped, so its shards are
+            not shipped any more.
+    """
 
     site: str
     samples: int
     file: Path
+    encode_again: bool
 
 
 def withdraw(site: SiteFolder, study: Study, patient: str) -> Withdrawn:
-    """Write a signed withdrawal of all samples of `patient` to the site's outbox.
+    """List `patient` in `withdrawn.csv`, and sign a withdrawal of all samples to the outbox.
+
+    That is under every pseudonym that the samples ever had.
 
     Args:
         patient: as in the column `patient` of `sites/SITE/pseudonyms.csv`.
@@ -33,21 +42,32 @@ def withdraw(site: SiteFolder, study: Study, patient: str) -> Withdrawn:
         BadDataError: no such patient at this site.
     """
     study.check_sites([site.name])
-    pseudonyms = _pseudonyms(site, patient)
-    path = write_withdrawal(site.outbox, study, site.name, pseudonyms, site_key(site, study))
-    return Withdrawn(site.name, len(pseudonyms), path)
+    key = site_key(site, study)
+    rows = _rows_of(site, patient)
+    # First, so that a crash in between leaves a patient who is encoded no more.
+    add_withdrawn(site, rows)
+    pseudonyms = [row["pseudonym"] for row in rows]
+    path = write_withdrawal(site.outbox, study, site.name, pseudonyms, key)
+    return Withdrawn(site.name, len(pseudonyms), path, _retract(site))
 
 
-def _pseudonyms(site: SiteFolder, patient: str) -> list[str]:
-    if not site.pseudonyms.exists():
+def _retract(site: SiteFolder) -> bool:
+    """Keep an encoding that nobody has seen yet from being shipped."""
+    if site.shipped.is_file() or not site.encoded.is_file():
+        return False
+    remove(site.encoded)
+    return True
+
+
+def _rows_of(site: SiteFolder, patient: str) -> list[dict[str, str]]:
+    people = people_of(site)
+    if not people:
         raise StageOrderError(
             f"site {site.name} has no pseudonyms yet",
             where=site.pseudonyms,
             hint=f"run `sltool partition --site {site.name}` first",
         )
-    hint = "bring the file back from your backup"
-    table = read_csv(site.pseudonyms, ("pseudonym", "patient"), hint)
-    found = [row["pseudonym"] for row in table if row["patient"] == patient]
+    found = [row for row in people if row["patient"] == patient]
     if not found:
         raise BadDataError(
             f"site {site.name} has no patient of that id",

@@ -107,7 +107,7 @@ def states(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     root = tmp_path_factory.mktemp("states")
     study = root / "study"
     study.mkdir()
-    zygote.ok(study, ["prepare", "cholesterol", "--set", "training.epochs=3"])
+    zygote.ok(study, ["prepare", "cholesterol", "--seed", "0", "--set", "training.epochs=3"])
     zygote.ok(study, ["partition", "--ratios", "7:3"])
     found = {}
     for name, arguments in STAGES.items():

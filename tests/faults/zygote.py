@@ -20,7 +20,7 @@ from typing import IO, Any
 from sltool.cli.main import main as sltool_main
 
 STAGES = (
-    ["prepare", "cholesterol", "--set", "training.epochs=1"],
+    ["prepare", "cholesterol", "--seed", "0", "--set", "training.epochs=1"],
     ["partition"],
     ["client-encode"],
     ["ship"],

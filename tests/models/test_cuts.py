@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -138,3 +139,26 @@ def test_samples_of_another_kind_are_refused(name: str, shape: tuple[int, ...], 
 def test_too_few_pixels_are_refused(name: str, sides: int) -> None:
     with pytest.raises(StudyFileError, match="too few"):
         outline(study_of(name, (1, sides, sides)))
+
+
+def test_without_a_seed_the_weights_come_from_the_whole_of_the_systems_entropy() -> None:
+    """torch uses 32 bits of a seed; here the generator's whole state is drawn."""
+    study = small_study("mlp", 1)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    weights = [build(study, seed=None).privacy_layer[0][0].weight for _ in range(2)]
+    assert not (weights[0] == weights[1]).any()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_torchs_generator_goes_on_from_the_state_that_is_drawn() -> None:
+    from sltool.models.base import _seed_from_entropy
+
+    with torch.random.fork_rng(devices=[]):
+        _seed_from_entropy()
+        key = torch.get_rng_state().numpy().view(np.uint64)[3 : 3 + 624].astype(np.uint32)
+        drawn = torch.randint(0, 2**24, (100,), dtype=torch.int32).numpy()
+    twister = np.random.MT19937()
+    twister.state = {**twister.state, "state": {"key": key, "pos": 624}}
+    assert (drawn == twister.random_raw(100) % 2**24).all()
+    assert len(np.unique(key)) > 600

@@ -29,7 +29,15 @@ def encoded_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoded") / "study"
     folder.mkdir()
     for stage in (
-        ["prepare", "cholesterol", "--set", "training.epochs=6", "training.batch_size=16"],
+        [
+            "prepare",
+            "cholesterol",
+            "--seed",
+            "0",
+            "--set",
+            "training.epochs=6",
+            "training.batch_size=16",
+        ],
         ["partition"],
         ["client-encode"],
     ):

@@ -152,6 +152,19 @@ def test_views_split_over_shards_keep_their_order(sltool: Sltool, tmp_path: Path
     assert np.array_equal(np.concatenate([features(path) for path in parts]), whole)
 
 
+def test_a_real_sites_versions_are_its_own_and_stay_the_same(
+    sltool: Sltool, tmp_path: Path
+) -> None:
+    """Of a secret seed; but to encode again shows no further versions of an image."""
+    source = two_classes(tmp_path / "ct", 20, ("non-COVID", "COVID"))
+    options = ["--set", "encoding.views=3", "--set", "dataset.size=32"]
+    sltool("prepare", "covid-ct", "--source", source, *options).ok()
+    sltool("partition", "--site", "Basel").ok()
+    with h5py.File(sltool.folder / "sites" / "Basel" / "private.h5") as file:
+        assert int(file.attrs["seed"]) >= 2**64
+    assert encoded(sltool) == encoded(sltool)
+
+
 def test_tables_have_no_views(sltool: Sltool) -> None:
     ran = sltool("prepare", "cholesterol", "--set", "encoding.views=2")
     assert ran.code == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -43,7 +45,7 @@ def test_feature_maps_are_the_privacy_layers_output(sites: Sltool) -> None:
         assert (file["labels"][:] == labels).all()
 
 
-def test_same_input_same_bytes(sites: Sltool) -> None:
+def test_without_noise_same_input_same_bytes(sites: Sltool) -> None:
     sites("client-encode", "--site", "B").ok()
     first = shards(sites.folder)
     sites("client-encode", "--site", "B", "--force").ok()
@@ -70,29 +72,60 @@ def test_shards_are_cut_and_chained(sites: Sltool) -> None:
     assert manifests[1]["previous"] == hashlib.sha256(canonical).hexdigest()
 
 
-def test_noise_and_clipping(sites: Sltool) -> None:
+def features(sites: Sltool, site: str = "A", **settings: float | str) -> np.ndarray:
+    """What the site ships for training under these settings of `encoding`."""
     path = sites.folder / "study.yaml"
     text = path.read_text()
+    changed = text
+    for key, value in settings.items():
+        changed, found = re.subn(rf"(?m)^  {key}: .*$", f"  {key}: {value}", changed)
+        assert found == 1
+    path.write_text(changed)
+    sites("client-encode", "--site", site, "--force").ok()
+    path.write_text(text)
+    with h5py.File(sites.folder / "outbox" / site / f"{site}-train-00000.h5") as file:
+        return np.asarray(file["features"][:], dtype=float)
 
-    def features(**settings: float) -> np.ndarray:
-        changed = text
-        for key, value in settings.items():
-            old = "clip: null" if key == "clip" else "noise: 0.0"
-            assert old in changed
-            changed = changed.replace(old, f"{key}: {value}")
-        path.write_text(changed)
-        sites("client-encode", "--site", "A").ok()
-        with h5py.File(sites.folder / "outbox" / "A" / "A-train-00000.h5") as file:
-            return np.asarray(file["features"][:], dtype=float)
 
-    plain = features()
-    clipped = features(clip=0.5)
+def test_noise_and_clipping(sites: Sltool) -> None:
+    plain = features(sites)
+    clipped = features(sites, clip=0.5)
     norms = np.linalg.norm(plain, axis=1)
     assert (norms > 0.5).all()
     np.testing.assert_allclose(np.linalg.norm(clipped, axis=1), 0.5, rtol=1e-2)
-    noisy = features(noise=2.0)
+    noisy = features(sites, noise=2.0)
     assert (noisy - plain).std() == pytest.approx(2.0, rel=0.05)
-    assert abs((noisy - plain).mean()) < 0.1
+    assert abs((noisy - plain).mean()) < 0.2
+
+
+def test_two_noise_levels_do_not_give_the_clean_maps_away(sites: Sltool) -> None:
+    plain, half, whole = (features(sites, dtype="float32", noise=sd) for sd in (0.0, 0.5, 1.0))
+    # Independent noise leaves a standard deviation of sqrt((2 * 0.5)**2 + 1**2).
+    assert (2 * half - whole - plain).std() == pytest.approx(2**0.5, rel=0.1)
+
+
+def test_every_encoding_draws_its_own_noise(sites: Sltool) -> None:
+    plain = features(sites)
+    first, second = (features(sites, noise=1.0) - plain for _ in range(2))
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
+
+
+def test_a_second_noisy_copy_is_warned_of(sites: Sltool) -> None:
+    path = sites.folder / "study.yaml"
+    path.write_text(path.read_text().replace("noise: 0.0", "noise: 1.0"))
+    assert "noisy copies" not in sites("client-encode", "--site", "A").ok().err
+    sites("ship", "--site", "A").ok()
+    assert "noisy copies" in sites("client-encode", "--site", "A", "--force").ok().err
+
+
+def test_no_private_file_holds_what_the_noise_follows_from(sites: Sltool) -> None:
+    """A copy of the whole hospital, restored from a backup, makes other noise."""
+    backup = sites.folder.with_name("backup")
+    shutil.copytree(sites.folder, backup)
+    first = features(sites, noise=1.0)
+    shutil.rmtree(sites.folder)
+    backup.rename(sites.folder)
+    assert not np.isclose(first, features(sites, noise=1.0), atol=1e-3).mean() > 0.01
 
 
 def test_too_large_for_float16_is_an_error_not_an_infinity(sites: Sltool) -> None:

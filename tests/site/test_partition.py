@@ -88,6 +88,48 @@ def test_the_order_at_a_real_site_is_secret(prepared: Sltool) -> None:
     assert set(orders[0]) == set(orders[1])
 
 
+def test_the_split_at_a_real_site_is_secret(prepared: Sltool) -> None:
+    tests = []
+    for _ in range(2):
+        prepared("partition", "--site", "B", "--force").ok()
+        tests.append({row["record"] for row in rows(prepared.folder, "B") if is_test(row)})
+    assert tests[0] != tests[1]
+
+
+def test_a_real_site_takes_no_seed(prepared: Sltool) -> None:
+    ran = prepared("partition", "--site", "B", "--seed", 0)
+    assert ran.code == 2
+    assert "--seed" in ran.err
+    assert not (prepared.folder / "sites").exists()
+
+
+def test_a_simulated_site_does_not_become_a_real_one_with_its_public_seed(
+    prepared: Sltool,
+) -> None:
+    prepared("partition", "--ratios", "1").ok()
+    ran = prepared("partition", "--site", "A")
+    assert ran.code == 2
+    assert "--force" in ran.err
+    prepared("partition", "--site", "A", "--force").ok()
+    with h5py.File(prepared.folder / "sites" / "A" / "private.h5") as file:
+        assert int(file.attrs["seed"]) >= 2**64, "128 bits of the system's entropy"
+    assert "already partitioned" in prepared("partition", "--site", "A").ok().err
+
+
+@pytest.mark.parametrize("ratios", ["7:2:1", "1"])
+def test_a_real_sites_data_is_not_deleted_by_a_simulation(prepared: Sltool, ratios: str) -> None:
+    prepared("partition", "--site", "Basel").ok()
+    private = prepared.folder / "sites" / "Basel" / "private.h5"
+    before = private.read_bytes()
+    ran = prepared("partition", "--ratios", ratios)
+    assert ran.code == 2
+    assert "Basel" in ran.err
+    assert private.read_bytes() == before
+    assert [path.name for path in (prepared.folder / "sites").iterdir()] == ["Basel"]
+    prepared("partition", "--ratios", ratios, "--force").ok()
+    assert not private.exists()
+
+
 def test_a_simulation_is_the_same_for_the_same_seed(prepared: Sltool) -> None:
     orders = []
     for seed in (5, 5, 6):

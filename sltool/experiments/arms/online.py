@@ -93,7 +93,7 @@ class _Protection(nn.Module):
         self._encoding = encoding
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return protect(maps, self._encoding)
+        return protect(maps, self._encoding, torch.randn_like)
 
 
 def _only(samples: Samples, mine: torch.Tensor) -> Samples:

@@ -1,0 +1,58 @@
+"""The noise: what its numbers are, and that nobody can draw them again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from sltool.site.noise import BLOCK, fresh_noise, standard_normal
+
+KEY = bytes(range(32))
+
+
+def test_the_draws_are_standard_normal() -> None:
+    draws = standard_normal(KEY, 2_000_000).astype(float)
+    assert abs(draws.mean()) < 4 / len(draws) ** 0.5
+    assert draws.std() == pytest.approx(1, abs=4 / len(draws) ** 0.5)
+    assert stats.kstest(draws, "norm").pvalue > 0.001
+    for sds in (3, 4):
+        expected = 2 * stats.norm.sf(sds) * len(draws)
+        assert (abs(draws) > sds).sum() == pytest.approx(expected, abs=5 * expected**0.5)
+
+
+def test_no_draw_follows_from_another() -> None:
+    blocks = standard_normal(KEY, 20 * BLOCK).reshape(20, 2, BLOCK // 2)
+    radius, angle = blocks[:, 0], blocks[:, 1]
+    for one, other in (
+        (radius, angle),
+        (radius**2, angle**2),
+        (radius[1:], radius[:-1]),
+        (radius[:, 1:], radius[:, :-1]),
+    ):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.006
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 7, BLOCK - 1, BLOCK + 1])
+def test_any_number_can_be_drawn(number: int) -> None:
+    draws = standard_normal(KEY, number)
+    assert draws.shape == (number,)
+    assert draws.dtype == np.float32
+    assert np.isfinite(draws).all()
+
+
+def test_each_call_has_a_key_of_its_own() -> None:
+    maps = torch.zeros(3, 2, 5, 7)
+    first, second = fresh_noise(maps), fresh_noise(maps)
+    assert first.shape == maps.shape
+    assert not (first == second).any()
+
+
+def test_neither_torchs_nor_numpys_seed_moves_it() -> None:
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        drawn.append(fresh_noise(torch.zeros(100)))
+    assert not torch.equal(*drawn)
