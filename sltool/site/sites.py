@@ -49,7 +49,8 @@ def make_sites(
     shares = parse_ratios(ratios) if site is None else [1.0]
     names = site_names(len(shares)) if site is None else [check_site_name(site)]
     state = _state(folder, study, shares, names, seed)
-    before = _before(folder, study, names)
+    # What is made anew need not be readable.
+    before = {} if force else _before(folder, study, names)
     if not force:
         if len(before) == len(names) and set(before.values()) == {state}:
             enrol(folder, study, names)
