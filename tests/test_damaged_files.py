@@ -93,3 +93,27 @@ def test_damaged(
     assert ran.code == (2 if name == "study.yaml" else 3), (ran.code, ran.err)
     assert path.name in ran.err
     assert "next:" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "advised", "command"),
+    [
+        ("prepared.h5", ["prepare", "--force"], ["partition"]),
+        ("sites/B/private.h5", ["partition", "--force"], ["client-encode"]),
+        ("server/runs/default/run.json", ["server-train", "--force"], ["evaluate"]),
+        ("server/runs/default/checkpoint.pt", ["server-train", "--force"], ["evaluate"]),
+        ("server/runs/default/model.safetensors", ["server-train", "--force"], ["evaluate"]),
+        ("server/runs/default/history.csv", ["server-train"], ["report"]),
+        ("server/runs/default/predictions.csv", ["evaluate"], ["report"]),
+    ],
+)
+def test_what_the_message_advises_helps(
+    evaluated_study: Path, sltool: Sltool, name: str, advised: list[str], command: list[str]
+) -> None:
+    shutil.copytree(evaluated_study, sltool.folder, dirs_exist_ok=True)
+    (sltool.folder / name).write_bytes(b"\xff\xfe")
+    ran = sltool(*command)
+    if command[0] != "evaluate" or not name.endswith("checkpoint.pt"):
+        assert ran.code == 3, ran.err
+    sltool(*advised).ok()
+    sltool(*command).ok()

@@ -56,7 +56,7 @@ class Row:
     @cached_property
     def histories(self) -> list[pd.DataFrame]:
         """The history of every seed; empty for an arm without epochs."""
-        return [pd.read_csv(one.history) for one in self.finished if one.history.is_file()]
+        return [_history(one.history) for one in self.finished if one.history.is_file()]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,26 @@ class Results:
 def foremost(metrics: Sequence[str], kind: str) -> list[str]:
     """The first three metrics, and those of plug-ins."""
     return list(dict.fromkeys([*metrics[:3], *(m for m in plugin_metrics(kind) if m in metrics)]))
+
+
+def _history(path: Path) -> pd.DataFrame:
+    """The figures of a `history.csv`: the epoch, and the columns of losses and accuracies.
+
+    Raises:
+        BadDataError: it is damaged.
+    """
+    try:
+        frame = pd.read_csv(path)
+        names = [n for n in frame.columns if n == "epoch" or n.endswith(("_loss", "_accuracy"))]
+        return frame[names].astype(float)
+    except OSError as error:
+        raise StorageError.of(error, path, "read") from error
+    except (ValueError, OverflowError) as error:
+        raise BadDataError(
+            f"the history is damaged: {error}",
+            where=path,
+            hint="train again: `sltool server-train` writes it from the checkpoint",
+        ) from error
 
 
 def read_table(path: Path, records: Path | None) -> Table:

@@ -9,7 +9,7 @@ Neither ever travels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,57 +36,58 @@ class PrivateFile:
 
     @property
     def inputs(self) -> h5py.Dataset:
-        with self._checked():
+        with self._checked:
             return self.file["inputs"]
 
     @property
     def labels(self) -> NDArray[Any]:
-        with self._checked():
+        with self._checked:
             return np.asarray(self.file["labels"][:])
 
     def text(self, name: str) -> list[str]:
         """A text column."""
-        with self._checked():
+        with self._checked:
             return list(self.file[name].asstr()[:])
 
     @property
     def seed(self) -> int:
         """The seed of the random versions of training images, of 128 bits at a real site."""
-        with self._checked():
+        with self._checked:
             return int(self.file.attrs["seed"])
 
     @property
     def state(self) -> str:
         """What the file was made from, to recognise work that is done."""
-        with self._checked():
+        with self._checked:
             return str(self.file.attrs["state"])
 
     def document(self, name: str, kind: type[Document]) -> Document:
         """A JSON document among the attributes; see `read_json`."""
-        with self._checked():
+        with self._checked:
             text = str(self.file.attrs[name])
-        return parse_json(text, kind, self.path, self.path.name, self._hint)
+        return parse_json(text, kind, self.path, self.path.name, f"run `{self.made_by} --force`")
 
     def slabs(self, start: int, stop: int, rows: int = SLAB) -> Iterator[NDArray[Any]]:
         """The inputs from `start` to `stop`, a bounded block at a time."""
         for begin in range(start, stop, rows):
-            with self._checked():
+            with self._checked:
                 block = np.asarray(self.inputs[begin : min(begin + rows, stop)])
             yield block
 
     @property
-    def _hint(self) -> str:
-        return f"run `{self.made_by} --force`"
+    def _checked(self) -> AbstractContextManager[None]:
+        return _readable(self.path, self.made_by)
 
-    @contextmanager
-    def _checked(self) -> Iterator[None]:
-        """Say of what h5py cannot find or read that the file is damaged."""
-        try:
-            yield
-        except (KeyError, OSError, ValueError, TypeError, AttributeError) as error:
-            raise BadDataError(
-                f"{self.path.name} is damaged: {error}", where=self.path, hint=self._hint
-            ) from error
+
+@contextmanager
+def _readable(path: Path, made_by: str) -> Iterator[None]:
+    """Say of what h5py cannot find or read that the file is damaged."""
+    try:
+        yield
+    except (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise BadDataError(
+            f"{path.name} is damaged: {error}", where=path, hint=f"run `{made_by} --force`"
+        ) from error
 
 
 @contextmanager
@@ -101,14 +102,12 @@ def open_private(path: Path, study_id: str, made_by: str) -> Iterator[PrivateFil
         raise StageOrderError(
             f"{path.name} is not there yet", where=path, hint=f"run `{made_by}` first"
         )
-    try:
+    with _readable(path, made_by):
         file = h5py.File(path, "r")
-    except OSError as error:
-        raise BadDataError(
-            f"{path.name} cannot be opened: {error}", where=path, hint=f"run `{made_by} --force`"
-        ) from error
     with file:
-        if file.attrs.get("study") != study_id:
+        with _readable(path, made_by):
+            of = file.attrs.get("study")
+        if of != study_id:
             raise BadDataError(
                 f"{path.name} belongs to another study",
                 where=path,

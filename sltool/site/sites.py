@@ -54,7 +54,8 @@ def make_sites(
     names = site_names(len(shares)) if site is None else [check_site_name(site)]
     state = _state(folder, study, shares, names, seed)
     stale = [] if site is not None else sorted(set(folder.site_names()) - set(names))
-    before = _before(folder, study, [*names, *stale])
+    # What is made anew need not be readable.
+    before = {} if force else _before(folder, study, [*names, *stale])
     if not force:
         if len(before) == len(names) and set(before.values()) == {state}:
             enrol(folder, study, names)
