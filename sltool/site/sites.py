@@ -45,10 +45,9 @@ def make_sites(
 
     Raises:
         StageOrderError: nothing is prepared.
-        UsageError: the ratios do not parse or leave a site empty, other sites lie there, or a
-            real site was given a seed.
+        UsageError: the ratios do not parse or leave a site empty, or other sites lie there.
     """
-    seed = _checked_seed(site, seed)
+    seed = _chosen_seed(site, seed, progress)
     study = load_study(folder)
     shares = parse_ratios(ratios) if site is None else [1.0]
     names = site_names(len(shares)) if site is None else [check_site_name(site)]
@@ -74,14 +73,14 @@ def make_sites(
     return Outcome(assignment.counts(), again=False)
 
 
-def _checked_seed(site: str | None, seed: int | None) -> int | None:
+def _chosen_seed(site: str | None, seed: int | None, progress: Progress) -> int | None:
+    """The simulation's seed; None at a real site, whatever was asked for."""
     if site is None:
         return seed or 0
     if seed is not None:
-        raise UsageError(
-            "--seed is for simulated sites",
-            expected=f"--site {site} alone: who knew its seed could tell the order of admission",
-            hint="leave out --seed; a real site's split and order come from the system's entropy",
+        progress.note(
+            "--seed is not used at a real site: who knew it could tell the order of admission; split "
+            "and order come from the system's entropy"
         )
     return None
 
