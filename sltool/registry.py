@@ -70,7 +70,6 @@ class Registry(Generic[T]):
         self.kind = kind
         self.group = f"sltool.{kind}s"
         self._builtins = builtins
-        self._builtins_loaded = False
         self._entries: dict[str, Entry[T]] = {}
         self._waiting: dict[str, importlib.metadata.EntryPoint] | None = None
         self.broken: list[Broken] = []
@@ -103,7 +102,7 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: there is none; the message has the nearest and all names.
         """
-        self._load_builtins()
+        self._load_builtins(name)
         if name not in self._entries and name in self._entry_points():
             self._load_entry_point(name)
         if name in self._entries:
@@ -119,12 +118,17 @@ class Registry(Generic[T]):
             self._load_entry_point(name)
         return [self._entries[name] for name in sorted(self._entries)]
 
-    def _load_builtins(self) -> None:
-        if not self._builtins_loaded:
-            self._builtins_loaded = True
-            with _coming_from("built-in"):
-                for module in self._builtins:
-                    importlib.import_module(module)
+    def _load_builtins(self, name: str | None = None) -> None:
+        """Import the built-in of this name alone, where it has a module of its own; or all."""
+        own = self._module_of(name) if name else None
+        with _coming_from("built-in"):
+            for module in (own,) if own else self._builtins:
+                importlib.import_module(module)
+
+    def _module_of(self, name: str) -> str | None:
+        """'covid-ct' lies in `sltool.datasets.covid_ct`."""
+        last = name.replace("-", "_")
+        return next((one for one in self._builtins if one.rpartition(".")[2] == last), None)
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         if self._waiting is None:
@@ -138,6 +142,8 @@ class Registry(Generic[T]):
         taken = None
         if name in self._entries:
             taken = self._entries[name].origin
+        elif self._module_of(name):
+            taken = "built-in"
         elif self._waiting and name in self._waiting:
             taken = _distribution(self._waiting[name])
         if taken is not None and taken != origin:

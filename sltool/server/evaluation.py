@@ -7,24 +7,22 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from sltool.errors import StageOrderError, StudyMismatchError
 from sltool.files import write_json, write_text
 from sltool.layout import RunFolder, StudyFolder
 from sltool.metrics import Array, check_metrics, compute, metrics_for
-from sltool.models.base import outline
 from sltool.server.levels import Level, gather, group_numbers
 from sltool.server.run import find_run, run_settings
 from sltool.server.store import Samples, Store
-from sltool.server.task import Task
-from sltool.server.trainer import predict
 from sltool.study import Study
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,13 @@ def _check_run(run: RunFolder, study: Study, store: Store) -> None:
 
 
 def _predict(run: RunFolder, study: Study, samples: Samples, device: torch.device) -> Array:
+    # Not above: who reads the figures of a run needs no torch, which is slow to import.
+    from safetensors.torch import load_file
+
+    from sltool.models.base import outline
+    from sltool.server.task import Task
+    from sltool.server.trainer import predict
+
     network = outline(study).server_network
     network.load_state_dict(load_file(run.model), assign=True)
     task = Task(study.samples.labels, study.training)

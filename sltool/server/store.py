@@ -16,15 +16,17 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sltool.errors import StorageError
 from sltool.files import remove, write_json
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES
+
+if TYPE_CHECKING:
+    import torch
 
 ID_DTYPE = np.dtype(f"S{ID_BYTES}")
 GROUP_DTYPE = np.dtype(f"S{GROUP_BYTES}")
@@ -182,6 +184,9 @@ class Store:
         shards: Collection[str] | None = None,
     ) -> Samples:
         """The samples of the `chosen` segments, in their order."""
+        # Not above: the queue takes shards in without torch, which is slow to import.
+        import torch
+
         chosen = self.chosen(split, sites, shards)
         names = sorted({one.site for one in chosen})
         index = _concatenate([np.arange(one.start, one.start + one.samples) for one in chosen])
@@ -234,6 +239,8 @@ class Store:
             raise StorageError.of(error, path) from error
 
     def _features(self, split: str, rows: int) -> torch.Tensor:
+        import torch
+
         shape = (rows, *self.shape.feature_shape)
         if rows == 0:
             return torch.empty(shape, dtype=getattr(torch, self.shape.dtype))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,19 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
-from sltool.errors import BadDataError, StageOrderError, StudyMismatchError
+from sltool.errors import BadDataError, StudyMismatchError
 from sltool.files import remove, sha256, write_json
+from sltool.layerfile import known_shape
 from sltool.layout import SiteFolder, StudyFolder
-from sltool.models.base import feature_shape, outline
+from sltool.models.base import outline, output_shape
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, Place
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 from sltool.shard.writer import write_shard
 from sltool.site.augment import Augmenter
+from sltool.site.enrol import site_key
+from sltool.site.outbox import is_complete
 from sltool.site.private import PrivateFile, open_private
 from sltool.site.records import read_record
 from sltool.study import SPLITS, Encoding, Study
@@ -88,11 +90,11 @@ def encode(
         key = site_key(site, study)
         state = {"encoding": digest, "private": sha256(site.private), "shard_bytes": shard_bytes}
         done = read_record(site.encoded)
-        if not force and done.get("state") == state and _complete(site, done["shards"]):
+        if not force and done.get("state") == state and is_complete(site, done["shards"]):
             return _summary(site, done, time.monotonic() - started, again=True)
-        layer = load_privacy_layer(folder, study).to(device)
-        content = Content.of(study, digest, feature_shape(study))
-        encoder = Encoder(study, layer, device, private.seed)
+        layer = load_privacy_layer(folder, study)
+        content = Content.of(study, digest, _shape(folder, study, layer))
+        encoder = Encoder(study, layer.to(device), device, private.seed)
         _empty(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
             shards = list(_write_all(site, private, content, encoder, key, shard_bytes, advance))
@@ -105,32 +107,16 @@ def encode(
     return _summary(site, record, time.monotonic() - started, again=False)
 
 
-def site_key(site: SiteFolder, study: Study) -> SigningKey:
-    """The site's private key, which study.yaml must list.
-
-    Raises:
-        StageOrderError: the site has none.
-        StudyMismatchError: study.yaml lists another.
-    """
-    if not site.key.is_file():
-        raise StageOrderError(
-            f"site {site.name} has no key",
-            where=site.key,
-            hint=f"run `sltool partition --site {site.name}` first",
-        )
-    key = SigningKey.load(site.key)
-    if key.public != study.sites[site.name].key:
+def _shape(folder: StudyFolder, study: Study, layer: nn.Module) -> tuple[int, ...]:
+    shape, known = output_shape(layer, study), known_shape(folder.privacy_layer, study)
+    if known not in (None, shape):
         raise StudyMismatchError(
-            f"the key of site {site.name} is not the one in study.yaml",
-            where=site.key,
-            expected=study.sites[site.name].key,
-            hint=f"enter {key.public} under sites.{site.name}.key, or bring back the old key",
+            f"the model '{study.model.name}' makes feature maps of shape {shape}",
+            where=folder.privacy_layer,
+            expected=f"{known}, as when the study was made",
+            hint="take the version of the model's plug-in that the study was made with",
         )
-    return key
-
-
-def _complete(site: SiteFolder, shards: list[str]) -> bool:
-    return all((site.outbox / name).is_file() for name in shards)
+    return shape
 
 
 def _summary(site: SiteFolder, record: dict[str, Any], seconds: float, again: bool) -> Encoded:
@@ -241,19 +227,3 @@ def _encoded(
     for slab in private.slabs(start, stop, max(1, SLAB // views)):
         yield encoder(slab, views)
         advance(len(slab))
-
-
-def outbox_shards(site: SiteFolder) -> list[Path]:
-    """The finished shards of a site.
-
-    Raises:
-        StageOrderError: `client-encode` has not finished.
-    """
-    record = read_record(site.encoded)
-    if not record or not _complete(site, record["shards"]):
-        raise StageOrderError(
-            f"site {site.name} has nothing to ship",
-            where=site.outbox,
-            hint=f"run `sltool client-encode --site {site.name}` first",
-        )
-    return [site.outbox / name for name in record["shards"]]

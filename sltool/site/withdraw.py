@@ -9,7 +9,7 @@ from pathlib import Path
 from sltool.errors import BadDataError, StageOrderError, StorageError
 from sltool.layout import SiteFolder
 from sltool.shard.withdrawal import write_withdrawal
-from sltool.site.encode import site_key
+from sltool.site.enrol import site_key
 from sltool.study import Study
 
 
