@@ -85,7 +85,7 @@ class Registry(Generic[T]):
         """
 
         def keep(registered: Registered) -> Registered:
-            origin = _origin.get() or _origin_of(registered)
+            origin = _origin_of(registered)
             self._check_free(name, origin)
             self._entries[name] = Entry(name, registered, origin, facts)  # type: ignore[arg-type]
             return registered
@@ -172,10 +172,10 @@ class Registry(Generic[T]):
 
 
 def _origin_of(registered: Any) -> str:
-    """Where something comes from that was imported before anybody asked for its name."""
+    """Where something comes from; a plug-in may be what imports a built-in first."""
     if registered.__module__.startswith("sltool."):
         return "built-in"
-    return inspect.getsourcefile(registered) or "?"
+    return _origin.get() or inspect.getsourcefile(registered) or "?"
 
 
 def _distribution(point: importlib.metadata.EntryPoint) -> str:
