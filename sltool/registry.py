@@ -71,7 +71,6 @@ class Registry(Generic[T]):
         self.kind = kind
         self.group = f"sltool.{kind}s"
         self._builtins = builtins
-        self._builtins_loaded = False
         self._entries: dict[str, Entry[T]] = {}
         self._waiting: dict[str, importlib.metadata.EntryPoint] | None = None
         self.broken: list[Broken] = []
@@ -88,7 +87,7 @@ class Registry(Generic[T]):
         """
 
         def keep(registered: Registered) -> Registered:
-            origin = _origin.get() or _origin_of(registered)
+            origin = _origin_of(registered)
             self._check_free(name, origin)
             self._entries[name] = Entry(name, registered, origin, facts)  # type: ignore[arg-type]
             return registered
@@ -105,7 +104,7 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: there is none; the message has the nearest and all names.
         """
-        self._load_builtins()
+        self._load_builtins(name)
         if name not in self._entries and name in self._entry_points():
             self._load_entry_point(name)
         if name in self._entries:
@@ -121,12 +120,17 @@ class Registry(Generic[T]):
             self._load_entry_point(name)
         return [self._entries[name] for name in sorted(self._entries)]
 
-    def _load_builtins(self) -> None:
-        if not self._builtins_loaded:
-            self._builtins_loaded = True
-            with _coming_from("built-in"):
-                for module in self._builtins:
-                    importlib.import_module(module)
+    def _load_builtins(self, name: str | None = None) -> None:
+        """Import the built-in of this name alone, where it has a module of its own; or all."""
+        own = self._module_of(name) if name else None
+        with _coming_from("built-in"):
+            for module in (own,) if own else self._builtins:
+                importlib.import_module(module)
+
+    def _module_of(self, name: str) -> str | None:
+        """'covid-ct' lies in `sltool.datasets.covid_ct`."""
+        last = name.replace("-", "_")
+        return next((one for one in self._builtins if one.rpartition(".")[2] == last), None)
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         if self._waiting is None:
@@ -141,6 +145,8 @@ class Registry(Generic[T]):
         taken = None
         if name in self._entries:
             taken = self._entries[name].origin
+        elif self._module_of(name):
+            taken = "built-in"
         elif self._waiting and name in self._waiting:
             taken = _distribution(self._waiting[name])
         if taken is not None and taken != origin:
@@ -169,10 +175,10 @@ class Registry(Generic[T]):
 
 
 def _origin_of(registered: Any) -> str:
-    """Where something comes from that was imported before anybody asked for its name."""
+    """Where something comes from; a plug-in may be what imports a built-in first."""
     if registered.__module__.startswith("sltool."):
         return "built-in"
-    return inspect.getsourcefile(inspect.unwrap(registered)) or "?"
+    return _origin.get() or inspect.getsourcefile(inspect.unwrap(registered)) or "?"
 
 
 def _distribution(point: importlib.metadata.EntryPoint) -> str:

@@ -265,17 +265,21 @@ class Study(Section):
                 where=privacy_layer,
                 hint="run `sltool prepare`, or copy the file that came with study.yaml",
             )
-        model = self.model.model_dump(mode="json")
-        model.pop("server", None)
         meaning = {
             "study": self.id,
             "dataset": self.dataset.model_dump(mode="json"),
             "samples": self.samples.model_dump(mode="json"),
-            "model": model,
+            "model": self.layer_settings(),
             "encoding": self.encoding.model_dump(mode="json"),
             "privacy_layer": sha256(privacy_layer),
         }
         return hashlib.sha256(canonical_json(meaning)).hexdigest()
+
+    def layer_settings(self) -> dict[str, Any]:
+        """The `model` section as JSON, without what concerns the server network alone."""
+        model = self.model.model_dump(mode="json")
+        model.pop("server", None)
+        return model
 
     def check_sites(self, names: Iterable[str]) -> None:
         """Raise `UnknownNameError` unless every name is a site of this study."""

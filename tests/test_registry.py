@@ -80,6 +80,22 @@ def test_a_file_cannot_take_a_built_in_name(sltool: Sltool, tmp_path: Path) -> N
     assert "built-in" in ran.err
 
 
+def test_a_built_in_name_is_refused_whatever_is_asked_for(sltool: Sltool, tmp_path: Path) -> None:
+    path = plugin(tmp_path / "mine.py", name="mlp")
+    ran = sltool.run("list", "datasets", "--plugins-dir", path)
+    assert ran.code == 2
+    assert "two models are called 'mlp'" in ran.err
+
+
+def test_a_built_in_stays_one_where_a_plug_in_imports_it_first(
+    sltool: Sltool, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("import sltool.models.mlp\n")
+    ran = sltool.run("list", "models", "--plugins-dir", path, "--json").ok()
+    assert set(listed(ran.json).values()) == {"built-in"}
+
+
 def test_a_distribution_cannot_take_a_built_in_name(sltool: Sltool, tmp_path: Path) -> None:
     plugin(tmp_path / "theirs.py", name="mlp")
     install(tmp_path, "theirs", "[sltool.models]\nmlp = theirs:Mine\n")

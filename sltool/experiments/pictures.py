@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool.experiments.bench import Bench
 from sltool.experiments.style import Sheet
+
+if TYPE_CHECKING:
+    from sltool.experiments.bench import Bench
 
 NAME = "feature-maps"
 SHOWN = 6

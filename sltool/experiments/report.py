@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sltool import __version__
 from sltool.errors import BadDataError, StageOrderError, UnknownNameError
@@ -16,12 +16,14 @@ from sltool.experiments.figures import draw_all
 from sltool.experiments.outcome import Finished, Outcome
 from sltool.experiments.page import write_page
 from sltool.experiments.results import REFERENCE, Results, Row, make_rows, write_results
-from sltool.experiments.runner import Plan
 from sltool.files import read_csv
 from sltool.layout import PLAIN, Question, RunFolder, StudyFolder
 from sltool.metrics import metrics_for, plugin_metrics
 from sltool.server.plan import read_settings
 from sltool.study import Study
+
+if TYPE_CHECKING:
+    from sltool.experiments.runner import Plan
 
 LEAK = (
     "This source names no patients, and its samples were split at random: slices or pictures of "

@@ -183,7 +183,11 @@ def feature_shape(study: Study) -> tuple[int, ...]:
     """The shape of one feature map, (C, H, W) or (D,)."""
     # Not `outline`: the first use of the meta device imports sympy and torch._dynamo, which takes
     # longer than drawing the weights of VGG19.
-    layer = build(study, seed=0).privacy_layer.eval()
+    return output_shape(build(study, seed=0).privacy_layer.eval(), study)
+
+
+def output_shape(layer: nn.Module, study: Study) -> tuple[int, ...]:
+    """As `feature_shape`, of a privacy layer that is there, on the CPU."""
     with torch.inference_mode():
         return tuple(layer(torch.zeros(1, *study.samples.shape)).shape[1:])
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
@@ -16,13 +15,13 @@ from sltool.errors import StageOrderError, StudyMismatchError
 from sltool.files import read_json, write_csv, write_json
 from sltool.layout import Level, Question, RunFolder, StudyFolder
 from sltool.metrics import Array, compute, metrics_for
-from sltool.models.base import load_weights, outline
 from sltool.server.levels import gather, group_numbers
 from sltool.server.run import find_run, run_settings
 from sltool.server.store import Samples, Store
-from sltool.server.task import Task
-from sltool.server.trainer import predict
 from sltool.study import Study
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Figures(TypedDict):
@@ -127,6 +126,11 @@ def check_run(run: RunFolder, study: Study, store: Store) -> None:
 
 
 def _predict(run: RunFolder, study: Study, samples: Samples, device: torch.device) -> Array:
+    # Not above: who reads the figures of a run needs no torch, which is slow to import.
+    from sltool.models.base import load_weights, outline
+    from sltool.server.task import Task
+    from sltool.server.trainer import predict
+
     network = outline(study).server_network
     hint = f"train again with `sltool server-train --run {run.name} --force`"
     load_weights(network, run.model, "the run's model", hint)

@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
 from sltool.errors import UsageError
 from sltool.files import read_json
 from sltool.layout import RunFolder
-from sltool.server.precision import Precision
-from sltool.server.sampler import SiteControl
 from sltool.server.store import Store
 from sltool.study import Study
 
+if TYPE_CHECKING:
+    from sltool.server.precision import Precision
+    from sltool.server.sampler import SiteControl
+
 # Settings that may change between two calls of the same run.
 FREE = ("training.epochs", "training.patience")
+
+
+def _proportional() -> SiteControl:
+    # Not above: who reads a run's settings needs no torch, which is slow to import.
+    from sltool.server.sampler import SiteControl
+
+    return SiteControl()
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Plan:
     run: str
     sites: Sequence[str] = ()
     seed: int = 0
-    control: SiteControl = field(default_factory=SiteControl)
+    control: SiteControl = field(default_factory=_proportional)
     precision: str = "auto"
     force: bool = False
     resume: bool = True

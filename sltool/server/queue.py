@@ -26,8 +26,8 @@ from sltool.errors import (
     UsageError,
 )
 from sltool.files import move, publish, remove
+from sltool.layerfile import feature_shape
 from sltool.layout import StudyFolder
-from sltool.models.base import feature_shape
 from sltool.progress import Progress
 from sltool.server.duplicates import Duplicates
 from sltool.server.inbox import REASON, Patience, kind_of, put_aside, shown, waiting
@@ -56,7 +56,7 @@ class Queue:
         self.folder = folder
         self.study = study
         encoding = study.encoding_digest(folder.privacy_layer)
-        shape = feature_shape(study)
+        shape = feature_shape(folder.privacy_layer, study)
         self.content = Content.of(study, encoding, shape)
         self.store = Store(
             folder.store,

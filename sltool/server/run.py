@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from sltool.errors import StageOrderError, UnknownNameError
 from sltool.layout import RunFolder, StudyFolder
 from sltool.progress import Progress
-from sltool.server.course import Course
 from sltool.server.plan import Plan, read_settings
-from sltool.server.ranks import Ranks
 from sltool.server.stop import Stop
 from sltool.server.store import Store
 from sltool.study import Study
+
+if TYPE_CHECKING:
+    import torch
+
+    from sltool.server.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ def train(
         UsageError: the run was begun with other settings.
         BadDataError: a shard that the run has used is gone.
     """
+    # Not above: who reads a run's record needs no torch, which is slow to import.
+    from sltool.server.course import Course
+    from sltool.server.ranks import Ranks
+
     started = time.monotonic()
     ranks = ranks or Ranks()
     run = folder.run(plan.run if plan.resume else ranks.told(_free_name(folder, plan.run)))

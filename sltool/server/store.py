@@ -15,10 +15,9 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -26,6 +25,9 @@ from typing_extensions import TypedDict
 from sltool.errors import BadDataError, StorageError
 from sltool.files import open_in_place, read_json, remove, write_json
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES
+
+if TYPE_CHECKING:
+    import torch
 
 ID_DTYPE = np.dtype(f"S{ID_BYTES}")
 GROUP_DTYPE = np.dtype(f"S{GROUP_BYTES}")
@@ -192,6 +194,9 @@ class Store:
 
         A site whose samples were all withdrawn is none of `Samples.sites`.
         """
+        # Not above: the queue takes shards in without torch, which is slow to import.
+        import torch
+
         chosen = [one for one in self.chosen(split, sites, shards) if one.samples]
         names = sorted({one.site for one in chosen})
         index = _concatenate([np.arange(one.start, one.start + one.samples) for one in chosen])
@@ -244,6 +249,8 @@ class Store:
             raise StorageError.of(error, path) from error
 
     def _features(self, split: str, rows: int) -> torch.Tensor:
+        import torch
+
         shape = (rows, *self.shape.feature_shape)
         if rows == 0:
             return torch.empty(shape, dtype=getattr(torch, self.shape.dtype))

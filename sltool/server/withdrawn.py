@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from sltool.files import write_json
 from sltool.layout import RunFolder, StudyFolder
-from sltool.server.checkpoint import load_checkpoint
 from sltool.server.store import Store
 from sltool.shard.withdrawal import SUFFIX, Withdrawal, read_withdrawal
 from sltool.study import Study
@@ -60,6 +59,9 @@ def record_runs(folder: StudyFolder, store: Store, withdrawal: Withdrawal) -> li
 
 
 def _seen(run: RunFolder) -> set[str]:
+    # Only a checkpoint needs torch, which is slow to import.
+    from sltool.server.checkpoint import load_checkpoint
+
     return set(load_checkpoint(run.checkpoint).shards) if run.checkpoint.is_file() else set()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sltool.errors import StudyMismatchError
-from sltool.layout import StudyFolder
+from sltool.errors import StageOrderError, StudyMismatchError
+from sltool.layout import SiteFolder, StudyFolder
 from sltool.shard.keys import SigningKey
 from sltool.study import Site, Study
 from sltool.studyfile import add_sites
@@ -33,3 +33,27 @@ def enrol(folder: StudyFolder, study: Study, names: Sequence[str]) -> dict[str, 
     if new:
         add_sites(folder.study_file, new)
     return keys
+
+
+def site_key(site: SiteFolder, study: Study) -> SigningKey:
+    """The site's private key, which study.yaml must list.
+
+    Raises:
+        StageOrderError: the site has none.
+        StudyMismatchError: study.yaml lists another.
+    """
+    if not site.key.is_file():
+        raise StageOrderError(
+            f"site {site.name} has no key",
+            where=site.key,
+            hint=f"run `sltool partition --site {site.name}` first",
+        )
+    key = SigningKey.load(site.key)
+    if key.public != study.sites[site.name].key:
+        raise StudyMismatchError(
+            f"the key of site {site.name} is not the one in study.yaml",
+            where=site.key,
+            expected=study.sites[site.name].key,
+            hint=f"enter {key.public} under sites.{site.name}.key, or bring back the old key",
+        )
+    return key

@@ -11,12 +11,11 @@ from typing import Any
 
 from sltool.datasets.base import Dataset
 from sltool.errors import StudyMismatchError, UsageError
-from sltool.files import canonical_json, publish, write_text
+from sltool.files import canonical_json, write_text
+from sltool.layerfile import known_shape, write_layer
 from sltool.layout import StudyFolder
-from sltool.models.base import build, outline
 from sltool.progress import Progress
 from sltool.registry import datasets, models
-from sltool.site.encode import load_privacy_layer
 from sltool.site.fingerprint import Fingerprint, fingerprint
 from sltool.site.prepare import Prepared, prepare, prepared_before, prepared_source
 from sltool.study import Choice, ModelChoice, Section, Study
@@ -118,6 +117,9 @@ def _which_dataset(folder: StudyFolder) -> UsageError:
 def _new(
     folder: StudyFolder, name: str | None, source: Path | None, overrides: Sequence[str]
 ) -> tuple[Study, list[str]]:
+    # Not above: a study that is there needs no torch here, which is slow to import.
+    from sltool.models.base import outline
+
     if name is None:
         raise _which_dataset(folder)
     kind = datasets.get(name)
@@ -214,6 +216,10 @@ def _agreed(
         study = load_study(folder)
         progress.note("study.yaml: `samples` was brought in line with `dataset`")
     if folder.privacy_layer.is_file():
+        if known_shape(folder.privacy_layer, study) is not None:
+            return study
+        from sltool.site.encode import load_privacy_layer
+
         try:
             load_privacy_layer(folder, study)
         except StudyMismatchError:
@@ -231,16 +237,13 @@ def _agreed(
 def _write_privacy_layer(
     folder: StudyFolder, study: Study, seed: int | None, progress: Progress
 ) -> None:
-    from safetensors.torch import save
+    from sltool.models.base import build
 
     if seed is not None:
         progress.note(
             "the privacy layer follows from the seed, so that it is public: for simulations alone"
         )
-    layer = build(study, seed).privacy_layer
-    weights = {name: value.contiguous() for name, value in layer.state_dict().items()}
-    with publish(folder.privacy_layer, public=True) as part:
-        part.write_bytes(save(weights))
+    write_layer(folder.privacy_layer, build(study, seed).privacy_layer, study)
 
 
 def _tell_changes(

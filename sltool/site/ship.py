@@ -16,7 +16,7 @@ from sltool.progress import Progress
 from sltool.shard.road import SUFFIX as AGE
 from sltool.shard.road import encrypt
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
-from sltool.site.encode import outbox_shards
+from sltool.site.outbox import outbox_shards
 from sltool.site.records import Sent, ShippedRecord, read_record
 
 

@@ -79,8 +79,8 @@ def _chosen_seed(site: str | None, seed: int | None, progress: Progress) -> int 
         return seed or 0
     if seed is not None:
         progress.note(
-            "--seed is not used at a real site: who knew it could tell the order of admission; split "
-            "and order come from the system's entropy"
+            "--seed is not used at a real site: who knew it could tell the order of admission; "
+            "split and order come from the system's entropy"
         )
     return None
 

@@ -9,7 +9,7 @@ from sltool.errors import BadDataError, StageOrderError
 from sltool.files import remove
 from sltool.layout import SiteFolder
 from sltool.shard.withdrawal import write_withdrawal
-from sltool.site.encode import site_key
+from sltool.site.enrol import site_key
 from sltool.site.withdrawals import add_withdrawn, people_of
 from sltool.study import Study
 

@@ -1,0 +1,97 @@
+"""Which slow packages a command imports: a user waits for each of them at every start."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+from tests.images import two_classes
+
+SLOW = {"torch", "pandas", "sklearn", "scipy"}
+NOTHING: set[str] = set()
+PROGRAM = """
+import sys
+from sltool.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print(*sorted({slow} & set(sys.modules)), file=sys.stderr)
+"""
+
+# Run in this order, in one folder, each as a process of its own.
+IMAGES: dict[str, set[str]] = {
+    "prepare covid-ct --source slices --set training.epochs=1 --set dataset.size=32": {"torch"},
+    "prepare --source slices": NOTHING,
+    "partition": NOTHING,
+    "enroll --site A": NOTHING,
+    "client-encode": {"torch"},
+    "ship": NOTHING,
+    "queue verify server/inbox/A-train-00000.h5": NOTHING,
+    "queue take server/inbox/A-train-00000.h5": NOTHING,
+    "queue take": NOTHING,
+    "status": NOTHING,
+    "server-train": {"torch"},
+    "evaluate --metrics accuracy": {"torch"},
+    "compare": NOTHING,
+    "compare --intervals": {"pandas"},
+    "report": {"pandas", "sklearn", "scipy"},
+    "evaluate --metrics auroc": SLOW,
+    "server-keys": NOTHING,
+    "list metrics": NOTHING,
+    "list datasets": {"pandas"},
+    "list models": {"torch"},
+}
+ROWS: dict[str, set[str]] = {
+    "prepare cholesterol": SLOW,
+    "prepare": {"pandas"},
+    "partition --site A": NOTHING,
+    "withdraw --site A --patient PATIENT": NOTHING,
+    "reproduce cholesterol --arms friedewald --seeds 1": SLOW,
+}
+
+
+def imported(folder: Path, table: dict[str, set[str]]) -> dict[str, set[str]]:
+    """What each command of the table imports of `SLOW`."""
+    found = {}
+    for words in table:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(slow=SLOW), *_arguments(folder, words)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+        found[words] = set(done.stderr.splitlines()[-1].split())
+    return found
+
+
+def _arguments(folder: Path, words: str) -> list[str]:
+    if "PATIENT" in words:
+        with (folder / "sites" / "A" / "pseudonyms.csv").open(newline="") as file:
+            patient = next(csv.DictReader(file))["patient"]
+        return [patient if word == "PATIENT" else word for word in words.split()]
+    return words.split()
+
+
+def test_a_study_of_images(tmp_path: Path) -> None:
+    two_classes(tmp_path / "slices", 60, ("non-COVID", "COVID"))
+    assert imported(tmp_path, IMAGES) == IMAGES
+
+
+def test_a_study_of_rows(tmp_path: Path) -> None:
+    assert imported(tmp_path, ROWS) == ROWS
+
+
+def test_no_command_is_missing_above() -> None:
+    from sltool.cli.main import app
+
+    names = {command.name for command in app.registered_commands}
+    names |= {group.name for group in app.registered_groups}
+    assert names == {words.split()[0] for words in [*IMAGES, *ROWS]}
