@@ -170,7 +170,8 @@ class Course:
         if not self._roster.join(epoch):
             return
         self._use()
-        self._say(f"epoch {epoch}: joined {' '.join(self._roster.since(epoch))}")
+        if names := self._roster.since(epoch):
+            self._say(f"epoch {epoch}: joined {' '.join(names)}")
         self._say(f"an epoch takes {_shares(self.trainer.shares)}")
 
     def _use(self) -> None:

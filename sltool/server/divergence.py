@@ -32,13 +32,14 @@ class EpochLoss:
         """Go on after so many steps, with the scalar sum over all ranks."""
         mine = total if self._ranks.is_first else torch.zeros_like(total)
         self.sum = mine.to(self._device)
-        # A sum that is not finite stays so: this ends as the number of the last good step.
-        self._sound = torch.tensor(steps, device=self._device)
+        self._sound = steps
+        self._unseen: list[torch.Tensor] = []
 
     def add(self, loss: torch.Tensor, count: int) -> None:
         """A step's scalar mean loss over `count` samples."""
-        self.sum += loss.detach() * count
-        self._sound += torch.isfinite(self.sum)
+        loss = loss.detach()
+        self.sum += loss * count
+        self._unseen.append(loss)
 
     def total(self) -> torch.Tensor:
         """The scalar sum over all ranks."""
@@ -51,8 +52,12 @@ class EpochLoss:
             network: looked at, too: a finite loss may have a gradient that is not, and leave
                 weights that are not.
         """
-        sound = int(self._sound)
-        if sound == steps and network is not None and not is_finite(network):
+        if self._unseen:
+            finite = torch.isfinite(torch.stack(self._unseen)).tolist()
+            self._sound += (*finite, False).index(False)
+            self._unseen.clear()
+        sound = self._sound
+        if sound == steps and not (self.sum.isfinite() and (network is None or is_finite(network))):
             sound -= 1
         sound = self._ranks.least(sound)
         return sound + 1 if sound < steps else 0

@@ -214,3 +214,13 @@ def test_ct_slices(sltool: Sltool, slices: Path) -> None:
     wrong = sltool("reproduce", "covid-ct", "--source", slices, "--arms", "boosting")
     assert wrong.code == 2
     assert "table rows" in wrong.err
+
+
+@pytest.mark.parametrize("arm", ["multi", "federated", "online"])
+def test_an_arm_that_diverges_is_told_and_leaves_no_figures(sltool: Sltool, arm: str) -> None:
+    fast = ("training.optimizer=sgd", "training.learning_rate=1e30")
+    ran = sltool("reproduce", "cholesterol", *FEW, *fast, "--seeds", 1, "--arms", arm)
+    assert ran.code == 7, ran.err
+    assert "training diverged" in ran.err
+    assert "training.learning_rate below 1e+30" in ran.err
+    assert not list(sltool.folder.glob(f"**/arms/{arm}/arm.json"))

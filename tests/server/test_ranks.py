@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.server.conftest import PATIENCE, Server, wait_until
+from tests.server.test_changes import patients, withdraw
 
 TOLERANCE = 1e-4
 
@@ -66,3 +67,20 @@ def test_a_rank_that_dies_ends_the_job_and_it_resumes(shipped: Server) -> None:
     done = shipped.checkpoint()["epoch"]
     ran = shipped.sltool("server-train", "--max-epochs", done + 1, "--json").ok().json
     assert ran["epochs"] == done + 1
+
+
+def test_two_ranks_follow_a_join_and_a_withdrawal_as_one_process(server: Server) -> None:
+    server.sltool("ship", "--site", "A").ok()
+    for name in ("one", "two"):
+        server.sltool("server-train", "--run", name, "--max-epochs", 2).ok()
+    withdraw(server, "A", patients(server, "A", "validation")[0])
+    withdraw(server, "A", patients(server, "A", "train")[5])
+    server.sltool("ship", "--site", "B").ok()
+    server.sltool("server-train", "--run", "one").ok()
+    process = torchrun(server, "--run", "two", "--quiet")
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    assert losses(server, "two") == pytest.approx(losses(server, "one"), rel=TOLERANCE)
+    assert server.history("two")[2]["sites"] == "A=247 B=71"
+    best = [server.checkpoint(name)["best_loss"] for name in ("one", "two")]
+    assert best[0] == pytest.approx(best[1], rel=TOLERANCE)
