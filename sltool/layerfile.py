@@ -10,13 +10,23 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sltool.files import publish
+from typing_extensions import TypedDict
+
+from sltool.files import parse_json, publish
 from sltool.study import Study
 
 if TYPE_CHECKING:
     from torch import nn
 
 KEY = "feature_maps"
+DAMAGED = "take study.yaml and privacy-layer.safetensors from the same study"
+
+
+class KnownShape(TypedDict):
+    """The metadata: the shape of a feature map, and the settings that it was found for."""
+
+    shape: list[int]
+    of: dict[str, Any]
 
 
 def write_layer(path: Path, layer: nn.Module, study: Study) -> None:
@@ -41,17 +51,22 @@ def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:
     """The shape of a feature map as the file says it, (C, H, W) or (D,).
 
     None where the file says nothing, or says it for other settings than the study has now.
+
+    Raises:
+        BadDataError: what it says is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "np") as file:
-            known = json.loads((file.metadata() or {}).get(KEY, "{}"))
-    except (OSError, SafetensorError, ValueError):
+            text = (file.metadata() or {}).get(KEY)
+    except (OSError, SafetensorError):
+        # Who reads the weights says what is wrong with the file.
         return None
-    if not isinstance(known, dict) or known.get("of") != _settings(study):
+    if text is None:
         return None
-    return tuple(known["shape"])
+    known = parse_json(text, KnownShape, path, "the privacy layer's metadata", DAMAGED)
+    return tuple(known["shape"]) if known["of"] == _settings(study) else None
 
 
 def feature_shape(path: Path, study: Study) -> tuple[int, ...]:

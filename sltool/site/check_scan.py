@@ -57,6 +57,8 @@ def check_scan(scan: Scan, dataset: str, samples: Samples) -> Scan:
         Field(dataset, "scan()").wrong(f"a {type(scan).__name__}", "a Scan")
     labels = _labels(scan.labels, samples.labels, Field(dataset, "labels"))
     count = len(labels)
+    columns = {name: _as_list(getattr(scan, name)) for name in COLUMNS}
+    scan = replace(scan, labels=labels, **columns)
     _check_length(scan.inputs, count, Field(dataset, "inputs"))
     for name, fault in COLUMNS.items():
         column = getattr(scan, name)
@@ -65,7 +67,7 @@ def check_scan(scan: Scan, dataset: str, samples: Samples) -> Scan:
     _check_unique(scan.records, Field(dataset, "records"))
     for name, fault in LISTS.items():
         _check_column(getattr(scan, name), None, fault, Field(dataset, name))
-    return replace(scan, labels=labels)
+    return scan
 
 
 class InputCheck:
@@ -113,6 +115,11 @@ class InputCheck:
             self._field.wrong(f"dtype {dtype}", f"{first}, as the samples before it", row)
 
 
+def _as_list(column: Any) -> Any:
+    """A column of numpy or pandas as a list; anything else as it is."""
+    return column.tolist() if hasattr(column, "tolist") else column
+
+
 def _labels(values: Any, labels: Labels, field: Field) -> NDArray[Any]:
     if not isinstance(values, np.ndarray) or values.ndim != 1:
         got = f"shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
@@ -123,7 +130,7 @@ def _labels(values: Any, labels: Labels, field: Field) -> NDArray[Any]:
 
 
 def _numbers(values: NDArray[Any], field: Field) -> NDArray[np.float32]:
-    if len(values) and values.dtype.kind != "f":
+    if len(values) and values.dtype.kind not in REAL:
         field.wrong(f"dtype {values.dtype}", "float32 for regression")
     with np.errstate(over="ignore"):
         numbers = values.astype(np.float32)

@@ -130,7 +130,7 @@ def prepared_source(folder: StudyFolder, study: Study) -> Fingerprint | None:
     with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
         if "source" not in prepared.file:
             return None
-        return Fingerprint.from_json(json.loads(prepared.file["source"][:].tobytes()))
+        return Fingerprint.from_json(prepared.document("source", dict[str, list[int]]))
 
 
 def prepared_before(folder: StudyFolder, study: Study, state: str) -> Prepared | None:

@@ -62,9 +62,10 @@ class PrivateFile:
             return str(self.file.attrs["state"])
 
     def document(self, name: str, kind: type[Document]) -> Document:
-        """A JSON document among the attributes; see `read_json`."""
+        """A JSON document, an attribute or, where it may be long, a dataset; see `read_json`."""
         with self._checked:
-            text = str(self.file.attrs[name])
+            stored = self.file[name][:].tobytes() if name in self.file else self.file.attrs[name]
+            text = stored if isinstance(stored, bytes) else str(stored)
         return parse_json(text, kind, self.path, self.path.name, f"run `{self.made_by} --force`")
 
     def slabs(self, start: int, stop: int, rows: int = SLAB) -> Iterator[NDArray[Any]]:
