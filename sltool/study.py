@@ -239,10 +239,14 @@ class Study(Section):
         return self
 
     def encoding_digest(self, privacy_layer: Path) -> str:
-        """Hex SHA-256 over everything that changes the meaning of a feature map.
+        """Hex SHA-256 over `meaning`; raises as that does."""
+        return digest_of(self.meaning(privacy_layer))
+
+    def meaning(self, privacy_layer: Path) -> dict[str, Any]:
+        """Everything that changes the meaning of a feature map.
 
         That is: the study's id, dataset, samples, model (but for its `server` settings), encoding
-        and the bytes of `privacy-layer.safetensors`.
+        and the SHA-256 of `privacy-layer.safetensors`.
 
         Raises:
             StageOrderError: the privacy layer's weights are not there.
@@ -255,7 +259,7 @@ class Study(Section):
             )
         model = self.model.model_dump(mode="json")
         model.pop("server", None)
-        meaning = {
+        return {
             "study": self.id,
             "dataset": self.dataset.model_dump(mode="json"),
             "samples": self.samples.model_dump(mode="json"),
@@ -263,7 +267,6 @@ class Study(Section):
             "encoding": self.encoding.model_dump(mode="json"),
             "privacy_layer": sha256(privacy_layer),
         }
-        return hashlib.sha256(canonical_json(meaning)).hexdigest()
 
     def check_sites(self, names: Iterable[str]) -> None:
         """Raise `UnknownNameError` unless every name is a site of this study."""
@@ -272,6 +275,11 @@ class Study(Section):
                 raise UnknownNameError.of(
                     "site", name, self.sites, hint="see `sites:` in study.yaml"
                 )
+
+
+def digest_of(meaning: dict[str, Any]) -> str:
+    """The encoding digest of a `Study.meaning`."""
+    return hashlib.sha256(canonical_json(meaning)).hexdigest()
 
 
 def check_site_name(name: str) -> str:

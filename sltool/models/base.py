@@ -131,9 +131,13 @@ def feature_shape(study: Study) -> tuple[int, ...]:
     """The shape of one feature map, (C, H, W) or (D,)."""
     # Not `outline`: the first use of the meta device imports sympy and torch._dynamo, which takes
     # longer than drawing the weights of VGG19.
-    layer = build(study, seed=0).privacy_layer.eval()
+    return output_shape(build(study, seed=0).privacy_layer.eval(), study)
+
+
+def output_shape(privacy_layer: nn.Module, study: Study) -> tuple[int, ...]:
+    """The shape (C, H, W) or (D,) that `privacy_layer`, on the CPU, makes of one sample."""
     with torch.inference_mode():
-        return tuple(layer(torch.zeros(1, *study.samples.shape)).shape[1:])
+        return tuple(privacy_layer(torch.zeros(1, *study.samples.shape)).shape[1:])
 
 
 Activation = Literal["relu", "leaky-relu", "sigmoid", "tanh"]

@@ -155,6 +155,9 @@ class Course:
         for name, reason in news.rejected:
             self._say(f"rejected {name}: {reason}")
             self._progress.note(f"{name} was refused: {reason} (see server/rejected)")
+        for name, reason in news.left:
+            self._say(f"left {name} in the inbox: {reason}")
+            self._progress.note(f"{name} stays in the inbox: {reason}")
         if news.error:
             self._say(f"the watch ended: {news.error}")
             self._progress.note(f"no more shards are taken in: {news.error}")

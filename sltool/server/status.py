@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,7 +102,8 @@ def _records(folder: Path, suffix: str) -> list[dict[str, Any]]:
     return [
         {**_read(path), "file": path.name.removesuffix(suffix)}
         for path in sorted(folder.glob(f"*{suffix}"))
-        if path.with_name(path.name.removesuffix(suffix)).exists()
+        # A link that leads nowhere is refused, and listed, too.
+        if os.path.lexists(path.with_name(path.name.removesuffix(suffix)))
     ]
 
 

@@ -16,15 +16,17 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sltool.errors import StorageError
 from sltool.files import remove, write_json
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES
+
+if TYPE_CHECKING:
+    import torch
 
 ID_DTYPE = np.dtype(f"S{ID_BYTES}")
 GROUP_DTYPE = np.dtype(f"S{GROUP_BYTES}")
@@ -43,6 +45,7 @@ class Segment:
         samples: without those that were withdrawn.
         rms: root mean square of its feature maps.
         classes: how many samples of each class; empty for regression.
+        patients: how many patients have samples of each class; empty for regression.
     """
 
     digest: str
@@ -55,6 +58,7 @@ class Segment:
     views: int
     rms: float = 0.0
     classes: tuple[int, ...] = ()
+    patients: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -182,6 +186,8 @@ class Store:
         shards: Collection[str] | None = None,
     ) -> Samples:
         """The samples of the `chosen` segments, in their order."""
+        import torch
+
         chosen = self.chosen(split, sites, shards)
         names = sorted({one.site for one in chosen})
         index = _concatenate([np.arange(one.start, one.start + one.samples) for one in chosen])
@@ -234,6 +240,8 @@ class Store:
             raise StorageError.of(error, path) from error
 
     def _features(self, split: str, rows: int) -> torch.Tensor:
+        import torch
+
         shape = (rows, *self.shape.feature_shape)
         if rows == 0:
             return torch.empty(shape, dtype=getattr(torch, self.shape.dtype))
@@ -258,8 +266,8 @@ class Store:
             if index["encoding"] != self.encoding:
                 return []
             return [
-                Segment(**{**segment, "classes": tuple(segment["classes"])})
-                for segment in index["segments"]
+                Segment(**{**one, **{key: tuple(one[key]) for key in ("classes", "patients")}})
+                for one in index["segments"]
             ]
         except OSError as error:
             raise StorageError.of(error, path, "read") from error

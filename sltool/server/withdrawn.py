@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from sltool.files import write_json
 from sltool.layout import RunFolder, StudyFolder
-from sltool.server.checkpoint import load_checkpoint
 from sltool.server.store import Store
 from sltool.shard.withdrawal import SUFFIX, Withdrawal, read_withdrawal
 from sltool.study import Study
@@ -60,7 +59,12 @@ def record_runs(folder: StudyFolder, store: Store, withdrawal: Withdrawal) -> li
 
 
 def _seen(run: RunFolder) -> set[str]:
-    return set(load_checkpoint(run.checkpoint).shards) if run.checkpoint.is_file() else set()
+    if not run.checkpoint.is_file():
+        return set()
+    # torch takes seconds to import, and withdrawals are rare.
+    from sltool.server.checkpoint import load_checkpoint
+
+    return set(load_checkpoint(run.checkpoint).shards)
 
 
 def kept(features: Iterable[NDArray[Any]], keep: NDArray[np.bool_]) -> Iterator[NDArray[Any]]:

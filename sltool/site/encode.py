@@ -17,7 +17,7 @@ from torch import nn
 from sltool.errors import BadDataError, StageOrderError, StudyMismatchError
 from sltool.files import remove, sha256, write_json
 from sltool.layout import SiteFolder, StudyFolder
-from sltool.models.base import feature_shape, outline
+from sltool.models.base import outline, output_shape
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, Place
@@ -27,6 +27,7 @@ from sltool.site.augment import Augmenter
 from sltool.site.private import PrivateFile, open_private
 from sltool.site.records import read_record
 from sltool.study import SPLITS, Encoding, Study
+from sltool.weights import stated_shape
 
 SLAB = 256
 
@@ -49,20 +50,30 @@ def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
     Raises:
         StageOrderError: the weights are missing.
         StudyMismatchError: they do not fit the model.
+        BadDataError: the file is damaged.
     """
     path = folder.privacy_layer
     study.encoding_digest(path)
-    layer = outline(study).privacy_layer
+    layer = outline(study).privacy_layer.eval()
+    stated = stated_shape(path)
     try:
         layer.load_state_dict(load_file(path), assign=True)
+        shape = output_shape(layer, study)
     except RuntimeError as error:
-        raise StudyMismatchError(
-            "the privacy layer's weights do not fit the study's model",
-            where=path,
-            hint="take study.yaml and privacy-layer.safetensors from the same study; "
-            "`sltool prepare --force` makes new weights, for all sites",
-        ) from error
-    return layer.eval()
+        raise _misfit(path) from error
+    if stated not in (None, shape):
+        raise _misfit(path, f"feature maps of shape {stated}; the model makes {shape}")
+    return layer
+
+
+def _misfit(path: Path, expected: str = "") -> StudyMismatchError:
+    return StudyMismatchError(
+        "the privacy layer's weights do not fit the study's model",
+        where=path,
+        expected=expected,
+        hint="take study.yaml and privacy-layer.safetensors from the same study; "
+        "`sltool prepare --force` makes new weights, for all sites",
+    )
 
 
 def encode(
@@ -90,9 +101,9 @@ def encode(
         done = read_record(site.encoded)
         if not force and done.get("state") == state and _complete(site, done["shards"]):
             return _summary(site, done, time.monotonic() - started, again=True)
-        layer = load_privacy_layer(folder, study).to(device)
-        content = Content.of(study, digest, feature_shape(study))
-        encoder = Encoder(study, layer, device, private.seed)
+        layer = load_privacy_layer(folder, study)
+        content = Content.of(study, digest, output_shape(layer, study))
+        encoder = Encoder(study, layer.to(device), device, private.seed)
         _empty(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
             shards = list(_write_all(site, private, content, encoder, key, shard_bytes, advance))

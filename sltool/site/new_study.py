@@ -13,13 +13,14 @@ from sltool.datasets.base import Dataset
 from sltool.errors import StudyMismatchError, UsageError
 from sltool.files import canonical_json, publish, write_text
 from sltool.layout import StudyFolder
-from sltool.models.base import build, outline
+from sltool.models.base import build, outline, output_shape
 from sltool.progress import Progress
 from sltool.registry import datasets, models
 from sltool.site.encode import load_privacy_layer
 from sltool.site.prepare import Prepared, prepare, prepared_before
 from sltool.study import Choice, ModelChoice, Section, Study
 from sltool.studyfile import load_study, render, replace_samples, validate
+from sltool.weights import shape_metadata
 
 
 def prepare_study(
@@ -226,10 +227,12 @@ def _agreed(
 def _write_privacy_layer(folder: StudyFolder, study: Study, seed: int) -> None:
     from safetensors.torch import save
 
-    layer = build(study, seed).privacy_layer
+    layer = build(study, seed).privacy_layer.eval()
     weights = {name: value.contiguous() for name, value in layer.state_dict().items()}
+    # The server needs the shape, and not the network, to take shards in.
+    stated = shape_metadata(output_shape(layer, study))
     with publish(folder.privacy_layer) as part:
-        part.write_bytes(save(weights))
+        part.write_bytes(save(weights, metadata=stated))
 
 
 def _state(study: Study, source: Path | None) -> str:
