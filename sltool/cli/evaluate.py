@@ -62,12 +62,16 @@ def evaluate(
     columns: dict[str, Any] = {done.split: {"samples": done.samples, "metrics": done.metrics}}
     if by == "site":
         columns.update(done.by_site)
+    notes = [*done.notes, *(f"site {site}: {note}" for site, note in _of_sites(done.by_site, by))]
+    for note in notes:
+        terminal.note(note)
     document = {
         "run": done.run,
         "split": done.split,
         "level": done.level,
         "samples": done.samples,
         "metrics": done.metrics,
+        "notes": done.notes,
         **({"by_site": done.by_site} if by == "site" else {}),
     }
     terminal.table(
@@ -78,6 +82,10 @@ def evaluate(
             for name in done.metrics
         ],
     )
+
+
+def _of_sites(by_site: dict[str, dict[str, Any]], by: str | None) -> list[tuple[str, str]]:
+    return [(site, note) for site, one in by_site.items() if by for note in one["notes"]]
 
 
 def format_metric(value: float | None) -> str:

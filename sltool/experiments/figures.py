@@ -33,9 +33,15 @@ def draw_all(results: Results, folder: Path) -> list[Picture]:
             if results.kind == "regression"
             else []
         ),
-        *([roc(results, folder), calibration(results, folder)] if results.kind == "binary" else []),
+        *(_of_probabilities(results, folder) if results.kind == "binary" else []),
     ]
     return [picture for picture in pictures if picture is not None]
+
+
+def _of_probabilities(results: Results, folder: Path) -> list[Picture]:
+    """There is no ROC where all test samples are of one class."""
+    curve = [roc(results, folder)] if "auroc" in results.rows[0].figures else []
+    return [*curve, calibration(results, folder)]
 
 
 def metric_label(name: str, results: Results) -> str:
@@ -65,7 +71,7 @@ def bars(results: Results, folder: Path) -> Picture:
         axis.grid(axis="y", visible=False)
         if results.kind != "regression":
             lowest = np.nanmin(means - reach[0])
-            axis.set_xlim(max(-1.0, lowest - 0.5 * (1 - lowest)), 1)
+            axis.set_xlim(max(-1.0, lowest - max(0.05, 0.5 * (1 - lowest))), 1)
     save(figure, folder / "bars")
     best = ", ".join(f"{row.label} {row.figures[metrics[0]].mean:.4g}" for row in results.rows)
     return Picture(

@@ -144,6 +144,12 @@ def make_rows(finished: Iterable[Finished], metrics: Sequence[str], reference: s
     for key, group in grouped.items():
         tables = [read_table(one.predictions, one.records) for one in group]
         rows[key] = Row(key[0], dict(key[1]), group, tables, intervals(tables, metrics), {})
+    # A metric that is not defined for one row's test samples cannot stand in a table of all rows.
+    shared = [name for name in metrics if all(name in row.figures for row in rows.values())]
+    rows = {
+        key: replace(row, figures={name: row.figures[name] for name in shared})
+        for key, row in rows.items()
+    }
     return [_compared(row, rows.get((reference, key[1]))) for key, row in rows.items()]
 
 

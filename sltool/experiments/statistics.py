@@ -73,14 +73,19 @@ class Difference:
 
 
 def intervals(tables: Sequence[Table], names: Sequence[str], seed: int = 0) -> dict[str, Interval]:
-    """The figure of each named metric over the seeds' tables of one arm."""
+    """The figure of each named metric over the seeds' tables of one arm.
+
+    A metric that is not defined for one of the tables, as AUROC where all are of one class, is left
+    out.
+    """
     known = [name for name in names if name in WEIGHTED]
     draws = {name: np.zeros(DRAWS) for name in known}
     seeds: dict[str, list[float]] = {name: [] for name in known}
     for table in tables:
         whole = np.ones((1, len(table.y_true)))
         for name in known:
-            seeds[name].append(float(WEIGHTED[name](table.y_true, table.y_pred, whole)[0]))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                seeds[name].append(float(WEIGHTED[name](table.y_true, table.y_pred, whole)[0]))
     for rows, weighted in _draws([table.groups for table in tables], seed):
         for table, weights in zip(tables, weighted, strict=True):
             for name in known:
@@ -88,7 +93,8 @@ def intervals(tables: Sequence[Table], names: Sequence[str], seed: int = 0) -> d
                 with np.errstate(invalid="ignore", divide="ignore"):
                     found = WEIGHTED[name](table.y_true, table.y_pred, weights)
                 draws[name][rows] += found / len(tables)
-    return {name: _interval(seeds[name], draws[name]) for name in known}
+    defined = [name for name in known if not np.isnan(seeds[name]).any()]
+    return {name: _interval(seeds[name], draws[name]) for name in defined}
 
 
 def _draws(groups: Sequence[Array], seed: int) -> Iterator[tuple[slice, Iterator[Array]]]:

@@ -177,6 +177,9 @@ class Course:
         data = self._roster.data()
         if not len(data.validation):
             self._progress.note("no validation sample: the last epoch is taken as the best")
+        for number in self._roster.absent_classes():
+            name = self._study.samples.labels.classes[number]
+            self._progress.note(f"no training sample of the class '{name}' has arrived")
         self.trainer.use(data, taken)
         if self._ranks.is_first:
             self._record.settings({**self._settings, **self._roster.documents()})

@@ -82,6 +82,13 @@ class Roster:
         """The training shards, in the order of their samples."""
         return self._store.chosen("train", self._sites, self.shards)
 
+    def absent_classes(self) -> list[int]:
+        """The numbers of the classes of which no training sample takes part."""
+        counts = [
+            sum(column) for column in zip(*(one.classes for one in self.segments()), strict=True)
+        ]
+        return [number for number, count in enumerate(counts) if not count]
+
     def documents(self) -> dict[str, Any]:
         """`sites` and `shards` for `run.json`."""
         used = self._used()

@@ -16,7 +16,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool.errors import BadDataError
 from sltool.files import part_of, write_text
 from sltool.layout import SiteFolder, StudyFolder
 from sltool.progress import Progress
@@ -48,7 +47,7 @@ def partition(
         assignment = assign(
             labels, people.groups, prepared.text("official"), study.split, ratios, names, seed
         )
-        _check_classes(assignment, labels, study)
+        _note_absent_classes(assignment, labels, study, progress)
         parts = []
         for number, name in enumerate(names):
             site_seed = secrets.randbits(63) if secret_order else seed * 1000 + number
@@ -81,14 +80,18 @@ class _Part:
     seed: int
 
 
-def _check_classes(assignment: Assignment, labels: NDArray[np.generic], study: Study) -> None:
-    classes = study.samples.labels.classes
-    for code, name in enumerate(classes):
-        if not ((labels == code) & (assignment.split == 0)).any():
-            raise BadDataError(
-                f"no training sample is left of the class '{name}'",
-                expected="enough patients of every class for all three splits",
-            )
+def _note_absent_classes(
+    assignment: Assignment, labels: NDArray[np.generic], study: Study, progress: Progress
+) -> None:
+    for number, site in enumerate(assignment.sites):
+        here = labels[(assignment.site == number) & (assignment.split == SPLITS.index("train"))]
+        absent = [
+            f"'{name}'"
+            for code, name in enumerate(study.samples.labels.classes)
+            if not (here == code).any()
+        ]
+        if absent:
+            progress.note(f"site {site} has no training sample of the class {' '.join(absent)}")
 
 
 def _shipping_order(assignment: Assignment, site: int, seed: int) -> NDArray[np.int64]:

@@ -71,7 +71,7 @@ def prepare(
     """Write `prepared.h5` and, if samples were left out, `refused.csv`.
 
     Raises:
-        BadDataError: nothing usable, a class without samples, or too many unreadable files.
+        BadDataError: nothing usable, or too many unreadable files.
     """
     scan = dataset.scan(source)
     if len(scan) == 0:
@@ -90,7 +90,8 @@ def prepare(
         _check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
         counts = _write_columns(file, scan, kept, study.samples.labels)
         parts = count_parts(scan, kept, study.samples.labels)
-        result = Prepared(study.dataset.name, len(kept), counts, parts, refused, scan.notes)
+        notes = [*scan.notes, *_absent(counts)]
+        result = Prepared(study.dataset.name, len(kept), counts, parts, refused, notes)
         file.attrs["result"] = json.dumps(asdict(result))
     _write_refused(folder.refused, refused)
     return result
@@ -227,13 +228,13 @@ def _write_columns(file: h5py.File, scan: Scan, kept: list[int], labels: Labels)
     if labels.kind == "regression":
         return {}
     found = Counter(values.tolist())
-    counts = {name: found[number] for number, name in enumerate(labels.classes)}
-    for name, count in counts.items():
-        if count == 0:
-            raise BadDataError(
-                f"the class '{name}' has no sample", expected="samples of every class"
-            )
-    return counts
+    return {name: found[number] for number, name in enumerate(labels.classes)}
+
+
+def _absent(counts: dict[str, int]) -> list[str]:
+    """A note on the classes without a sample: right for some hospitals, and may be a slip."""
+    absent = " ".join(f"'{name}'" for name, count in counts.items() if count == 0)
+    return [f"no sample of the class {absent}: right if this hospital has none"] if absent else []
 
 
 def _write_refused(path: Path, refused: list[Refused]) -> None:
