@@ -129,7 +129,8 @@ class Dicom(Dataset):
                     f"the class folder '{folder}' is missing",
                     where=source,
                     expected=self.source_help,
-                    hint="name the folders under dataset.classes in study.yaml",
+                    hint="name the folders under dataset.classes in study.yaml; a hospital that "
+                    "has no such cases makes an empty folder for them",
                 )
             for path in sorted((source / folder).rglob("*")):
                 if path.is_file() and not path.name.startswith("."):

@@ -7,6 +7,8 @@ SltoolError               1   a fault of ours
 │   └── UnknownNameError      no dataset, model, metric or site of this name
 ├── BadDataError          3   the input data cannot be used
 │   └── StorageError          a file could not be read or written (space, permission)
+│       ├── UnreadableError       this one file cannot be read
+│       └── ImmovableError        this one file cannot be moved or deleted
 ├── ShardRefusedError     4   a shard breaks the format or carries bad data
 │   └── HeldError             it looks wrong and waits for approval
 ├── NotTrustedError       5   key, signature or enrolment
@@ -108,6 +110,14 @@ class StorageError(BadDataError):
             hint="check the free space and the permissions there, then run the command again; "
             "nothing half-written was left under a final name",
         )
+
+
+class UnreadableError(StorageError):
+    """The system refuses to read this one file: its permissions, or it is gone."""
+
+
+class ImmovableError(StorageError):
+    """The system refuses to move or delete this one file."""
 
 
 class ShardRefusedError(SltoolError):

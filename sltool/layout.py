@@ -221,6 +221,11 @@ class StudyFolder:
         return self.server / "identity"
 
     @property
+    def encoding(self) -> Path:
+        """What the encoding digest of the accepted shards covers, to say what was changed."""
+        return self.server / "encoding.json"
+
+    @property
     def lock(self) -> Path:
         return self.server / "lock"
 

@@ -251,10 +251,14 @@ class Study(Section):
         return self
 
     def encoding_digest(self, privacy_layer: Path) -> str:
-        """Hex SHA-256 over everything that changes the meaning of a feature map.
+        """Hex SHA-256 over `meaning`; raises as that does."""
+        return digest_of(self.meaning(privacy_layer))
+
+    def meaning(self, privacy_layer: Path) -> dict[str, Any]:
+        """Everything that changes the meaning of a feature map.
 
         That is: the study's id, dataset, samples, model (but for its `server` settings), encoding
-        and the bytes of `privacy-layer.safetensors`.
+        and the SHA-256 of `privacy-layer.safetensors`.
 
         Raises:
             StageOrderError: the privacy layer's weights are not there.
@@ -265,7 +269,7 @@ class Study(Section):
                 where=privacy_layer,
                 hint="run `sltool prepare`, or copy the file that came with study.yaml",
             )
-        meaning = {
+        return {
             "study": self.id,
             "dataset": self.dataset.model_dump(mode="json"),
             "samples": self.samples.model_dump(mode="json"),
@@ -273,7 +277,6 @@ class Study(Section):
             "encoding": self.encoding.model_dump(mode="json"),
             "privacy_layer": sha256(privacy_layer),
         }
-        return hashlib.sha256(canonical_json(meaning)).hexdigest()
 
     def layer_settings(self) -> dict[str, Any]:
         """The `model` section as JSON, without what concerns the server network alone."""
@@ -288,3 +291,8 @@ class Study(Section):
                 raise UnknownNameError.of(
                     "site", name, self.sites, hint="see `sites:` in study.yaml"
                 )
+
+
+def digest_of(meaning: dict[str, Any]) -> str:
+    """The encoding digest of a `Study.meaning`."""
+    return hashlib.sha256(canonical_json(meaning)).hexdigest()

@@ -74,12 +74,17 @@ def evaluate(
         _make_store(terminal, queue)
     done = evaluate_run(folder, study, queue.store, run, question, pick_device(device))
     names = metrics or list(done.metrics)
-    whole = _shown(done.samples, done.metrics, names)
+    whole = _shown(done.samples, done.metrics, done.notes, names)
     of_sites = {
-        site: _shown(found["samples"], found["metrics"], names)
+        site: _shown(found["samples"], found["metrics"], found["notes"], names)
         for site, found in done.by_site.items()
         if by == "site"
     }
+    for note in done.notes:
+        terminal.note(note)
+    for site, found in of_sites.items():
+        for note in found["notes"]:
+            terminal.note(f"site {site}: {note}")
     columns = [(question.name, whole), *of_sites.items()]
     terminal.table(
         {
@@ -110,8 +115,11 @@ def _make_store(terminal: Terminal, queue: Queue) -> None:
     report_intake(terminal, intake)
 
 
-def _shown(samples: int, metrics: dict[str, float | None], names: list[str]) -> dict[str, Any]:
-    return {"samples": samples, "metrics": {name: metrics[name] for name in names}}
+def _shown(
+    samples: int, metrics: dict[str, float | None], notes: list[str], names: list[str]
+) -> dict[str, Any]:
+    shown = {name: metrics[name] for name in names}
+    return {"samples": samples, "metrics": shown, "notes": notes}
 
 
 def format_metric(value: float | None) -> str:

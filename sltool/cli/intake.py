@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sltool.cli.command import Terminal
 
 if TYPE_CHECKING:
-    from sltool.server.intake import Intake
+    from sltool.server.intake import Intake, Rejected
 
 
 def report_intake(terminal: Terminal, intake: Intake) -> None:
@@ -22,6 +22,10 @@ def report_intake(terminal: Terminal, intake: Intake) -> None:
         terminal.note(f"{one.name} was refused: {one.error.what} (see server/rejected)")
     for one in intake.held:
         terminal.note(f"{one.name} is {one.error.what} (`sltool queue approve {one.name}`)")
+    for one in intake.left:
+        terminal.note(f"{one.name} stays in the inbox: {one.error}")
+    for one in intake.vanished:
+        terminal.note(f"{one.name} was gone before it had been read")
     for name in intake.arriving:
         terminal.note(f"{name} is still being copied; it was left alone")
     for name, runs in intake.withdrawn.items():
@@ -36,8 +40,14 @@ def intake_document(intake: Intake) -> dict[str, Any]:
     return {
         "accepted": intake.accepted,
         "already": intake.already,
-        "rejected": [{"file": one.name, "reason": one.error.what} for one in intake.rejected],
-        "held": [{"file": one.name, "reason": one.error.what} for one in intake.held],
+        "rejected": _reasons(intake.rejected),
+        "held": _reasons(intake.held),
+        "left": _reasons(intake.left),
+        "vanished": [one.name for one in intake.vanished],
         "arriving": intake.arriving,
         "withdrawn": intake.withdrawn,
     }
+
+
+def _reasons(outcome: list[Rejected]) -> list[dict[str, str]]:
+    return [{"file": one.name, "reason": one.error.what} for one in outcome]

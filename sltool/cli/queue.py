@@ -9,6 +9,7 @@ import typer
 
 from sltool.cli.command import Terminal, command
 from sltool.cli.intake import intake_document, report_intake
+from sltool.errors import ShardRefusedError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,8 +28,9 @@ def take(
 ) -> None:
     """Take in what has arrived, without training.
 
-    For one FILE the exit code says what became of it: 4 refused or held, 5 not trusted, 6 of
-    another study.
+    The exit code is 4 if a file was refused or held, or had to stay in the inbox; the others were
+    taken in. For one FILE it says what became of it: 4 refused or held, 5 not trusted, 6 of another
+    study.
     """
     from sltool.server.lock import only_server
     from sltool.server.queue import Queue
@@ -43,8 +45,10 @@ def take(
     terminal.result(
         intake_document(intake),
         f"{len(intake.accepted)} accepted, {len(intake.already)} already there, "
-        f"{len(intake.held)} held, {len(intake.rejected)} refused",
+        f"{len(intake.held)} held, {len(intake.rejected)} refused, {len(intake.left)} left",
     )
+    if intake.not_taken:
+        raise typer.Exit(ShardRefusedError.exit_code)
 
 
 def verify(

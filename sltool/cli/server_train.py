@@ -18,7 +18,7 @@ from sltool.cli.command import (
     command,
     pick_device,
 )
-from sltool.cli.intake import report_intake
+from sltool.cli.intake import intake_document, report_intake
 
 if TYPE_CHECKING:
     from sltool.layout import StudyFolder
@@ -151,8 +151,11 @@ def _take_in(
     intakes: list[Intake] = []
 
     def take() -> None:
-        intakes.append(queue.take(terminal))
-        report_intake(terminal, intakes[-1])
+        intake = queue.take(terminal)
+        # Who waits looks every second, and says once what stays as it was.
+        if not intakes or intake_document(intake) != intake_document(intakes[-1]):
+            report_intake(terminal, intake)
+        intakes.append(intake)
 
     if wait_for or plan.watch:
         with Stop(plan.until).on_signals() as stop:
@@ -161,7 +164,7 @@ def _take_in(
                 return None
     elif ranks.is_first:
         take()
-    rejected = [one for intake in intakes for one in intake.rejected]
+    rejected = [one for intake in intakes for one in (*intake.rejected, *intake.left)]
     if rejected and not queue.store.segments:
         raise rejected[0].error
     ranks.told(None)  # The other ranks read the store when rank 0 has filled it.

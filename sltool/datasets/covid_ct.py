@@ -124,14 +124,7 @@ class CovidCT(Dataset):
     def _slices(self, root: Path, folders: dict[str, str]) -> list[_Slice]:
         slices = []
         for label, (name, folder) in enumerate(folders.items()):
-            files = image_files(root / folder)
-            if not files:
-                raise BadDataError(
-                    f"the class '{name}' is empty",
-                    where=root / folder,
-                    expected="at least one image",
-                )
-            slices += [_Slice(path, name, label) for path in files]
+            slices += [_Slice(path, name, label) for path in image_files(root / folder)]
         return slices
 
 
@@ -179,7 +172,8 @@ def _no_layout(source: Path, layouts: list[dict[str, str]]) -> BadDataError:
         where=source,
         expected=HELP,
         hint=f"there is: {', '.join(there[:10]) or 'nothing'}; give --source the folder above the "
-        "class folders, or name the folders under dataset.folders in study.yaml",
+        "class folders, or name the folders under dataset.folders in study.yaml; a hospital that "
+        "has no such cases makes an empty folder for them",
     )
 
 

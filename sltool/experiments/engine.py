@@ -86,8 +86,8 @@ def take_in(folder: StudyFolder, study: Study, progress: Progress) -> Store:
         for held in intake.held:
             # A simulated site may have only a few samples, and all of one class.
             queue.approve(held.name, progress)
-    for rejected in intake.rejected:
-        raise rejected.error
+    for one in (*intake.rejected, *intake.left):
+        raise one.error
     return queue.store
 
 

@@ -30,7 +30,7 @@ def draw_all(results: Results, folder: Path) -> list[Picture]:
     _draw_panels(results, Sheet(folder, narrow=True))
     if results.kind == "binary":
         # Small squares, which a phone shows as they are.
-        drawn += [roc(results, Sheet(folder)), calibration(results, Sheet(folder))]
+        drawn += _of_probabilities(results, Sheet(folder))
     return drawn
 
 
@@ -39,6 +39,12 @@ def _draw_panels(results: Results, sheet: Sheet) -> list[Picture]:
     if results.kind == "regression":
         drawn += [errors(results, sheet), agreement(results, sheet)]
     return [picture for picture in drawn if picture is not None]
+
+
+def _of_probabilities(results: Results, sheet: Sheet) -> list[Picture]:
+    """There is no ROC where all test samples are of one class."""
+    both = all(len(np.unique(table.y_true)) > 1 for row in results.rows for table in row.tables)
+    return [*([roc(results, sheet)] if both else []), calibration(results, sheet)]
 
 
 def metric_label(name: str, results: Results) -> str:
@@ -76,7 +82,7 @@ def bars(results: Results, sheet: Sheet) -> Picture:
         if results.kind != "regression":
             ends = np.concatenate([means, means - reach[0]])
             lowest = np.min(ends[np.isfinite(ends)], initial=0.99)
-            axis.set_xlim(max(-1.0, lowest - 0.5 * (1 - lowest)), 1)
+            axis.set_xlim(max(-1.0, lowest - max(0.05, 0.5 * (1 - lowest))), 1)
     sheet.save(figure, "bars")
     headline = [row.figures[headlines[0]] for row in results.rows]
     best = ", ".join(

@@ -186,10 +186,10 @@ def feature_shape(study: Study) -> tuple[int, ...]:
     return output_shape(build(study, seed=0).privacy_layer.eval(), study)
 
 
-def output_shape(layer: nn.Module, study: Study) -> tuple[int, ...]:
-    """As `feature_shape`, of a privacy layer that is there, on the CPU."""
+def output_shape(privacy_layer: nn.Module, study: Study) -> tuple[int, ...]:
+    """The shape (C, H, W) or (D,) that `privacy_layer`, on the CPU, makes of one sample."""
     with torch.inference_mode():
-        return tuple(layer(torch.zeros(1, *study.samples.shape)).shape[1:])
+        return tuple(privacy_layer(torch.zeros(1, *study.samples.shape)).shape[1:])
 
 
 Activation = Literal["relu", "leaky-relu", "sigmoid", "tanh"]

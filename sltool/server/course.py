@@ -160,6 +160,9 @@ class Course:
         for name, reason in news.rejected:
             self._say(f"rejected {name}: {reason}")
             self._progress.note(f"{name} was refused: {reason} (see server/rejected)")
+        for name, reason in news.left:
+            self._say(f"left {name} in the inbox: {reason}")
+            self._progress.note(f"{name} stays in the inbox: {reason}")
         if news.error:
             self._say(f"the watch ended: {news.error}")
             self._progress.note(f"no more shards are taken in: {news.error}")
@@ -178,6 +181,9 @@ class Course:
         data = self._roster.data()
         if not len(data.validation):
             self._progress.note("no validation sample: the last epoch is taken as the best")
+        for number in self._roster.absent_classes():
+            name = self._study.samples.labels.classes[number]
+            self._progress.note(f"no training sample of the class '{name}' has arrived")
         done = self._done
         self.trainer.use(data)
         if not done:

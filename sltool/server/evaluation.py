@@ -38,12 +38,14 @@ class Evaluation:
     Attributes:
         samples: counts what the question's level says.
         by_site: the same figures for each site's samples alone.
+        notes: which metrics are not defined, and why; each site's figures have theirs.
     """
 
     run: str
     samples: int
     metrics: dict[str, float | None]
     by_site: dict[str, dict[str, Any]]
+    notes: list[str]
 
 
 def evaluate(
@@ -87,12 +89,25 @@ def evaluate(
     def score(part: slice | NDArray[np.bool_]) -> dict[str, Any]:
         of_part = None if groups is None else np.unique(groups[part], return_inverse=True)[1]
         y_true, scores = gather(kind, labels[part], y_pred[part], of_part)
-        return {"samples": len(y_true), "metrics": compute(names, y_true, scores)}
+        figures = compute(names, y_true, scores)
+        notes = _undefined(figures, y_true, study)
+        return {"samples": len(y_true), "metrics": figures, "notes": notes}
 
     by_site = {site: score(samples.site == n) for n, site in enumerate(samples.sites)}
     result = Evaluation(name, **score(slice(None)), by_site=by_site)
     _write_metrics(run, question, result)
     return result
+
+
+def _undefined(figures: dict[str, float | None], y_true: Array, study: Study) -> list[str]:
+    """A note on the metrics that are not defined for these samples."""
+    names = " ".join(name for name, value in figures.items() if value is None)
+    if not names:
+        return []
+    classes = study.samples.labels.classes
+    present = [f"'{classes[int(index)]}'" for index in np.unique(y_true)] if classes else []
+    why = f", where all are of the class {' '.join(present)}" if len(present) < len(classes) else ""
+    return [f"not defined for these {len(y_true)} samples{why}: {names}"]
 
 
 def ask(study: Study, split: str, level: Level, sites: Sequence[str]) -> Question:

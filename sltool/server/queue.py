@@ -7,33 +7,43 @@ a kill leaves between those steps is put right at the next start.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sltool.errors import (
     HeldError,
     ShardRefusedError,
-    SltoolError,
-    StageOrderError,
     StorageError,
     UnknownNameError,
+    UnreadableError,
     UsageError,
 )
 from sltool.files import move, publish, remove
 from sltool.layerfile import feature_shape
 from sltool.layout import StudyFolder
 from sltool.progress import Progress
+from sltool.server.agreement import check_encoding, record_encoding
 from sltool.server.duplicates import Duplicates
-from sltool.server.inbox import REASON, Patience, kind_of, put_aside, shown, waiting
+from sltool.server.filing import filing
+from sltool.server.inbox import (
+    REASON,
+    Patience,
+    free_name,
+    kind_of,
+    letting_go,
+    put_aside,
+    shown,
+    waiting,
+)
 from sltool.server.intake import Intake, Rejected
+from sltool.server.series import check_place
 from sltool.server.store import Segment, Shape, Store
-from sltool.server.suspicion import Impression, suspicion
+from sltool.server.suspicion import Impression, class_counts, patient_counts, suspicion
 from sltool.server.withdrawn import Withdrawn, kept, record_runs
 from sltool.shard.manifest import Content
 from sltool.shard.opened import OpenedFile
@@ -50,12 +60,17 @@ BLOCK_BYTES = 64 * CHUNK_BYTES
 
 
 class Queue:
-    """The server's line of arrived shards. Whoever takes from it holds `lock.only_server`."""
+    """The server's line of arrived shards. Whoever takes from it holds `lock.only_server`.
+
+    Raises:
+        BadDataError: study.yaml does not fit what was accepted; it names the changed key.
+    """
 
     def __init__(self, folder: StudyFolder, study: Study) -> None:
         self.folder = folder
         self.study = study
         encoding = study.encoding_digest(folder.privacy_layer)
+        check_encoding(folder, study, encoding)
         shape = feature_shape(folder.privacy_layer, study)
         self.content = Content.of(study, encoding, shape)
         self.store = Store(
@@ -68,6 +83,8 @@ class Queue:
 
     def take(self, progress: Progress) -> Intake:
         """Verify every file in the inbox and move it to `accepted/`, `held/` or `rejected/`.
+
+        What this server cannot take now, or cannot move, stays and is reported.
 
         Raises:
             StorageError: no space or no permission; the inbox keeps what was not taken.
@@ -92,7 +109,7 @@ class Queue:
         self.restore(progress, intake)
         self._take_one(self._into_inbox(path), intake, Patience(0))
         self._purge(progress, intake)
-        for one in (*intake.rejected, *intake.held):
+        for one in (*intake.not_taken, *intake.vanished):
             raise one.error
         return intake
 
@@ -110,9 +127,11 @@ class Queue:
         self.restore(progress, intake)
         path = self.folder.held / name
         self._take_one(path, intake, Patience(0), approved=True)
-        remove(path.with_name(name + REASON))
-        for one in intake.rejected:
+        if not os.path.lexists(path):
+            remove(path.with_name(name + REASON))
+        for one in (*intake.not_taken, *intake.vanished):
             raise one.error
+        remove(path.with_name(name + REASON))
 
     def check(self, path: Path) -> str:
         """Verify a file, all its contents too, and touch nothing; the name it would get.
@@ -130,7 +149,12 @@ class Queue:
                 return reader.manifest.place.name
 
     def restore(self, progress: Progress, intake: Intake) -> None:
-        """Make the store what `accepted/` says, whatever a crash or a withdrawal left."""
+        """Make the store what `accepted/` says, whatever a crash or a withdrawal left.
+
+        Raises:
+            NotTrustedError: study.yaml no longer lists a site whose shards were accepted.
+        """
+        record_encoding(self.folder, self.study, self.store.encoding)
         self._withdrawn = Withdrawn(self.folder, self.study)
         for stale in self.folder.decrypted.glob("*"):
             remove(stale)
@@ -158,9 +182,8 @@ class Queue:
             with open_shard(path, self.study, self.content, arriving=False) as reader:
                 segment, _ = self._stage(reader)
             self.store.commit(segment)
-        except StorageError:
-            raise
-        except SltoolError as error:
+        except ShardRefusedError as error:
+            # Damaged since. An edit of study.yaml raises other errors, and moves nothing.
             put_aside(path, self.folder.rejected, error)
             intake.rejected.append(Rejected(path.name, error))
 
@@ -170,34 +193,27 @@ class Queue:
         except ShardRefusedError:
             # `_restore_one` finds out what is wrong with it, and rejects it.
             return ""
+        except UnreadableError as error:
+            # Not a fault of the file that arrives.
+            raise StorageError(error.what, where=path, expected=error.expected) from error
 
     def _take_one(
         self, path: Path, intake: Intake, patience: Patience, approved: bool = False
     ) -> None:
-        name = shown(path.name)
-        try:
-            with self._plain(path) as plain:
-                if kind_of(path) == WITHDRAWAL:
-                    self._withdraw(plain, intake)
-                elif new := self._admit(plain, approved):
-                    intake.accepted.append(new)
-                else:
-                    intake.already.append(name)
-                # What is in `accepted/` now need not lie here as well.
+        with filing(path, self.folder, intake, patience):
+            self._take_in(path, intake, approved)
+
+    def _take_in(self, path: Path, intake: Intake, approved: bool) -> None:
+        with self._plain(path) as plain:
+            if kind_of(path) == WITHDRAWAL:
+                self._withdraw(plain, intake)
+            elif new := self._admit(plain, approved):
+                intake.accepted.append(new)
+            else:
+                intake.already.append(shown(path.name))
+            # What is in `accepted/` now need not lie here as well.
+            with letting_go(path):
                 remove(path)
-        except (StorageError, StageOrderError, UsageError):
-            # Nothing is wrong with the file: this server cannot take it now.
-            raise
-        except HeldError as error:
-            error.hint = f"ask the site; if it is right: `sltool queue approve {name}`"
-            put_aside(path, self.folder.held, error)
-            intake.held.append(Rejected(name, error))
-        except SltoolError as error:
-            if patience.still_arriving(path):
-                intake.arriving.append(name)
-                return
-            put_aside(path, self.folder.rejected, error)
-            intake.rejected.append(Rejected(name, error))
 
     @contextmanager
     def _plain(self, path: Path) -> Iterator[Path]:
@@ -219,36 +235,15 @@ class Queue:
             target = self.folder.accepted / manifest.place.name
             if target.exists() and self._digest(target) == manifest.digest:
                 return ""
-            self._check_place(reader, target)
+            check_place(reader, target, self.store)
             segment, impression = self._stage(reader)
-            site = [one for one in self.store.segments if one.site == segment.site]
-            doubt = "" if approved else suspicion(impression, segment, site)
+            doubt = "" if approved else suspicion(impression, segment, self.store.segments)
             if doubt:
                 raise HeldError(f"held for approval: {doubt}", where=path)
-        move(path, target)
+        with letting_go(path):
+            move(path, target)
         self.store.commit(segment)
         return target.name
-
-    def _check_place(self, reader: ShardReader, target: Path) -> None:
-        """Raise `ShardRefusedError` unless the shard fits those of its site and split."""
-        manifest, place = reader.manifest, reader.manifest.place
-        if target.exists():
-            raise ShardRefusedError(
-                "another shard with this site, split and number was accepted before",
-                where=reader.path,
-                hint="both files are kept; ask the site which one is right",
-            )
-        for one in self.store.segments:
-            if (one.site, one.split) != (place.site, place.split):
-                continue
-            follows = one.sequence == place.sequence - 1 and one.digest != manifest.previous
-            precedes = one.sequence == place.sequence + 1 and one.previous != manifest.digest
-            if follows or precedes:
-                raise ShardRefusedError(
-                    f"the shard is not of the same series as the accepted shard {one.sequence}",
-                    where=reader.path,
-                    hint="the site encoded anew in between; ask it which series is right",
-                )
 
     def _stage(self, reader: ShardReader) -> tuple[Segment, Impression]:
         """Check every row and write those that were not withdrawn behind the store's last ones."""
@@ -265,7 +260,8 @@ class Queue:
             start=0,
             samples=len(pseudonyms),
             views=manifest.content.views,
-            classes=self._classes(rows.labels[keep]),
+            classes=class_counts(rows.labels[keep], self.content.classes),
+            patients=patient_counts(rows.labels[keep], rows.groups[keep], self.content.classes),
         )
         features = impression.watch(reader.features(self._rows_at_once()))
         if not keep.all():
@@ -278,11 +274,6 @@ class Queue:
     def _rows_at_once(self) -> int:
         return max(1, BLOCK_BYTES // self.store.shape.row_bytes)
 
-    def _classes(self, labels: NDArray[Any]) -> tuple[int, ...]:
-        if not self.content.classes:
-            return ()
-        return tuple(np.bincount(labels, minlength=self.content.classes).tolist())
-
     def _withdraw(self, path: Path, intake: Intake) -> None:
         withdrawal = read_withdrawal(path, self.study)
         target = self.folder.accepted / withdrawal.name
@@ -290,7 +281,8 @@ class Queue:
             intake.already.append(target.name)
             return
         intake.withdrawn[target.name] = record_runs(self.folder, self.store, withdrawal)
-        move(path, target)
+        with letting_go(path):
+            move(path, target)
         self._withdrawn = Withdrawn(self.folder, self.study)
 
     def _into_inbox(self, path: Path) -> Path:
@@ -301,7 +293,7 @@ class Queue:
             )
         if path.parent.resolve() == self.folder.inbox.resolve():
             return path
-        target = self.folder.inbox / path.name
+        target = free_name(self.folder.inbox, path.name)
         with OpenedFile(path) as file, publish(target) as part, part.open("wb") as writer:
             file.copy_to(writer)
         return target

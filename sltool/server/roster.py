@@ -84,6 +84,12 @@ class Roster:
             if one.split == "validation" or self.shards[one.digest] <= epoch
         )
 
+    def absent_classes(self) -> list[int]:
+        """The indices of the classes of which no training sample takes part."""
+        training = [segment.classes for segment in self._used() if segment.split == "train"]
+        totals = [sum(counts) for counts in zip(*training, strict=True)]
+        return [index for index, total in enumerate(totals) if not total]
+
     def documents(self) -> dict[str, Any]:
         """`sites` and `shards` for `run.json`."""
         used = self._used()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,5 +119,6 @@ def _records(folder: Path, suffix: str, kind: type[Any]) -> list[dict[str, Any]]
             "file": path.name.removesuffix(suffix),
         }
         for path in sorted(folder.glob(f"*{suffix}"))
-        if path.with_name(path.name.removesuffix(suffix)).exists()
+        # A link that leads nowhere is refused, and listed, too.
+        if os.path.lexists(path.with_name(path.name.removesuffix(suffix)))
     ]

@@ -46,6 +46,7 @@ class Segment:
         samples: without those that were withdrawn.
         rms: root mean square of its feature maps.
         classes: how many samples of each class; empty for regression.
+        patients: how many patients have samples of each class; empty for regression.
     """
 
     digest: str
@@ -58,6 +59,7 @@ class Segment:
     views: int
     rms: float = 0.0
     classes: tuple[int, ...] = ()
+    patients: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

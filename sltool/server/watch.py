@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -29,10 +29,17 @@ LOW_PRIORITY = 18
 
 @dataclass(frozen=True)
 class News:
-    """What the watcher did with shards: accepted; rejected or held; `error`: why it has ended."""
+    """What the watcher did with shards.
+
+    Attributes:
+        rejected: refused or held, with the reason of each.
+        left: those that stay in the inbox.
+        error: why it has ended.
+    """
 
     accepted: list[str]
     rejected: list[tuple[str, str]]
+    left: list[tuple[str, str]] = field(default_factory=list)
     error: str = ""
 
 
@@ -64,7 +71,7 @@ def _received(connection: Connection) -> list[News]:
         try:
             one = connection.recv()
         except (EOFError, ConnectionResetError):
-            one = News([], [], "the process that takes them in has ended")
+            one = News([], [], error="the process that takes them in has ended")
         if one.error:
             connection.close()
         news.append(one)
@@ -84,14 +91,18 @@ def _watch(root: Path, encoding: str, plugins: list[Path], connection: Connectio
     load_plugins(plugins)
     folder = StudyFolder(root)
     threading.Thread(target=_die_with_trainer, args=(connection,), daemon=True).start()
+    told: list[tuple[str, str]] = []
     while True:
         try:
             news = _look(folder, encoding)
         except SltoolError as error:
-            connection.send(News([], [], str(error)))
+            connection.send(News([], [], error=str(error)))
             return
-        if news.accepted or news.rejected:
-            connection.send(news)
+        # What is left is met again at every look, and told once.
+        new = replace(news, left=[one for one in news.left if one not in told])
+        told += new.left
+        if new.accepted or new.rejected or new.left:
+            connection.send(new)
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
@@ -118,8 +129,11 @@ def _look(folder: StudyFolder, encoding: str) -> News:
             hint="no more shards are taken in until the next `sltool server-train`",
         )
     intake = queue.take(Silent())
-    left = [*intake.rejected, *intake.held]
-    return News(intake.accepted, [(one.name, one.error.what) for one in left])
+    return News(
+        intake.accepted,
+        [(one.name, one.error.what) for one in (*intake.rejected, *intake.held)],
+        [(one.name, str(one.error)) for one in intake.left],
+    )
 
 
 def wait_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -9,9 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from sltool.errors import ShardRefusedError, StorageError
+from sltool.errors import ShardRefusedError, StorageError, UnreadableError
 
 HASH_BLOCK = 2**20
+# What this process or machine lacks, whichever file it opens.
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class OpenedFile:
@@ -19,7 +22,8 @@ class OpenedFile:
 
     Raises:
         ShardRefusedError: it is a link, a folder, a pipe or a device.
-        StorageError: the operating system refused to open it.
+        UnreadableError: the operating system refused to open or read it.
+        StorageError: it could open no file now.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +35,7 @@ class OpenedFile:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             self._handle = os.open(path, flags)
         except OSError as error:
-            raise StorageError.of(error, path, "read") from error
+            raise unreadable(error, path) from error
         self._state = os.fstat(self._handle)
         if not stat.S_ISREG(self._state.st_mode):
             self.close()
@@ -62,7 +66,7 @@ class OpenedFile:
         try:
             return os.pread(self._handle, size, offset)
         except OSError as error:
-            raise StorageError.of(error, self.path, "read") from error
+            raise unreadable(error, self.path) from error
 
     def sha256(self, start: int) -> str:
         """Hex SHA-256 of all bytes from `start` to the end."""
@@ -77,7 +81,7 @@ class OpenedFile:
         try:
             return os.preadv(self._handle, [buffer], offset)
         except OSError as error:
-            raise StorageError.of(error, self.path, "read") from error
+            raise unreadable(error, self.path) from error
 
     def copy_to(self, target: BinaryIO) -> None:
         """Write all its bytes to another file."""
@@ -99,3 +103,14 @@ class OpenedFile:
     def refused(self, what: str, *, expected: str = "") -> ShardRefusedError:
         """The error for this file: 'the file `what`'."""
         return ShardRefusedError(f"the file {what}", where=self.path, expected=expected)
+
+
+def unreadable(error: OSError, path: Path) -> StorageError:
+    """The error for the system's refusal to open or read `path`."""
+    if error.errno in SCARCE:
+        return StorageError.of(error, path, "read")
+    return UnreadableError(
+        f"the file cannot be read: {error.strerror or error}",
+        where=path,
+        expected="a regular file that the server's user may read",
+    )

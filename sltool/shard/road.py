@@ -10,11 +10,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sltool.errors import StageOrderError, StorageError, UsageError
+from sltool.errors import BadDataError, StageOrderError, StorageError, UsageError
 from sltool.files import publish, write_text
 from sltool.shard.opened import OpenedFile
 
 SUFFIX = ".age"
+MAGIC = b"age-encryption.org/v1\n"
+EXPECTED = "an age file for this server's `server.recipient`, as it was shipped"
 
 
 def encrypt(source: Path, target: Path, recipient: str) -> None:
@@ -46,12 +48,19 @@ def decrypt(source: Path, target: Path, identity: Path) -> None:
 
     Raises:
         StageOrderError: this server has no identity.
-        ShardRefusedError: encrypted for another server, damaged or cut off.
+        BadDataError: its identity is damaged.
+        ShardRefusedError: no age file, encrypted for another server, damaged or cut off.
+        UnreadableError: the operating system refused to open or read it.
     """
-    pyrage = _pyrage()
-    key = _identity(pyrage, identity)
+    with OpenedFile(source) as file:
+        if file.read(0, len(MAGIC)) != MAGIC:
+            raise file.refused("cannot be decrypted: it is not an age file", expected=EXPECTED)
+        pyrage = _pyrage()
+        _decrypt(pyrage, file, target, _identity(pyrage, identity))
+
+
+def _decrypt(pyrage: Any, file: OpenedFile, target: Path, key: Any) -> None:
     with (
-        OpenedFile(source) as file,
         publish(target) as part,
         os.fdopen(file.duplicate(), "rb") as reader,
         part.open("wb") as writer,
@@ -62,10 +71,7 @@ def decrypt(source: Path, target: Path, identity: Path) -> None:
             # For a damaged body pyrage raises an OSError that no system call has caused.
             if getattr(error, "errno", None) is not None:
                 raise
-            raise file.refused(
-                "cannot be decrypted",
-                expected="an age file for this server's `server.recipient`, as it was shipped",
-            ) from error
+            raise file.refused("cannot be decrypted", expected=EXPECTED) from error
 
 
 def make_identity(path: Path) -> str:
@@ -95,9 +101,9 @@ def _identity(pyrage: Any, path: Path) -> Any:
         raise _no_identity(path) from error
 
 
-def _no_identity(path: Path) -> StorageError:
-    # Not of the arrived file: that one stays in the inbox.
-    return StorageError(
+def _no_identity(path: Path) -> BadDataError:
+    # Of this server, not of the arrived file: that one stays in the inbox.
+    return BadDataError(
         "the file holds no age identity",
         where=path,
         hint="bring back the file that `sltool server-keys` made",

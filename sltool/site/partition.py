@@ -14,7 +14,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool.errors import BadDataError
 from sltool.files import close_to_others, part_of, private_folder, write_csv
 from sltool.layout import SiteFolder, StudyFolder
 from sltool.progress import Progress
@@ -55,7 +54,7 @@ def partition(
         assignment = assign(
             labels, groups.tolist(), official.tolist(), study.split, ratios, names, seed
         )
-        _check_classes(assignment, labels, study)
+        _note_absent_classes(assignment, labels, study, progress)
         parts = []
         for number, name in enumerate(names):
             site_seed = None if seed is None else seed * 1000 + number
@@ -102,14 +101,18 @@ def _not_withdrawn(folder: StudyFolder, people: _People, progress: Progress) -> 
     return np.flatnonzero(keep)
 
 
-def _check_classes(assignment: Assignment, labels: NDArray[np.generic], study: Study) -> None:
-    classes = study.samples.labels.classes
-    for code, name in enumerate(classes):
-        if not ((labels == code) & (assignment.split == 0)).any():
-            raise BadDataError(
-                f"no training sample is left of the class '{name}'",
-                expected="enough patients of every class for all three splits",
-            )
+def _note_absent_classes(
+    assignment: Assignment, labels: NDArray[np.generic], study: Study, progress: Progress
+) -> None:
+    for number, site in enumerate(assignment.sites):
+        here = labels[(assignment.site == number) & (assignment.split == SPLITS.index("train"))]
+        absent = [
+            f"'{name}'"
+            for code, name in enumerate(study.samples.labels.classes)
+            if not (here == code).any()
+        ]
+        if absent:
+            progress.note(f"site {site} has no training sample of the class {' '.join(absent)}")
 
 
 def _shipping_order(assignment: Assignment, site: int, seed: int | None) -> NDArray[np.int64]:

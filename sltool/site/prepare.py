@@ -90,8 +90,8 @@ def prepare(
         looked: what the source looked like before it was read; kept in `prepared.h5`.
 
     Raises:
-        BadDataError: nothing usable, a class without samples, too many unreadable files, or the
-            dataset gives what `Scan` does not allow.
+        BadDataError: nothing usable, too many unreadable files, or the dataset gives what `Scan`
+            does not allow.
     """
     scan = check_scan(dataset.scan(source), study.dataset.name, study.samples)
     check = InputCheck(study.dataset.name, study.samples.shape)
@@ -115,7 +115,7 @@ def prepare(
         _check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
         counts = _write_columns(file, scan, kept, study.samples.labels)
         parts = count_parts(scan, kept, study.samples.labels)
-        notes = [*scan.notes, *notes]
+        notes = [*scan.notes, *_absent(counts), *notes]
         result = Prepared(study.dataset.name, len(kept), counts, parts, refused, notes)
         file.attrs["result"] = json.dumps(asdict(result))
         file["source"] = np.frombuffer(looked.to_json(), np.uint8)
@@ -278,13 +278,13 @@ def _write_columns(file: h5py.File, scan: Scan, kept: list[int], labels: Labels)
     if labels.kind == "regression":
         return {}
     found = Counter(values.tolist())
-    counts = {name: found[number] for number, name in enumerate(labels.classes)}
-    for name, count in counts.items():
-        if count == 0:
-            raise BadDataError(
-                f"the class '{name}' has no sample", expected="samples of every class"
-            )
-    return counts
+    return {name: found[number] for number, name in enumerate(labels.classes)}
+
+
+def _absent(counts: dict[str, int]) -> list[str]:
+    """A note on the classes without a sample: right for some hospitals, and may be a slip."""
+    absent = " ".join(f"'{name}'" for name, count in counts.items() if count == 0)
+    return [f"no sample of the class {absent}: right if this hospital has none"] if absent else []
 
 
 def _write_refused(path: Path, refused: list[Refused]) -> None:
