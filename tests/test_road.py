@@ -109,7 +109,7 @@ def test_a_damaged_identity_is_told_and_no_file_is_refused_for_it(secret: Sltool
     for damage in (b"", b"\xff\xfe", b"AGE-SECRET-KEY-1"):
         identity.write_bytes(damage)
         ran = secret("queue", "take")
-        assert ran.code == 3
+        assert ran.code == 4
         assert "age identity" in ran.err
         assert len(list((secret.folder / "server" / "inbox").iterdir())) == 3
 
