@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
-import os
 import secrets
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.errors import BadDataError
-from sltool.files import part_of, write_text
+from sltool.files import allocate, part_of, write_text
 from sltool.layout import SiteFolder, StudyFolder
 from sltool.progress import Progress
 from sltool.site.assign import Assignment, assign
@@ -124,13 +122,16 @@ def _write_parts(
 def _make_inputs(file: h5py.File, path: Path, prepared: PrivateFile, rows: int) -> NDArray[Any]:
     """A contiguous dataset is a plain array in the file, so its rows can be set in any order."""
     source = prepared.inputs
-    target = file.create_dataset("inputs", shape=(rows, *source.shape[1:]), dtype=source.dtype)
-    target[...] = 0
+    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    target = file.create_dataset(
+        "inputs", shape=(rows, *source.shape[1:]), dtype=source.dtype, dcpl=early
+    )
     file.flush()
     offset = target.id.get_offset()
-    if path.stat().st_size < offset + target.nbytes:
-        # To map what is not there would end the process.
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    # To write to a mapping for which the disk has no space would end the process.
+    allocate(path, offset, target.nbytes)
     return np.memmap(path, mode="r+", dtype=source.dtype, shape=target.shape, offset=offset)
 
 
