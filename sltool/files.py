@@ -14,7 +14,6 @@ from typing import Any
 from sltool.errors import StorageError
 
 PART = ".part"
-ZEROS_BYTES = 2**20
 
 
 def part_of(path: Path) -> Path:
@@ -89,21 +88,6 @@ def fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def allocate(path: Path, offset: int, size: int) -> None:
-    """Take space on the disk for `size` bytes of a file from `offset` on; they read as zeros.
-
-    Raises:
-        OSError: there is no space.
-    """
-    with path.open("r+b") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), offset, size)
-            return
-        file.seek(offset)
-        for start in range(0, size, ZEROS_BYTES):
-            file.write(bytes(min(ZEROS_BYTES, size - start)))
 
 
 @contextmanager

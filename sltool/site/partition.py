@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import secrets
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.errors import BadDataError
-from sltool.files import allocate, part_of, write_text
+from sltool.files import part_of, write_text
 from sltool.layout import SiteFolder, StudyFolder
 from sltool.progress import Progress
 from sltool.site.assign import Assignment, assign
 from sltool.site.private import PrivateFile, create_private, open_private, write_text_column
 from sltool.study import SPLITS, Study
+
+# Read at a time: little enough to stay in the processor's cache until it is written.
+SLAB_BYTES = 2**22
 
 
 def partition(
@@ -108,50 +113,66 @@ def _write_parts(
     state: str,
 ) -> None:
     with ExitStack() as stack:
-        arrays = []
+        inputs = []
         for part in parts:
             part.site.private_dir.mkdir(parents=True, exist_ok=True)
             part.site.private_dir.chmod(0o700)
             file = stack.enter_context(create_private(part.site.private, study.id, state))
             file.attrs["seed"] = part.seed
-            arrays.append(_make_inputs(file, part_of(part.site.private), prepared, len(part.rows)))
+            path = part_of(part.site.private)
+            making = _Inputs.make(file, path, prepared.inputs, len(part.rows))
+            inputs.append(stack.enter_context(making))
             _write_columns(file, prepared, people, part)
-        _scatter(prepared, parts, arrays, progress)
+        _scatter(prepared, parts, inputs, progress)
 
 
-def _make_inputs(file: h5py.File, path: Path, prepared: PrivateFile, rows: int) -> NDArray[Any]:
-    """A contiguous dataset is a plain array in the file, so its rows can be set in any order."""
-    source = prepared.inputs
-    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    target = file.create_dataset(
-        "inputs", shape=(rows, *source.shape[1:]), dtype=source.dtype, dcpl=early
-    )
-    file.flush()
-    offset = target.id.get_offset()
-    # To write to a mapping for which the disk has no space would end the process.
-    allocate(path, offset, target.nbytes)
-    return np.memmap(path, mode="r+", dtype=source.dtype, shape=target.shape, offset=offset)
+@dataclass(frozen=True)
+class _Inputs:
+    """A site's inputs: a plain array in its file, whose rows are written in any order.
+
+    Not mapped into memory: to write where the disk has no space would end the process.
+    """
+
+    handle: int
+    offset: int
+
+    @classmethod
+    @contextmanager
+    def make(
+        cls, file: h5py.File, path: Path, source: h5py.Dataset, rows: int
+    ) -> Iterator[_Inputs]:
+        """Add a contiguous dataset for `rows` rows like those of `source`."""
+        unfilled = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        unfilled.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        unfilled.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        shape = (rows, *source.shape[1:])
+        target = file.create_dataset("inputs", shape=shape, dtype=source.dtype, dcpl=unfilled)
+        with path.open("r+b", buffering=0) as raw:
+            yield cls(raw.fileno(), target.id.get_offset())
+
+    def write(self, place: int, row: NDArray[Any]) -> None:
+        """Put `row`, C-contiguous, at its place."""
+        data, offset = row.data.cast("B"), self.offset + place * row.nbytes
+        while data:
+            count = os.pwrite(self.handle, data, offset)
+            data, offset = data[count:], offset + count
 
 
 def _scatter(
-    prepared: PrivateFile, parts: list[_Part], arrays: list[NDArray[Any]], progress: Progress
+    prepared: PrivateFile, parts: list[_Part], inputs: list[_Inputs], progress: Progress
 ) -> None:
     """Copy the inputs to their places in one pass, a bounded block in memory at a time."""
-    total = prepared.inputs.shape[0]
+    total, row_bytes = len(prepared.inputs), prepared.inputs.nbytes // len(prepared.inputs)
     owner, place = np.full(total, -1), np.zeros(total, dtype=np.int64)
     for number, part in enumerate(parts):
         owner[part.rows] = number
         place[part.rows] = np.arange(len(part.rows))
-    done = 0
+    targets = zip(owner.tolist(), place.tolist(), strict=True)
     with progress.bar("partition", total) as advance:
-        for slab in prepared.slabs(0, total):
-            owners = owner[done : done + len(slab)]
-            for number in np.unique(owners[owners >= 0]):
-                mine = np.flatnonzero(owners == number)
-                arrays[number][place[done + mine]] = slab[mine]
-            done += len(slab)
+        for slab in prepared.slabs(0, total, max(1, SLAB_BYTES // row_bytes)):
+            for row, (number, where) in zip(slab, targets, strict=False):
+                if number >= 0:
+                    inputs[number].write(where, row)
             advance(len(slab))
 
 
