@@ -74,7 +74,8 @@ def open_private(path: Path, study_id: str, made_by: str) -> Iterator[PrivateFil
             f"{path.name} is not there yet", where=path, hint=f"run `{made_by}` first"
         )
     try:
-        file = h5py.File(path, "r")
+        # Without a cache, chunks that have no filter are read straight into their place.
+        file = h5py.File(path, "r", rdcc_nbytes=0)
     except OSError as error:
         raise BadDataError(f"{path.name} cannot be opened: {error}", where=path) from error
     with file:
