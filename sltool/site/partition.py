@@ -184,7 +184,8 @@ def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part
     """The columns beside the inputs, and the table that leads from a pseudonym to the patient."""
     file["labels"] = prepared.labels[part.rows]
     splits = [SPLITS[code] for code in part.splits]
-    pseudonyms = [secrets.token_hex(16) for _ in part.rows]
+    digits = secrets.token_hex(16 * len(part.rows))
+    pseudonyms = [digits[start : start + 32] for start in range(0, len(digits), 32)]
     groups = _group_pseudonyms(people, part.rows)
     for name, values in (
         ("split", splits),

@@ -57,8 +57,9 @@ class PrivateFile:
 
     def slabs(self, start: int, stop: int, rows: int = SLAB) -> Iterator[NDArray[Any]]:
         """The inputs from `start` to `stop`, a bounded block at a time."""
+        inputs = self.inputs
         for begin in range(start, stop, rows):
-            yield np.asarray(self.inputs[begin : min(begin + rows, stop)])
+            yield np.asarray(inputs[begin : min(begin + rows, stop)])
 
 
 @contextmanager
