@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import string
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count, product
+from itertools import accumulate, count, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,16 +136,21 @@ def _share_out(
     _, groups = np.unique(groups, return_inverse=True)
     table = np.zeros((groups.max() + 1, strata.max() + 1))
     np.add.at(table, (groups, strata), 1)
-    free = _seats(table.sum(axis=0), np.asarray(shares) / sum(shares))
+    # Plain lists: arrays of a few numbers would cost several times as much.
+    free = _seats(table.sum(axis=0), np.asarray(shares) / sum(shares)).tolist()
+    samples = [[(code, size) for code, size in enumerate(row) if size] for row in table.tolist()]
     part = np.zeros(len(table), dtype=np.int64)
-    draws = rng.random(len(table))
-    for group in rng.permutation(len(table)):
-        chances = np.maximum(free, 0) @ table[group]
-        if chances.sum() == 0:
-            chances = np.maximum(free.sum(axis=1), 1e-9)
-        total = np.cumsum(chances)
-        part[group] = np.searchsorted(total, draws[group] * total[-1], side="right")
-        free[part[group]] -= table[group]
+    draws = rng.random(len(table)).tolist()
+    for group in rng.permutation(len(table)).tolist():
+        own = samples[group]
+        chances = [sum(max(seats[code], 0) * size for code, size in own) for seats in free]
+        if not any(chances):
+            chances = [max(sum(seats), 1e-9) for seats in free]
+        total = list(accumulate(chances))
+        chosen = bisect_right(total, draws[group] * total[-1])
+        part[group] = chosen
+        for code, size in own:
+            free[chosen][code] -= size
     return part[groups]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from sltool.site.withdrawals import (
     told,
 )
 from sltool.study import SPLITS, Study
+
+# Read at a time: little enough to stay in the processor's cache until it is written.
+SLAB_BYTES = 2**22
 
 
 def partition(
@@ -139,47 +142,70 @@ def _write_parts(
     state: str,
 ) -> None:
     with ExitStack() as stack:
-        arrays = []
+        inputs = []
         for part in parts:
             close_to_others(private_folder(part.site.private_dir))
             file = stack.enter_context(create_private(part.site.private, study.id, state))
             # As text: HDF5 has no integer of 128 bits.
             file.attrs["seed"] = str(part.seed)
-            arrays.append(_make_inputs(file, part_of(part.site.private), prepared, len(part.rows)))
+            path = part_of(part.site.private)
+            making = _Inputs.make(file, path, prepared.inputs, len(part.rows))
+            inputs.append(stack.enter_context(making))
             _write_columns(file, prepared, people, part)
-        _scatter(prepared, parts, arrays, progress)
+        _scatter(prepared, parts, inputs, progress)
 
 
-def _make_inputs(file: h5py.File, path: Path, prepared: PrivateFile, rows: int) -> NDArray[Any]:
-    """A contiguous dataset is a plain array in the file, so its rows can be set in any order."""
-    source = prepared.inputs
-    target = file.create_dataset("inputs", shape=(rows, *source.shape[1:]), dtype=source.dtype)
-    target[...] = 0
-    file.flush()
-    offset = target.id.get_offset()
-    if path.stat().st_size < offset + target.nbytes:
-        # To map what is not there would end the process.
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return np.memmap(path, mode="r+", dtype=source.dtype, shape=target.shape, offset=offset)
+@dataclass(frozen=True)
+class _Inputs:
+    """A site's inputs: a plain array in its file, whose rows are written in any order.
+
+    Not mapped into memory: to write where the disk has no space would end the process.
+    """
+
+    handle: int
+    offset: int
+
+    @classmethod
+    @contextmanager
+    def make(
+        cls, file: h5py.File, path: Path, source: h5py.Dataset, rows: int
+    ) -> Iterator[_Inputs]:
+        """Add a contiguous dataset for `rows` rows like those of `source`."""
+        unfilled = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        unfilled.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        unfilled.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        shape = (rows, *source.shape[1:])
+        target = file.create_dataset("inputs", shape=shape, dtype=source.dtype, dcpl=unfilled)
+        offset = target.id.get_offset()
+        with path.open("r+b", buffering=0) as raw:
+            # A full disk is noticed before the work, and writes in any order are faster.
+            if target.nbytes and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(raw.fileno(), offset, target.nbytes)
+            yield cls(raw.fileno(), offset)
+
+    def write(self, place: int, row: NDArray[Any]) -> None:
+        """Put `row`, C-contiguous, at its place."""
+        data, offset = row.data.cast("B"), self.offset + place * row.nbytes
+        while data:
+            count = os.pwrite(self.handle, data, offset)
+            data, offset = data[count:], offset + count
 
 
 def _scatter(
-    prepared: PrivateFile, parts: list[_Part], arrays: list[NDArray[Any]], progress: Progress
+    prepared: PrivateFile, parts: list[_Part], inputs: list[_Inputs], progress: Progress
 ) -> None:
     """Copy the inputs to their places in one pass, a bounded block in memory at a time."""
-    total = prepared.inputs.shape[0]
+    total, row_bytes = len(prepared.inputs), prepared.inputs.nbytes // len(prepared.inputs)
     owner, place = np.full(total, -1), np.zeros(total, dtype=np.int64)
     for number, part in enumerate(parts):
         owner[part.rows] = number
         place[part.rows] = np.arange(len(part.rows))
-    done = 0
+    targets = zip(owner.tolist(), place.tolist(), strict=True)
     with progress.bar("partition", total) as advance:
-        for slab in prepared.slabs(0, total):
-            owners = owner[done : done + len(slab)]
-            for number in np.unique(owners[owners >= 0]):
-                mine = np.flatnonzero(owners == number)
-                arrays[number][place[done + mine]] = slab[mine]
-            done += len(slab)
+        for slab in prepared.slabs(0, total, max(1, SLAB_BYTES // row_bytes)):
+            for row, (number, where) in zip(slab, targets, strict=False):
+                if number >= 0:
+                    inputs[number].write(where, row)
             advance(len(slab))
 
 
@@ -187,7 +213,8 @@ def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part
     """The columns beside the inputs, and the table that leads from a pseudonym to the patient."""
     file["labels"] = prepared.labels[part.rows]
     splits = [SPLITS[code] for code in part.splits]
-    pseudonyms = [secrets.token_hex(16) for _ in part.rows]
+    digits = secrets.token_hex(16 * len(part.rows))
+    pseudonyms = [digits[start : start + 32] for start in range(0, len(digits), 32)]
     groups = _group_pseudonyms(people, part.rows)
     for name, values in (
         ("split", splits),

@@ -70,9 +70,10 @@ class PrivateFile:
 
     def slabs(self, start: int, stop: int, rows: int = SLAB) -> Iterator[NDArray[Any]]:
         """The inputs from `start` to `stop`, a bounded block at a time."""
+        inputs = self.inputs
         for begin in range(start, stop, rows):
             with self._checked:
-                block = np.asarray(self.inputs[begin : min(begin + rows, stop)])
+                block = np.asarray(inputs[begin : min(begin + rows, stop)])
             yield block
 
     @property
@@ -104,7 +105,8 @@ def open_private(path: Path, study_id: str, made_by: str) -> Iterator[PrivateFil
             f"{path.name} is not there yet", where=path, hint=f"run `{made_by}` first"
         )
     with _readable(path, made_by):
-        file = h5py.File(path, "r")
+        # Without a cache, chunks that have no filter are read straight into their place.
+        file = h5py.File(path, "r", rdcc_nbytes=0)
     with file:
         with _readable(path, made_by):
             of = file.attrs.get("study")

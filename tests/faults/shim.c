@@ -92,6 +92,17 @@ int ftruncate64(int fd, off64_t size) {
     return inside_fd(fd) && fails() ? -1 : real(fd, size);
 }
 
+/* Gives the error back and leaves errno alone. */
+int posix_fallocate64(int fd, off64_t offset, off64_t size) {
+    REAL(int, "posix_fallocate64", int, off64_t, off64_t);
+    return inside_fd(fd) && fails() ? action : real(fd, offset, size);
+}
+
+int posix_fallocate(int fd, off_t offset, off_t size) {
+    REAL(int, "posix_fallocate", int, off_t, off_t);
+    return inside_fd(fd) && fails() ? action : real(fd, offset, size);
+}
+
 int rename(const char *from, const char *to) {
     REAL(int, "rename", const char *, const char *);
     return target >= 0 && fails() ? -1 : real(from, to);

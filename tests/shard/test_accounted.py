@@ -229,14 +229,26 @@ def with_last_chunk(data: bytes, chunk: slice, values: NDArray[Any]) -> bytes:
     return data[:USER_BLOCK] + head + data[USER_BLOCK + len(head) :]
 
 
-@pytest.mark.parametrize("count", [7, 200])
-def test_bits_behind_the_end_of_a_stream_are_refused(count: int) -> None:
-    chunk = np.arange(count, dtype=np.int32)
-    packed = pack_chunk(chunk)[:-4]
-    padded = packed[:-5] + bytes([packed[-5] | 0x80]) + packed[-4:]
-    assert zlib.decompress(padded) == zlib.decompress(packed), "zlib ignores them"
-    with pytest.raises(ValueError, match="bits that belong to nothing"):
-        unpack_chunk(padded + struct.pack("<I", fletcher32(padded)), len(chunk), chunk.dtype)
+def test_bits_behind_the_end_of_a_stream_are_refused() -> None:
+    ignored = 0
+    for count in range(1, 100):
+        chunk = np.arange(count, dtype=np.int32)
+        packed = pack_chunk(chunk)[:-4]
+        padded = packed[:-5] + bytes([packed[-5] | 0x80]) + packed[-4:]
+        if padded == packed or not inflates(padded):
+            continue
+        ignored += 1
+        with pytest.raises(ValueError, match="bits that belong to nothing"):
+            unpack_chunk(padded + struct.pack("<I", fletcher32(padded)), count, chunk.dtype)
+    assert ignored > 50, "zlib itself takes them"
+
+
+def inflates(packed: bytes) -> bool:
+    try:
+        zlib.decompress(packed)
+    except zlib.error:
+        return False
+    return True
 
 
 def test_no_good_stream_is_taken_for_one_with_bits_behind_its_end() -> None:
