@@ -148,8 +148,7 @@ def _write_parts(
             file = stack.enter_context(create_private(part.site.private, study.id, state))
             # As text: HDF5 has no integer of 128 bits.
             file.attrs["seed"] = str(part.seed)
-            path = part_of(part.site.private)
-            making = _Inputs.make(file, path, prepared.inputs, len(part.rows))
+            making = _Inputs.make(file, part_of(part.site.private), prepared.inputs, len(part.rows))
             inputs.append(stack.enter_context(making))
             _write_columns(file, prepared, people, part)
         _scatter(prepared, parts, inputs, progress)
@@ -168,7 +167,7 @@ class _Inputs:
     @classmethod
     @contextmanager
     def make(
-        cls, file: h5py.File, path: Path, source: h5py.Dataset, rows: int
+        cls, file: h5py.File, part: Path, source: h5py.Dataset, rows: int
     ) -> Iterator[_Inputs]:
         """Add a contiguous dataset for `rows` rows like those of `source`."""
         unfilled = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -177,7 +176,7 @@ class _Inputs:
         shape = (rows, *source.shape[1:])
         target = file.create_dataset("inputs", shape=shape, dtype=source.dtype, dcpl=unfilled)
         offset = target.id.get_offset()
-        with path.open("r+b", buffering=0) as raw:
+        with part.open("r+b", buffering=0) as raw:
             # A full disk is noticed before the work, and writes in any order are faster.
             if target.nbytes and hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(raw.fileno(), offset, target.nbytes)
