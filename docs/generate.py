@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sltool.registry import datasets, metrics, models
-from sltool.study import Section, Study
+from sltool.study.schema import Section, Study
 
 DOCS = Path(__file__).resolve().parent
 NOTE = "<!-- Made by `make docs` from the code; do not edit. -->\n"

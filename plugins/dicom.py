@@ -23,7 +23,7 @@ from sltool.datasets.base import Dataset, Refused, Scan, UnreadableSampleError, 
 from sltool.datasets.images import Decode, fit
 from sltool.errors import BadDataError, UsageError
 from sltool.registry import datasets
-from sltool.study import Positive, Samples, Section
+from sltool.study.schema import Positive, Samples, Section
 
 # What pydicom and its decoders raise for a file that breaks the standard.
 BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OSError)
@@ -88,7 +88,7 @@ class Dicom(Dataset):
     settings: Settings
 
     @classmethod
-    def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
         if source is None or not source.is_dir():
             return {}, []
         if (source / TABLE).is_file():

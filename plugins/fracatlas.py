@@ -14,7 +14,7 @@ from sltool.datasets.base import Dataset, Refused, Scan, image_samples
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.errors import BadDataError
 from sltool.registry import datasets
-from sltool.study import Samples, Section
+from sltool.study.schema import Samples, Section
 
 FOLDERS = ("Non_fractured", "Fractured")
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from sltool.datasets.base import Dataset, Scan, image_samples
 from sltool.errors import BadDataError
 from sltool.registry import datasets
-from sltool.study import Samples, Section
+from sltool.study.schema import Samples, Section
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -43,7 +43,7 @@ class MedMNIST(Dataset):
     settings: Settings
 
     @classmethod
-    def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
         if source is None or not source.is_file():
             return {}, []
         images, labels = _member(source, "train_images"), _member(source, "train_labels")

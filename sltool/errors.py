@@ -126,7 +126,7 @@ class ShardRefusedError(SltoolError):
     exit_code = 4
 
 
-class HeldError(ShardRefusedError):
+class QuarantinedError(ShardRefusedError):
     """A shard looks wrong and waits for a person's approval."""
 
 

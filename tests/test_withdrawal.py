@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from sltool.layout import StudyFolder
+from sltool.study.layout import StudyFolder
 from tests.conftest import Sltool
 from tests.shard.forge import Forge
 

@@ -39,7 +39,7 @@ def client_encode(
     personal data.
     """
     from sltool.site.encode import encode
-    from sltool.studyfile import load_study
+    from sltool.study.study_file import load_study
 
     folder = terminal.folder
     study = load_study(folder)

@@ -16,8 +16,8 @@ import typer
 from typer.core import TyperCommand
 
 from sltool.errors import UsageError
-from sltool.layout import StudyFolder
 from sltool.progress import Advance
+from sltool.study.layout import StudyFolder
 
 
 class ManyValues(TyperCommand):

@@ -11,11 +11,11 @@ import typer
 from sltool.cli.command import Terminal, command
 from sltool.cli.evaluate import UNITS, LevelOption, MetricsOption, SplitOption, format_metric
 from sltool.errors import UnknownNameError, UsageError
-from sltool.layout import Question
+from sltool.study.layout import Question
 
 if TYPE_CHECKING:
-    from sltool.experiments.results import Row
-    from sltool.server.comparison import Row as RunRow
+    from sltool.experiments.results import ArmResult
+    from sltool.server.evaluation.compare import RunFigures
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,7 +42,7 @@ def compare(
 
     `sltool report` makes a page of them.
     """
-    from sltool.server.comparison import compare_runs
+    from sltool.server.evaluation.compare import compare_runs
 
     question = Question(split, level)
     found = _only(metrics, compare_runs(terminal.folder, runs or [], question))
@@ -66,7 +66,7 @@ def compare(
     )
 
 
-def _only(metrics: list[str] | None, found: list[RunRow]) -> list[RunRow]:
+def _only(metrics: list[str] | None, found: list[RunFigures]) -> list[RunFigures]:
     """The rows with the figures of these metrics alone."""
     known = {name for one in found for name in one.metrics}
     for name in metrics or []:
@@ -92,7 +92,7 @@ def _with_intervals(
         interval_document,
         undefined_draws,
     )
-    from sltool.studyfile import load_study
+    from sltool.study.study_file import load_study
 
     study = load_study(terminal.folder)
     rows = study_rows(terminal.folder, study, runs, question, metrics)
@@ -109,7 +109,7 @@ def _with_intervals(
     )
 
 
-def _cells(row: Row, name: str) -> list[str]:
+def _cells(row: ArmResult, name: str) -> list[str]:
     one, against = row.figures[name], row.differences.get(name)
     shown = f"{format_metric(one.mean)} ({format_metric(one.low)} to {format_metric(one.high)})"
     return [shown, f"{against.p:.3f}" if against and isfinite(against.p) else "-"]

@@ -22,7 +22,7 @@ def enroll(
     Prints the line for `sites:` in study.yaml. The private key stays in sites/NAME.
     """
     from sltool.site.enrol import enrol
-    from sltool.studyfile import load_study
+    from sltool.study.study_file import load_study
 
     folder = terminal.folder
     public = enrol(folder, load_study(folder), [site])[site]

@@ -12,7 +12,7 @@ from sltool.cli.intake import report_intake
 from sltool.cli.server_train import RunOption
 
 if TYPE_CHECKING:
-    from sltool.server.queue import Queue
+    from sltool.server.intake.queue import Queue
 
 LevelOption = Annotated[
     Literal["image", "study", "patient"],
@@ -58,11 +58,11 @@ def evaluate(
     again if it was deleted.
     """
     from sltool.metrics import check_metrics
-    from sltool.server.evaluation import ask, check_run
-    from sltool.server.evaluation import evaluate as evaluate_run
-    from sltool.server.queue import Queue
-    from sltool.server.run import find_run
-    from sltool.studyfile import load_study
+    from sltool.server.evaluation.evaluate import ask, check_run
+    from sltool.server.evaluation.evaluate import evaluate as evaluate_run
+    from sltool.server.intake.queue import Queue
+    from sltool.server.training.run import find_run
+    from sltool.study.study_file import load_study
 
     folder = terminal.folder
     study = load_study(folder)
@@ -105,12 +105,12 @@ def evaluate(
 
 def _make_store(terminal: Terminal, queue: Queue) -> None:
     """The store was deleted: make it again from what was accepted."""
-    from sltool.server.intake import Intake
-    from sltool.server.lock import only_server
+    from sltool.server.intake.lock import only_server
+    from sltool.server.intake.result import IntakeResult
 
     terminal.note("making the store again from server/accepted")
     with only_server(queue.folder):
-        intake = Intake()
+        intake = IntakeResult()
         queue.restore(terminal, intake)
     report_intake(terminal, intake)
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from sltool.cli.command import Terminal
 
 if TYPE_CHECKING:
-    from sltool.server.intake import Intake, Rejected
+    from sltool.server.intake.result import IntakeResult, Rejected
 
 
-def report_intake(terminal: Terminal, intake: Intake) -> None:
+def report_intake(terminal: Terminal, intake: IntakeResult) -> None:
     """One line for each kind of outcome, and one for each file that was not accepted."""
-    from sltool.server.status import gaps
+    from sltool.server.intake.status import gaps
 
     if intake.accepted:
         terminal.note(f"{len(intake.accepted)} shards accepted")
@@ -35,7 +35,7 @@ def report_intake(terminal: Terminal, intake: Intake) -> None:
         terminal.note(str(gap))
 
 
-def intake_document(intake: Intake) -> dict[str, Any]:
+def intake_document(intake: IntakeResult) -> dict[str, Any]:
     """The same as a JSON document."""
     return {
         "accepted": intake.accepted,

@@ -41,7 +41,7 @@ def partition(
     is shared over sites A, B, C ... by --ratios; no patient is torn. Writes sites/NAME. What is
     random at a real site comes from the system's entropy. Patients who withdrew are left out.
     """
-    from sltool.site.sites import make_sites
+    from sltool.site.partition_stage import make_sites
 
     outcome = make_sites(terminal.folder, ratios, site, seed, force, terminal)
     if outcome.again:

@@ -10,7 +10,7 @@ import typer
 
 from sltool.cli.command import ForceOption, Terminal, aligned, command
 from sltool.errors import UsageError
-from sltool.machine import processors
+from sltool.machine import available_cpus
 
 SHOWN = 10
 
@@ -70,18 +70,18 @@ def prepare(
 
     Writes study.yaml and privacy-layer.safetensors (once), and prepared.h5, which is private.
     """
-    from sltool.site.new_study import prepare_study, stand_in
+    from sltool.site.prepare_stage import prepare_study, synthetic_source
 
     if synthetic and source:
         raise UsageError("--synthetic and --source exclude each other", hint="give one of them")
     if synthetic:
-        source = stand_in(terminal.folder, dataset, synthetic, seed or 0)
+        source = synthetic_source(terminal.folder, dataset, synthetic, seed or 0)
     outcome = prepare_study(
         terminal.folder,
         dataset,
         source,
         [*_body_parts(body_part), *(settings or [])],
-        workers or processors(),
+        workers or available_cpus(),
         seed,
         force,
         terminal,

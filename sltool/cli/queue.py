@@ -32,9 +32,9 @@ def take(
     taken in. For one FILE it says what became of it: 4 refused or held, 5 not trusted, 6 of another
     study.
     """
-    from sltool.server.lock import only_server
-    from sltool.server.queue import Queue
-    from sltool.studyfile import load_study
+    from sltool.server.intake.lock import only_server
+    from sltool.server.intake.queue import Queue
+    from sltool.study.study_file import load_study
 
     folder = terminal.folder
     study = load_study(folder)
@@ -55,8 +55,8 @@ def verify(
     terminal: Terminal, file: Annotated[Path, typer.Argument(help="A shard or a withdrawal.")]
 ) -> None:
     """Check a file as the queue would, and leave it where it is."""
-    from sltool.server.queue import Queue
-    from sltool.studyfile import load_study
+    from sltool.server.intake.queue import Queue
+    from sltool.study.study_file import load_study
 
     name = Queue(terminal.folder, load_study(terminal.folder)).check(file)
     terminal.result({"file": str(file), "name": name}, f"{file} is good: {name}")
@@ -67,9 +67,9 @@ def approve(
     shard: Annotated[str, typer.Argument(help="Its name in server/held.")],
 ) -> None:
     """Accept a shard that was held because it looked wrong."""
-    from sltool.server.lock import only_server
-    from sltool.server.queue import Queue
-    from sltool.studyfile import load_study
+    from sltool.server.intake.lock import only_server
+    from sltool.server.intake.queue import Queue
+    from sltool.study.study_file import load_study
 
     folder = terminal.folder
     study = load_study(folder)

@@ -33,7 +33,7 @@ def report(
     results.csv.
     """
     from sltool.experiments.report import report_runs
-    from sltool.studyfile import load_study
+    from sltool.study.study_file import load_study
 
     folder = terminal.folder
     target = out or folder.server / "report"

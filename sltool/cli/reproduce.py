@@ -9,7 +9,7 @@ import typer
 
 from sltool.cli.command import DeviceOption, ForceOption, SeedOption, Terminal, command, pick_device
 from sltool.cli.report import show
-from sltool.machine import processors
+from sltool.machine import available_cpus
 
 
 def add_to(app: typer.Typer) -> None:
@@ -72,11 +72,11 @@ def reproduce(
     """
     from sltool.experiments.arms import expand
     from sltool.experiments.cases import find_case
+    from sltool.experiments.comparison import ComparisonPlan, run_plan
     from sltool.experiments.report import report_plan
-    from sltool.experiments.runner import Plan, run_plan
 
     found = find_case(case)
-    plan = Plan(
+    plan = ComparisonPlan(
         case=found,
         dataset=dataset or found.dataset,
         source=source,
@@ -86,7 +86,7 @@ def reproduce(
         sweeps=tuple(found.sweep if sweep is None else sweep),
         seeds=list(range(seed, seed + seeds)),
         device=pick_device(device),
-        workers=workers or processors(),
+        workers=workers or available_cpus(),
         keep=keep,
     )
     folder = out or terminal.study / "reproduction" / case

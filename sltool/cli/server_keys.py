@@ -17,8 +17,8 @@ def server_keys(terminal: Terminal) -> None:
     With the printed line in study.yaml `ship` encrypts what it sends. The identity stays in
     server/identity.
     """
-    from sltool.shard.road import make_identity
-    from sltool.studyfile import load_study
+    from sltool.shard.encryption import make_identity
+    from sltool.study.study_file import load_study
 
     folder = terminal.folder
     load_study(folder)

@@ -21,12 +21,12 @@ from sltool.cli.command import (
 from sltool.cli.intake import intake_document, report_intake
 
 if TYPE_CHECKING:
-    from sltool.layout import StudyFolder
-    from sltool.server.intake import Intake
-    from sltool.server.plan import Plan
-    from sltool.server.queue import Queue
-    from sltool.server.ranks import Ranks
-    from sltool.server.run import Trained
+    from sltool.server.intake.queue import Queue
+    from sltool.server.intake.result import IntakeResult
+    from sltool.server.training.distributed import Ranks
+    from sltool.server.training.run import TrainingResult
+    from sltool.server.training.run_settings import RunOptions
+    from sltool.study.layout import StudyFolder
 
 RunOption = Annotated[str, typer.Option("--run", metavar="NAME", help="The run's name.")]
 TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
@@ -90,13 +90,13 @@ def server_train(
     Goes on with the run where it stopped. Writes server/runs/NAME. SIGTERM and Ctrl-C end it
     after the step under way, with a checkpoint. Runs under torchrun, too.
     """
-    from sltool.server.lock import only_server
-    from sltool.server.plan import Plan
-    from sltool.server.queue import Queue
-    from sltool.server.ranks import join_ranks, local_device
-    from sltool.server.run import train
-    from sltool.server.sampler import SiteControl
-    from sltool.studyfile import load_study
+    from sltool.server.intake.lock import only_server
+    from sltool.server.intake.queue import Queue
+    from sltool.server.training.distributed import join_ranks, local_device
+    from sltool.server.training.run import train
+    from sltool.server.training.run_settings import RunOptions
+    from sltool.server.training.sampler import SiteControl
+    from sltool.study.study_file import load_study
 
     folder = terminal.folder
     study = load_study(folder)
@@ -104,7 +104,7 @@ def server_train(
     control = SiteControl.parse(site_weights, max_samples_per_site)
     study.check_sites(control.weights)
     where = local_device(pick_device(device))
-    plan = Plan(
+    plan = RunOptions(
         run=run,
         sites=sites or [],
         seed=seed,
@@ -138,17 +138,17 @@ def server_train(
 
 
 def _take_in(
-    terminal: Terminal, queue: Queue, plan: Plan, wait_for: list[str], ranks: Ranks
-) -> list[Intake] | None:
+    terminal: Terminal, queue: Queue, plan: RunOptions, wait_for: list[str], ranks: Ranks
+) -> list[IntakeResult] | None:
     """What came in before training; None if it shall stop before enough has come.
 
     Raises:
         ShardRefusedError: nothing but refused shards came.
     """
-    from sltool.server.stop import Stop
-    from sltool.server.watch import wait_for as wait
+    from sltool.server.intake.watcher import wait_for as wait
+    from sltool.server.training.stop import Stop
 
-    intakes: list[Intake] = []
+    intakes: list[IntakeResult] = []
 
     def take() -> None:
         intake = queue.take(terminal)
@@ -167,11 +167,13 @@ def _take_in(
     rejected = [one for intake in intakes for one in (*intake.rejected, *intake.left)]
     if rejected and not queue.store.segments:
         raise rejected[0].error
-    ranks.told(None)  # The other ranks read the store when rank 0 has filled it.
+    ranks.broadcast(None)  # The other ranks read the store when rank 0 has filled it.
     return intakes
 
 
-def _document(folder: StudyFolder, one: Trained, accepted: int, rejected: int) -> dict[str, Any]:
+def _document(
+    folder: StudyFolder, one: TrainingResult, accepted: int, rejected: int
+) -> dict[str, Any]:
     return {
         "run": one.run,
         "sites": one.sites,
@@ -187,7 +189,7 @@ def _document(folder: StudyFolder, one: Trained, accepted: int, rejected: int) -
     }
 
 
-def _line(one: Trained) -> str:
+def _line(one: TrainingResult) -> str:
     verb = "already trained" if one.again else "trained"
     stopped = f"; stopped: {one.stopped}" if one.stopped else ""
     epochs = f"{one.epochs} epoch{'' if one.epochs == 1 else 's'}"

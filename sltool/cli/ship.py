@@ -31,7 +31,7 @@ def ship(
     --to takes a disk's folder or a bucket as well. What lies there already is skipped.
     """
     from sltool.site.ship import ship as ship_site
-    from sltool.studyfile import load_study
+    from sltool.study.study_file import load_study
 
     folder = terminal.folder
     study = load_study(folder)

@@ -17,7 +17,7 @@ def status(terminal: Terminal) -> None:
     The shards of each site and split, gaps in their numbers, files that wait or were refused,
     withdrawals, and the runs.
     """
-    from sltool.server.status import read_status
+    from sltool.server.intake.status import read_status
 
     found = read_status(terminal.folder)
     for gap in found.gaps:

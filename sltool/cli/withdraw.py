@@ -26,7 +26,7 @@ def withdraw(
     never reads those samples again, and no stage here encodes them again.
     """
     from sltool.site.withdraw import withdraw as withdraw_patient
-    from sltool.studyfile import load_study
+    from sltool.study.study_file import load_study
 
     folder = terminal.folder
     done = withdraw_patient(folder.site(site), load_study(folder), patient)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sltool.datasets.images import ImageFiles
 from sltool.errors import BadDataError, UsageError
-from sltool.study import Labels, Samples, Section
+from sltool.study.schema import Labels, Samples, Section
 
 
 class UnreadableSampleError(Exception):
@@ -98,7 +98,7 @@ class Dataset(ABC):
         self.settings = settings
 
     @classmethod
-    def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
         """Settings that suit this source, for a new study only, and notes that say so.
 
         Raises:
@@ -107,7 +107,7 @@ class Dataset(ABC):
         return {}, []
 
     @classmethod
-    def stand_in(cls, folder: Path, samples: int, seed: int) -> Path:
+    def synthetic_source(cls, folder: Path, samples: int, seed: int) -> Path:
         """Write a synthetic source of this kind's layout into `folder`; returns its `--source`.
 
         Raises:
@@ -121,7 +121,7 @@ class Dataset(ABC):
 
     @classmethod
     def _advice(cls) -> str:
-        if cls.stand_in.__func__ is Dataset.stand_in.__func__:  # type: ignore[attr-defined]
+        if cls.synthetic_source.__func__ is Dataset.synthetic_source.__func__:  # type: ignore[attr-defined]
             return "give --source PATH"
         return "give --source PATH; `sltool prepare DATASET --synthetic 200` draws one to try with"
 

@@ -14,7 +14,7 @@ from sltool.datasets.base import Dataset, Refused, Scan
 from sltool.datasets.nhanes import nhanes_cycles, read_nhanes
 from sltool.errors import BadDataError, StudyFileError
 from sltool.registry import datasets
-from sltool.study import Labels, Positive, Samples, Section
+from sltool.study.schema import Labels, Positive, Samples, Section
 
 TARGET = "LDL"
 
@@ -100,7 +100,7 @@ class Cholesterol(Dataset):
     settings: Settings
 
     @classmethod
-    def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
         if source is None:
             return {"columns": list(BUNDLED_COLUMNS)}, []
         if source.is_dir():

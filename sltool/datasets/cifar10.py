@@ -16,7 +16,7 @@ from sltool.datasets.cifar_pickle import read_pickled
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.errors import BadDataError
 from sltool.registry import datasets
-from sltool.study import Samples, Section
+from sltool.study.schema import Samples, Section
 
 CLASSES = (
     "airplane",
@@ -65,7 +65,7 @@ class Cifar10(Dataset):
     settings: Settings
 
     @classmethod
-    def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
         source = cls.need_source(source)
         if not _batches(source)[0] and not _has_class_folders(source, CLASSES):
             raise _no_layout(source, CLASSES)

@@ -15,7 +15,7 @@ from sltool.datasets.base import Dataset, Refused, Scan, image_samples
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.errors import BadDataError, StorageError
 from sltool.registry import datasets
-from sltool.study import Samples, Section
+from sltool.study.schema import Samples, Section
 
 # Class -> folder, in each public set. The last of two classes is the positive one.
 LAYOUTS: dict[str, dict[str, str]] = {
@@ -71,7 +71,7 @@ class CovidCT(Dataset):
     settings: Settings
 
     @classmethod
-    def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
         source = cls.need_source(source)
         for name, folders in LAYOUTS.items():
             if _class_root(source, folders) is not None:

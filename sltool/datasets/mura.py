@@ -15,10 +15,10 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from sltool.datasets.base import Dataset, Refused, Scan, image_samples
 from sltool.datasets.images import Decode, ImageFiles, image_files
-from sltool.datasets.mura_stand_in import NOTICE, write_stand_in
+from sltool.datasets.mura_synthetic import NOTICE, write_synthetic
 from sltool.errors import BadDataError, StorageError
 from sltool.registry import datasets
-from sltool.study import Samples, Section
+from sltool.study.schema import Samples, Section
 
 Part = Literal["elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist"]
 ListName = Literal["train", "valid"]
@@ -83,7 +83,7 @@ class Mura(Dataset):
     settings: Settings
 
     @classmethod
-    def adapt(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
         root = _root(cls.need_source(source))
         lists = [name for name in LISTS if _csv(root, name, "image_paths").is_file()]
         parts = [
@@ -101,8 +101,8 @@ class Mura(Dataset):
         return {"body_parts": parts, "lists": lists}, notes
 
     @classmethod
-    def stand_in(cls, folder: Path, samples: int, seed: int) -> Path:
-        return write_stand_in(folder, samples, seed, BODY_PARTS)
+    def synthetic_source(cls, folder: Path, samples: int, seed: int) -> Path:
+        return write_synthetic(folder, samples, seed, BODY_PARTS)
 
     def samples(self) -> Samples:
         return image_samples((1, self.settings.size, self.settings.size), ("negative", "positive"))

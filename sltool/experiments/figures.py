@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sltool.experiments.classifier_figures import calibration, roc
 from sltool.experiments.regression_figures import agreement, errors
-from sltool.experiments.results import Results, Row
+from sltool.experiments.results import ArmResult, Results
 from sltool.experiments.rounding import with_spread
 from sltool.experiments.style import MARKERS, Picture, Sheet, colour, line
 from sltool.registry import metrics
@@ -125,7 +125,7 @@ def curves(results: Results, sheet: Sheet) -> Picture | None:
     )
 
 
-def _curve(axis: Any, row: Row, column: str, number: int) -> None:
+def _curve(axis: Any, row: ArmResult, column: str, number: int) -> None:
     histories = [frame for frame in row.histories if column in frame]
     if not histories:
         return
@@ -148,7 +148,7 @@ def sweeps(results: Results, sheet: Sheet) -> Picture | None:
     values = list(dict.fromkeys(row.sweep.get(key, "") for row in results.rows))
     figure, axes = sheet.figure(7, 3.6)
     axis = axes[0][0]
-    series: dict[str, list[Row]] = {}
+    series: dict[str, list[ArmResult]] = {}
     for row in results.rows:
         rest = [f"{name} {value}" for name, value in row.sweep.items() if name != key]
         series.setdefault(", ".join([row.arm, *rest]), []).append(row)

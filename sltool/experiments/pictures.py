@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sltool.experiments.style import Sheet
 
 if TYPE_CHECKING:
-    from sltool.experiments.bench import Bench
+    from sltool.experiments.trial import Trial
 
 NAME = "feature-maps"
 SHOWN = 6
@@ -28,17 +28,17 @@ CAPTION = (
 TITLE = "Originals and feature maps (the paper's Fig. 2, 7 and 8)"
 
 
-def feature_map_picture(bench: Bench, folder: Path) -> None:
+def feature_map_picture(trial: Trial, folder: Path) -> None:
     """Write feature-maps.png and .svg, if the samples are images and something stays at the site.
 
     These pictures show patients: they are never made from what the server has alone.
     """
-    if len(bench.study.samples.shape) != 3 or bench.study.model.cut == 0:
+    if len(trial.study.samples.shape) != 3 or trial.study.model.cut == 0:
         return
-    originals = bench.raw.store.samples("validation")
-    maps = bench.split.store.samples("validation")
+    originals = trial.raw.store.samples("validation")
+    maps = trial.split.store.samples("validation")
     rows = _of_each_class(originals.labels.numpy())
-    titles = [bench.study.samples.labels.classes[int(originals.labels[row])] for row in rows]
+    titles = [trial.study.samples.labels.classes[int(originals.labels[row])] for row in rows]
     columns = [
         [
             _shown(originals.features[originals.rows[row]].numpy()),

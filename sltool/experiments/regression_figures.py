@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool.experiments.results import Results, Row
+from sltool.experiments.results import ArmResult, Results
 from sltool.experiments.style import Picture, Sheet, colour, line
 from sltool.metrics import squared_log_errors, symmetric_errors
 
@@ -114,7 +114,7 @@ def agreement(results: Results, sheet: Sheet) -> Picture:
     )
 
 
-def _few(rows: list[Row], most: int = 4) -> list[Row]:
+def _few(rows: list[ArmResult], most: int = 4) -> list[ArmResult]:
     """Of many arms those that one wants to see beside each other."""
     if len(rows) <= most:
         return rows

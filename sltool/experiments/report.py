@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from sltool import __version__
 from sltool.errors import BadDataError, StageOrderError, UnknownNameError
+from sltool.experiments.arm_files import Finished, TrainingSummary
 from sltool.experiments.figures import draw_all
-from sltool.experiments.outcome import Finished, Outcome
-from sltool.experiments.page import write_page
-from sltool.experiments.results import REFERENCE, Results, Row, make_rows, write_results
+from sltool.experiments.report_page import write_page
+from sltool.experiments.results import REFERENCE, ArmResult, Results, make_rows, write_results
 from sltool.files import read_csv
-from sltool.layout import PLAIN, Question, RunFolder, StudyFolder
 from sltool.metrics import metrics_for, plugin_metrics
-from sltool.server.plan import read_settings
-from sltool.study import Study
+from sltool.server.training.run_settings import read_settings
+from sltool.study.layout import PLAIN, Question, RunFolder, StudyFolder
+from sltool.study.schema import Study
 
 if TYPE_CHECKING:
-    from sltool.experiments.runner import Plan
+    from sltool.experiments.comparison import ComparisonPlan
 
 LEAK = (
     "This source names no patients, and its samples were split at random: slices or pictures of "
@@ -45,12 +45,12 @@ class Reported:
     results: Results
 
 
-def report_plan(plan: Plan, finished: list[Finished], out: Path) -> Reported:
+def report_plan(plan: ComparisonPlan, finished: list[Finished], out: Path) -> Reported:
     """The report of a comparison."""
     facts = finished[0].facts
     metrics = shown_metrics(facts["labels"]["kind"], plan.case.metrics)
     warnings = (LEAK,) if not plan.case.patients and _one_sample_a_group(facts) else ()
-    left_out = {arm: why for one in finished for arm, why in one.facts["left_out"].items()}
+    skipped = {arm: why for one in finished for arm, why in one.facts["left_out"].items()}
     results = Results(
         title=f"{plan.case.title}: the arms of {plan.case.name} compared",
         labels=facts["labels"],
@@ -59,7 +59,7 @@ def report_plan(plan: Plan, finished: list[Finished], out: Path) -> Reported:
         published=plan.case.published,
         setup={**_setup(facts), **_time(finished), **_machine()},
         warnings=(*warnings, *dict.fromkeys(n for one in finished for n in one.facts["notes"])),
-        left_out=left_out,
+        skipped=skipped,
     )
     return _write(results, out)
 
@@ -89,7 +89,7 @@ def study_rows(
     names: Sequence[str],
     question: Question,
     wanted: Sequence[str] = (),
-) -> list[Row]:
+) -> list[ArmResult]:
     """The figures of a study's runs on a question's images, the others compared with the first.
 
     Args:
@@ -152,7 +152,7 @@ def _of_run(run: RunFolder, question: Question) -> Finished:
             f"the table is damaged: {error}", where=run.history, hint=hint
         ) from error
     best = losses.index(min(losses)) + 1 if losses else len(rows)
-    outcome = Outcome(samples, len(rows), best)
+    outcome = TrainingSummary(samples, len(rows), best)
     return Finished(
         run.name, {}, settings["seed"], outcome, seconds, run.root, dict(settings), question
     )

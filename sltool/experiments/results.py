@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sltool.errors import BadDataError, StorageError
-from sltool.experiments.outcome import Finished
+from sltool.experiments.arm_files import Finished
 from sltool.experiments.paper import Published
 from sltool.experiments.statistics import Difference, Interval, Table, difference, intervals
 from sltool.files import write_csv, write_json
@@ -24,7 +24,7 @@ REFERENCE = "multi"
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmResult:
     """One arm of one cell over all its seeds."""
 
     arm: str
@@ -73,11 +73,11 @@ class Results:
     title: str
     labels: dict[str, Any]
     metrics: tuple[str, ...]
-    rows: list[Row]
+    rows: list[ArmResult]
     published: tuple[Published, ...] = ()
     setup: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    left_out: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -94,7 +94,7 @@ class Results:
         """The metrics whose differences are shown; of those of the tool itself the first three."""
         return foremost(self.metrics, self.kind)
 
-    def first_cell(self) -> list[Row]:
+    def first_cell(self) -> list[ArmResult]:
         """The arms of one cell, for the pictures that show samples."""
         return [row for row in self.rows if row.sweep == self.rows[0].sweep]
 
@@ -163,7 +163,9 @@ def read_table(path: Path, records: Path | None) -> Table:
         ) from error
 
 
-def make_rows(finished: Iterable[Finished], metrics: Sequence[str], reference: str) -> list[Row]:
+def make_rows(
+    finished: Iterable[Finished], metrics: Sequence[str], reference: str
+) -> list[ArmResult]:
     """Group the finished arms by cell and arm, and compute every figure.
 
     Args:
@@ -176,11 +178,11 @@ def make_rows(finished: Iterable[Finished], metrics: Sequence[str], reference: s
     rows = {}
     for key, group in grouped.items():
         tables = [read_table(one.predictions, one.records) for one in group]
-        rows[key] = Row(key[0], dict(key[1]), group, tables, intervals(tables, metrics), {})
+        rows[key] = ArmResult(key[0], dict(key[1]), group, tables, intervals(tables, metrics), {})
     return [_compared(row, rows.get((reference, key[1]))) for key, row in rows.items()]
 
 
-def _compared(row: Row, reference: Row | None) -> Row:
+def _compared(row: ArmResult, reference: ArmResult | None) -> ArmResult:
     if reference is None or row.arm == reference.arm or not _same_rows(row, reference):
         return row
     differences = {
@@ -191,7 +193,7 @@ def _compared(row: Row, reference: Row | None) -> Row:
     return replace(row, differences=differences)
 
 
-def _same_rows(one: Row, other: Row) -> bool:
+def _same_rows(one: ArmResult, other: ArmResult) -> bool:
     """Whether two arms were tested on the same samples, seed by seed."""
     return [run.seed for run in one.finished] == [run.seed for run in other.finished] and all(
         len(a.y_true) == len(b.y_true)
@@ -209,13 +211,13 @@ def document(results: Results) -> dict[str, Any]:
         "metrics": list(results.metrics),
         "setup": results.setup,
         "warnings": list(results.warnings),
-        "left_out": results.left_out,
+        "left_out": results.skipped,
         "arms": [_row_document(row) for row in results.rows],
         "published": [vars(one) for one in results.published],
     }
 
 
-def _row_document(row: Row) -> dict[str, Any]:
+def _row_document(row: ArmResult) -> dict[str, Any]:
     return {
         "arm": row.arm,
         "sweep": row.sweep,
@@ -249,7 +251,7 @@ def difference_document(one: Difference) -> dict[str, Any]:
     return {**ends, "undefined": one.undefined}
 
 
-def undefined_draws(rows: Iterable[Row]) -> list[str]:
+def undefined_draws(rows: Iterable[ArmResult]) -> list[str]:
     """A sentence for each figure that some draws leave undefined."""
     return [
         f"{row.label}: {one.undefined} of {len(one.draws)} resamples leave {name} undefined, and "

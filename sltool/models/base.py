@@ -15,8 +15,8 @@ from torch import nn
 
 from sltool.errors import BadDataError, StorageError, StudyFileError, StudyMismatchError
 from sltool.registry import models
-from sltool.study import Section, Study
-from sltool.studyfile import validate
+from sltool.study.schema import Section, Study
+from sltool.study.study_file import validate
 
 # Of 32 bits, in the state of an MT19937.
 MT_WORDS = 624

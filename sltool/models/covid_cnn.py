@@ -18,7 +18,7 @@ from sltool.models.base import (
     convolution,
 )
 from sltool.registry import models
-from sltool.study import Fraction, Section
+from sltool.study.schema import Fraction, Section
 
 
 @models.register("covid-cnn")

@@ -11,7 +11,7 @@ from torch import nn
 from sltool.errors import StudyFileError
 from sltool.models.base import Activation, Layers, Model, ServerSettings, activation_at
 from sltool.registry import models
-from sltool.study import Section
+from sltool.study.schema import Section
 
 
 @models.register("mlp")

@@ -27,7 +27,7 @@ from sltool.models.base import (
     convolution,
 )
 from sltool.registry import models
-from sltool.study import Fraction, Positive, Section
+from sltool.study.schema import Fraction, Positive, Section
 
 # Filters of each block of convolutions; pooling follows each block.
 BLOCKS = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
@@ -120,8 +120,8 @@ class VGG19(Model):
             assert isinstance(layer, nn.Sequential)
             parts = [part for part in layer if isinstance(part, nn.Conv2d | nn.BatchNorm2d)]
             for offset, part in enumerate(parts):
-                adapt = number == 1 and offset == 0
-                own = _of_part(state, f"features.{index + offset}.", adapt, part, path)
+                infer_settings = number == 1 and offset == 0
+                own = _of_part(state, f"features.{index + offset}.", infer_settings, part, path)
                 if number >= cut:
                     part.load_state_dict(own)
             # torchvision counts the activation and the pooling too.
@@ -162,7 +162,7 @@ def _read(path: Path) -> State:
     return state
 
 
-def _of_part(state: State, prefix: str, adapt: bool, part: nn.Module, path: Path) -> State:
+def _of_part(state: State, prefix: str, infer_settings: bool, part: nn.Module, path: Path) -> State:
     """The tensors of one convolution or normalisation, checked against `part`."""
     own = {}
     for name, target in part.state_dict().items():
@@ -172,7 +172,7 @@ def _of_part(state: State, prefix: str, adapt: bool, part: nn.Module, path: Path
             found = torch.zeros_like(target)
         if found is None:
             raise _not_ours(f"the weights have no '{key}'", path, state)
-        if adapt and name == "weight" and found.dim() == 4 and found.shape[1] == 3:
+        if infer_settings and name == "weight" and found.dim() == 4 and found.shape[1] == 3:
             # A grey picture's three equal channels meet the sum of the three kernels.
             kernel = found if target.shape[1] == 3 else found.sum(1, keepdim=True)
             found = kernel.expand(-1, target.shape[1], -1, -1) * (kernel.shape[1] / target.shape[1])

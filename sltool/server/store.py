@@ -89,7 +89,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Samples:
+class StoredSamples:
     """The samples of one split and some sites, in an order that does not depend on arrival.
 
     Attributes:
@@ -191,10 +191,10 @@ class Store:
         split: str,
         sites: Sequence[str] | None = None,
         shards: Collection[str] | None = None,
-    ) -> Samples:
+    ) -> StoredSamples:
         """The samples of the `chosen` segments, in their order.
 
-        A site whose samples were all withdrawn is none of `Samples.sites`.
+        A site whose samples were all withdrawn is none of `StoredSamples.sites`.
         """
         # Not above: the queue takes shards in without torch, which is slow to import.
         import torch
@@ -205,7 +205,7 @@ class Store:
         length = self._length(split)
         views = chosen[0].views if chosen else 1
         label_dtype = np.dtype(np.float32 if self.shape.regression else np.int64)
-        return Samples(
+        return StoredSamples(
             features=self._features(split, length * views),
             rows=torch.from_numpy(index * views),
             views=views,

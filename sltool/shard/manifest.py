@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from sltool.errors import ShardRefusedError
 from sltool.files import canonical_json
-from sltool.study import Section, SiteName, Study
+from sltool.study.schema import Section, SiteName, Study
 
 USER_BLOCK = 4096
 # What a reader must expect of one shard, so that a hostile one costs bounded time and memory.
@@ -84,7 +84,7 @@ class Content(Section):
         return self if split == "train" else self.model_copy(update={"views": 1})
 
 
-class Place(Section):
+class ShardId(Section):
     """Which shard of a site this is."""
 
     site: SiteName
@@ -102,7 +102,7 @@ class Manifest(Section):
 
     format: Literal[1] = 1
     content: Content
-    place: Place
+    place: ShardId
     previous: Digest | None
     samples: int = Field(gt=0, le=MAX_SAMPLES)
     key: str

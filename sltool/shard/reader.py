@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.errors import NotTrustedError, ShardRefusedError, StudyMismatchError
-from sltool.machine import processors
+from sltool.machine import available_cpus
 from sltool.shard.filters import unpack_chunk
+from sltool.shard.hdf5_parser import Chunks, find_chunks
 from sltool.shard.keys import is_signed_by, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, unpack
-from sltool.shard.opened import OpenedFile
 from sltool.shard.payload import ID_BYTES, Member, Rows, members
-from sltool.shard.structure import Chunks, find_chunks
-from sltool.study import Study
+from sltool.shard.untrusted_file import UntrustedFile
+from sltool.study.schema import Study
 
 HEX = np.isin(np.arange(256), np.frombuffer(b"0123456789abcdef", np.uint8))
 EXPONENTS = {
@@ -43,7 +43,7 @@ class ShardReader:
         ShardRefusedError: the payload is not what the manifest says.
     """
 
-    def __init__(self, file: OpenedFile, manifest: Manifest) -> None:
+    def __init__(self, file: UntrustedFile, manifest: Manifest) -> None:
         self.path = file.path
         self.manifest = manifest
         self._file = file
@@ -81,12 +81,12 @@ class ShardReader:
         step = max(1, rows_at_once // member.chunks[0])
         starts = iter(range(0, len(chunks.offsets), step))
         pending: deque[Future[NDArray[Any]]] = deque()
-        with ThreadPoolExecutor(processors()) as pool:
+        with ThreadPoolExecutor(available_cpus()) as pool:
             try:
                 for start in starts:
                     part = slice(start, start + step)
                     pending.append(pool.submit(self._finite_block, member, chunks, part))
-                    if len(pending) > processors():
+                    if len(pending) > available_cpus():
                         yield pending.popleft().result()
                 while pending:
                     yield pending.popleft().result()
@@ -138,13 +138,13 @@ def open_shard(
         StudyMismatchError: of another study or encoding, or not of this feature map.
         ShardRefusedError: a byte is not as signed, or the payload breaks the format.
     """
-    with OpenedFile(path) as file:
+    with UntrustedFile(path) as file:
         yield ShardReader(file, _verify(file, study, content, arriving))
 
 
 def verify(path: Path, study: Study, content: Content, *, arriving: bool = True) -> Manifest:
     """All the checks of `open_shard` that come before the payload is parsed; raises as it does."""
-    with OpenedFile(path) as file:
+    with UntrustedFile(path) as file:
         return _verify(file, study, content, arriving)
 
 
@@ -154,11 +154,11 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     Raises:
         ShardRefusedError: the file does not begin as a shard.
     """
-    with OpenedFile(path) as file:
+    with UntrustedFile(path) as file:
         return _manifest(file)
 
 
-def _verify(file: OpenedFile, study: Study, content: Content, arriving: bool) -> Manifest:
+def _verify(file: UntrustedFile, study: Study, content: Content, arriving: bool) -> Manifest:
     manifest, signature = _manifest(file)
     place = manifest.place
     check_signer(
@@ -169,7 +169,7 @@ def _verify(file: OpenedFile, study: Study, content: Content, arriving: bool) ->
     return manifest
 
 
-def _manifest(file: OpenedFile) -> tuple[Manifest, str]:
+def _manifest(file: UntrustedFile) -> tuple[Manifest, str]:
     try:
         return unpack(file.read(0, USER_BLOCK))
     except ShardRefusedError as error:
@@ -215,7 +215,7 @@ def _check_content(found: Content, expected: Content, path: Path) -> None:
     )
 
 
-def _check_digest(file: OpenedFile, manifest: Manifest) -> None:
+def _check_digest(file: UntrustedFile, manifest: Manifest) -> None:
     size = file.size - USER_BLOCK
     if size != manifest.payload.bytes:
         what, expected = f"has a payload of {size} bytes", f"{manifest.payload.bytes}, as signed"

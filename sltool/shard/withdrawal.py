@@ -17,9 +17,9 @@ from sltool.errors import ShardRefusedError, StudyMismatchError
 from sltool.files import canonical_json, publish
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import MAX_SAMPLES
-from sltool.shard.opened import OpenedFile
 from sltool.shard.reader import check_signer
-from sltool.study import Section, SiteName, Study
+from sltool.shard.untrusted_file import UntrustedFile
+from sltool.study.schema import Section, SiteName, Study
 
 MAGIC = b"sltool-withdrawal 1"
 SUFFIX = ".withdrawal"
@@ -74,7 +74,7 @@ def read_withdrawal(path: Path, study: Study, *, arriving: bool = True) -> Withd
         StudyMismatchError: of another study.
         ShardRefusedError: the file breaks the format.
     """
-    with OpenedFile(path) as file:
+    with UntrustedFile(path) as file:
         if file.size > MAX_BYTES:
             raise file.refused("is too long for a withdrawal")
         block = file.read(0, MAX_BYTES)

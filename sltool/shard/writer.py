@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from sltool import __version__
 from sltool.errors import ShardRefusedError, SltoolError
 from sltool.files import publish, sha256
-from sltool.machine import processors
+from sltool.machine import available_cpus
 from sltool.shard.filters import LEVEL, pack_chunk
-from sltool.shard.hdf5 import create_hdf5
+from sltool.shard.hdf5_file import create_hdf5
+from sltool.shard.hdf5_parser import find_chunks
 from sltool.shard.keys import SigningKey, key_id
-from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, Place, pack
-from sltool.shard.opened import OpenedFile
+from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, ShardId, pack
 from sltool.shard.payload import Member, Rows, members
-from sltool.shard.structure import find_chunks
+from sltool.shard.untrusted_file import UntrustedFile
 
 # How much one thread compresses at a time.
 BATCH_BYTES = 2**20
@@ -32,7 +32,7 @@ BATCH_BYTES = 2**20
 def write_shard(
     folder: Path,
     content: Content,
-    place: Place,
+    place: ShardId,
     previous: str | None,
     features: Iterable[NDArray[Any]],
     rows: Rows,
@@ -74,7 +74,7 @@ def _write_payload(
     blocks |= {"pseudonyms": [rows.pseudonyms], "groups": [rows.groups]}
     with (
         create_hdf5(part, userblock_size=USER_BLOCK, libver=("v108", "v108")) as file,
-        ThreadPoolExecutor(processors()) as pool,
+        ThreadPoolExecutor(available_cpus()) as pool,
     ):
         datasets = {name: _create(file, name, member) for name, member in layout.items()}
         for name in ("labels", "pseudonyms", "groups", "features"):
@@ -84,7 +84,7 @@ def _write_payload(
 def _check_layout(part: Path, layout: dict[str, Member]) -> None:
     """No byte leaves the hospital that the reader could not account for."""
     try:
-        with OpenedFile(part) as file:
+        with UntrustedFile(part) as file:
             find_chunks(file, layout)
     except ShardRefusedError as error:
         raise SltoolError(
@@ -119,7 +119,7 @@ def _fill(
     row = 0
     for batch in _whole_chunks(dataset.name, member, blocks):
         pending.append(pool.submit(_pack, member, batch))
-        if len(pending) > processors():
+        if len(pending) > available_cpus():
             row = _put(dataset, member, row, pending.popleft().result())
     while pending:
         row = _put(dataset, member, row, pending.popleft().result())

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from sltool.study import Encoding
+from sltool.study.schema import Encoding
 
 
 class Augmenter:

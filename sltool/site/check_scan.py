@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sltool.datasets.base import Refused, Scan
 from sltool.datasets.images import ImageFiles
 from sltool.errors import BadDataError
-from sltool.study import SPLITS, Labels, Samples
+from sltool.study.schema import SPLITS, Labels, Samples
 
 HINT = "correct the dataset's scan(); docs/how-to/write-a-plugin.md says what each field holds"
 REAL = "iuf"  # numpy's kinds of signed, unsigned and floating numbers

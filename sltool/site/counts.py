@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from sltool.datasets.base import Scan
-from sltool.study import Labels
+from sltool.study.schema import Labels
 
 ALL = "all"
 
-Row = dict[str, str | int]
+CountRow = dict[str, str | int]
 
 
-def count_parts(scan: Scan, kept: list[int], labels: Labels) -> list[Row]:
+def count_parts(scan: Scan, kept: list[int], labels: Labels) -> list[CountRow]:
     """A row for each of the source's lists and each part in it, then one over the list's parts.
 
     Args:
@@ -36,7 +36,7 @@ def count_parts(scan: Scan, kept: list[int], labels: Labels) -> list[Row]:
     ]
 
 
-def _row(scan: Scan, name: str, part: str, numbers: list[int], labels: Labels) -> Row:
+def _row(scan: Scan, name: str, part: str, numbers: list[int], labels: Labels) -> CountRow:
     found = Counter(scan.labels[numbers].tolist())
     classes = {one: found[code] for code, one in enumerate(labels.classes)}
     examinations = scan.examinations or scan.records

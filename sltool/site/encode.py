@@ -14,28 +14,28 @@ from torch import nn
 
 from sltool.errors import BadDataError, StudyMismatchError
 from sltool.files import remove, sha256, write_json
-from sltool.layerfile import known_shape
-from sltool.layout import SiteFolder, StudyFolder
 from sltool.models.base import load_weights, outline, output_shape
+from sltool.models.privacy_layer_file import known_shape
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
-from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, Place
+from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, ShardId
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 from sltool.shard.writer import write_shard
 from sltool.site.augment import Augmenter
 from sltool.site.enrol import site_key
 from sltool.site.noise import fresh_noise
 from sltool.site.outbox import is_complete
-from sltool.site.private import PrivateFile, open_private
-from sltool.site.records import EncodedRecord, read_record
+from sltool.site.private_file import PrivateFile, open_private
+from sltool.site.stage_records import EncodedRecord, read_record
 from sltool.site.withdrawals import Withdrawals, told
-from sltool.study import SPLITS, Encoding, Study
+from sltool.study.layout import SiteFolder, StudyFolder
+from sltool.study.schema import SPLITS, Encoding, Study
 
-SLAB = 256
+BATCH_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodingResult:
     """What lies in a site's outbox."""
 
     site: str
@@ -75,7 +75,7 @@ def encode(
     device: torch.device,
     shard_bytes: int,
     force: bool,
-) -> Encoded:
+) -> EncodingResult:
     """Fill `outbox/SITE`; recognises an outbox that is already complete.
 
     Raises:
@@ -140,9 +140,11 @@ def _shape(folder: StudyFolder, study: Study, layer: nn.Module) -> tuple[int, ..
     return shape
 
 
-def _summary(site: SiteFolder, record: EncodedRecord, seconds: float, again: bool) -> Encoded:
+def _summary(
+    site: SiteFolder, record: EncodedRecord, seconds: float, again: bool
+) -> EncodingResult:
     size = sum((site.outbox / name).stat().st_size for name in record["shards"])
-    return Encoded(site.name, record["samples"], len(record["shards"]), size, seconds, again)
+    return EncodingResult(site.name, record["samples"], len(record["shards"]), size, seconds, again)
 
 
 def _empty(site: SiteFolder) -> None:
@@ -182,7 +184,7 @@ class Encoder:
         x = torch.from_numpy(inputs).to(self._device, torch.float32)
         x = self._augment(x, views)
         maps = self._layer((x - self._mean) / self._sd)
-        maps = protect(maps, self._settings, fresh_noise)
+        maps = clip_and_add_noise(maps, self._settings, fresh_noise)
         maps = maps.to(self._dtype).contiguous()
         if not torch.isfinite(maps).all():
             raise BadDataError(
@@ -192,7 +194,7 @@ class Encoder:
         return np.asarray(maps.cpu().numpy())
 
 
-def protect(
+def clip_and_add_noise(
     maps: torch.Tensor, settings: Encoding, noise: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
     """Feature maps (n, ...) clipped to the L2 norm, and with the noise, that the study says.
@@ -230,7 +232,7 @@ def _write_all(
             manifest = write_shard(
                 site.outbox,
                 held,
-                Place(site=site.name, split=split, sequence=sequence),
+                ShardId(site=site.name, split=split, sequence=sequence),
                 previous,
                 _encoded(private, part, held.views, encoder, advance),
                 Rows(labels[part], pseudonyms[part], groups[part]),
@@ -261,9 +263,9 @@ def _encoded(
     keep = np.zeros(int(rows[-1]) + 1 - start, np.bool_)
     keep[rows - start] = True
     done = 0
-    for slab in private.slabs(start, start + len(keep), max(1, SLAB // views)):
-        kept = keep[done : done + len(slab)]
-        done += len(slab)
+    for batch in private.batches(start, start + len(keep), max(1, BATCH_ROWS // views)):
+        kept = keep[done : done + len(batch)]
+        done += len(batch)
         if kept.any():
-            yield encoder(slab if kept.all() else slab[kept], views)
-        advance(len(slab))
+            yield encoder(batch if kept.all() else batch[kept], views)
+        advance(len(batch))

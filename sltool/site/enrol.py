@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sltool.errors import StageOrderError, StudyMismatchError
-from sltool.layout import SiteFolder, StudyFolder
 from sltool.shard.keys import SigningKey
-from sltool.study import Site, Study
-from sltool.studyfile import add_sites
+from sltool.study.layout import SiteFolder, StudyFolder
+from sltool.study.schema import Site, Study
+from sltool.study.study_file import add_sites
 
 
 def enrol(folder: StudyFolder, study: Study, names: Sequence[str]) -> dict[str, str]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sltool.errors import StageOrderError
-from sltool.layout import SiteFolder
-from sltool.site.records import EncodedRecord, read_record
+from sltool.site.stage_records import EncodedRecord, read_record
+from sltool.study.layout import SiteFolder
 
 
 def outbox_shards(site: SiteFolder) -> list[Path]:

@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.files import close_to_others, part_of, private_folder, write_csv
-from sltool.layout import SiteFolder, StudyFolder
 from sltool.progress import Progress
-from sltool.site.assign import Assignment, assign
-from sltool.site.private import PrivateFile, create_private, open_private, write_text_column
+from sltool.site.private_file import PrivateFile, create_private, open_private, write_text_column
+from sltool.site.split import Assignment, assign
 from sltool.site.withdrawals import (
     PRIVATE_COLUMNS,
     Withdrawals,
     keep_former,
     told,
 )
-from sltool.study import SPLITS, Study
+from sltool.study.layout import SiteFolder, StudyFolder
+from sltool.study.schema import SPLITS, Study
 
 # Read at a time: little enough to stay in the processor's cache until it is written.
 SLAB_BYTES = 2**22
@@ -201,11 +201,11 @@ def _scatter(
         place[part.rows] = np.arange(len(part.rows))
     targets = zip(owner.tolist(), place.tolist(), strict=True)
     with progress.bar("partition", total) as advance:
-        for slab in prepared.slabs(0, total, max(1, SLAB_BYTES // row_bytes)):
-            for row, (number, where) in zip(slab, targets, strict=False):
+        for batch in prepared.batches(0, total, max(1, SLAB_BYTES // row_bytes)):
+            for row, (number, where) in zip(batch, targets, strict=False):
                 if number >= 0:
                     inputs[number].write(where, row)
-            advance(len(slab))
+            advance(len(batch))
 
 
 def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part: _Part) -> None:

@@ -23,14 +23,14 @@ from sltool.datasets.base import Dataset, Loader, Refused, Scan, UnreadableSampl
 from sltool.datasets.images import ImageFiles, decode_batch
 from sltool.errors import BadDataError
 from sltool.files import early_writeback, part_of, remove, write_csv
-from sltool.layout import StudyFolder
 from sltool.progress import Advance, Progress
 from sltool.site.check_scan import InputCheck, check_scan
 from sltool.site.counts import count_parts
 from sltool.site.fingerprint import Fingerprint
-from sltool.site.private import create_private, open_private, write_text_column
+from sltool.site.private_file import create_private, open_private, write_text_column
 from sltool.site.withdrawals import Withdrawals, told
-from sltool.study import Labels, Study
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Labels, Study
 
 # Samples in a job: few, so that no worker has much left to do when the others are done.
 BATCH = 16
@@ -42,7 +42,7 @@ UNREADABLE_LIMIT = 0.01
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparationResult:
     """What `prepare` did; `again` where the same source had been prepared before.
 
     `counts` are the samples of each class, `parts` the rows of `sltool.site.counts`.
@@ -58,7 +58,7 @@ class Prepared:
 
 
 class PreparedRecord(TypedDict):
-    """`Prepared` as `prepared.h5` keeps it."""
+    """`PreparationResult` as `prepared.h5` keeps it."""
 
     dataset: str
     samples: int
@@ -81,7 +81,7 @@ def prepare(
     workers: int,
     state: str,
     looked: Fingerprint,
-) -> Prepared:
+) -> PreparationResult:
     """Write `prepared.h5` and, if samples were refused, `refused.csv`.
 
     Patients who withdrew are left out.
@@ -116,7 +116,7 @@ def prepare(
         counts = _write_columns(file, scan, kept, study.samples.labels)
         parts = count_parts(scan, kept, study.samples.labels)
         notes = [*scan.notes, *_absent(counts), *notes]
-        result = Prepared(study.dataset.name, len(kept), counts, parts, refused, notes)
+        result = PreparationResult(study.dataset.name, len(kept), counts, parts, refused, notes)
         file.attrs["result"] = json.dumps(asdict(result))
         file["source"] = np.frombuffer(looked.to_json(), np.uint8)
     _write_refused(folder.refused, refused)
@@ -133,7 +133,7 @@ def prepared_source(folder: StudyFolder, study: Study) -> Fingerprint | None:
         return Fingerprint.from_json(prepared.document("source", dict[str, list[int]]))
 
 
-def prepared_before(folder: StudyFolder, study: Study, state: str) -> Prepared | None:
+def prepared_before(folder: StudyFolder, study: Study, state: str) -> PreparationResult | None:
     """The result of an earlier `prepare` with this state, if there is one."""
     if not folder.prepared.is_file():
         return None
@@ -141,7 +141,7 @@ def prepared_before(folder: StudyFolder, study: Study, state: str) -> Prepared |
         if prepared.state != state:
             return None
         result = prepared.document("result", PreparedRecord)
-    return Prepared(
+    return PreparationResult(
         dataset=result["dataset"],
         samples=result["samples"],
         counts=result["counts"],

@@ -11,17 +11,17 @@ from typing import Any, Protocol
 
 from sltool.errors import StorageError
 from sltool.files import copy, remove, sha256, write_json
-from sltool.layout import SiteFolder
 from sltool.progress import Progress
-from sltool.shard.road import SUFFIX as AGE
-from sltool.shard.road import encrypt
+from sltool.shard.encryption import SUFFIX as AGE
+from sltool.shard.encryption import encrypt
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
 from sltool.site.outbox import outbox_shards
-from sltool.site.records import Sent, ShippedRecord, read_record
+from sltool.site.stage_records import Sent, ShippedRecord, read_record
+from sltool.study.layout import SiteFolder
 
 
 @dataclass(frozen=True)
-class Shipped:
+class ShippingResult:
     """What `ship` did; `again` where everything lay there before."""
 
     site: str
@@ -33,7 +33,7 @@ class Shipped:
 
 def ship(
     site: SiteFolder, destination: str, recipient: str | None, progress: Progress, force: bool
-) -> Shipped:
+) -> ShippingResult:
     """Copy every shard and withdrawal of the outbox that does not lie at `destination`.
 
     What counts is what lies there, not what was sent there once: a path may be another disk today.
@@ -71,7 +71,7 @@ def ship(
             advance(1)
     write_json(site.shipped, {**record, destination: sent})
     size = sum(path.stat().st_size for path in shards)
-    return Shipped(site.name, len(shards), size, destination, again=not todo)
+    return ShippingResult(site.name, len(shards), size, destination, again=not todo)
 
 
 @contextmanager

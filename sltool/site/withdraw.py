@@ -7,15 +7,15 @@ from pathlib import Path
 
 from sltool.errors import BadDataError, StageOrderError
 from sltool.files import remove
-from sltool.layout import SiteFolder
 from sltool.shard.withdrawal import write_withdrawal
 from sltool.site.enrol import site_key
 from sltool.site.withdrawals import add_withdrawn, people_of
-from sltool.study import Study
+from sltool.study.layout import SiteFolder
+from sltool.study.schema import Study
 
 
 @dataclass(frozen=True)
-class Withdrawn:
+class WithdrawalResult:
     """The signed file in the outbox, and how many samples it names.
 
     Attributes:
@@ -29,7 +29,7 @@ class Withdrawn:
     encode_again: bool
 
 
-def withdraw(site: SiteFolder, study: Study, patient: str) -> Withdrawn:
+def withdraw(site: SiteFolder, study: Study, patient: str) -> WithdrawalResult:
     """List `patient` in `withdrawn.csv`, and sign a withdrawal of all samples to the outbox.
 
     That is under every pseudonym that the samples ever had.
@@ -48,7 +48,7 @@ def withdraw(site: SiteFolder, study: Study, patient: str) -> Withdrawn:
     add_withdrawn(site, rows)
     pseudonyms = [row["pseudonym"] for row in rows]
     path = write_withdrawal(site.outbox, study, site.name, pseudonyms, key)
-    return Withdrawn(site.name, len(pseudonyms), path, _retract(site))
+    return WithdrawalResult(site.name, len(pseudonyms), path, _retract(site))
 
 
 def _retract(site: SiteFolder) -> bool:

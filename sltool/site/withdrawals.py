@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.files import read_csv, write_csv
-from sltool.layout import SiteFolder, StudyFolder
+from sltool.study.layout import SiteFolder, StudyFolder
 
 COLUMNS = ("pseudonym", "record", "patient")
 # Of `pseudonyms.csv`.

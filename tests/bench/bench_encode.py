@@ -13,11 +13,11 @@ import h5py
 import numpy as np
 import torch
 
-from sltool.layout import StudyFolder
 from sltool.progress import Silent
 from sltool.shard.filters import LEVEL
-from sltool.site.encode import SLAB, encode, load_privacy_layer
-from sltool.study import Study
+from sltool.site.encode import BATCH_ROWS, encode, load_privacy_layer
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Study
 from tests.bench import Row, in_turn, seconds
 from tests.bench.made_up import make_study
 
@@ -27,8 +27,8 @@ PEAK = """
 import sys
 from pathlib import Path
 from tests.bench.bench_encode import encode_all
-from sltool.layout import StudyFolder
-from sltool.studyfile import load_study
+from sltool.study.layout import StudyFolder
+from sltool.study.study_file import load_study
 folder = StudyFolder(Path(sys.argv[1]))
 encode_all(folder, load_study(folder))
 # Not ru_maxrss: that counts the parent's memory from before the exec.
@@ -121,8 +121,10 @@ def bare_encode(folder: StudyFolder, study: Study) -> None:
         torch.inference_mode(),
     ):
         inputs, features = source["inputs"], None
-        for start in range(0, len(inputs), SLAB):
-            maps = layer(torch.from_numpy(inputs[start : start + SLAB]).float()).half().numpy()
+        for start in range(0, len(inputs), BATCH_ROWS):
+            maps = (
+                layer(torch.from_numpy(inputs[start : start + BATCH_ROWS]).float()).half().numpy()
+            )
             if features is None:
                 features = target.create_dataset(
                     "features",

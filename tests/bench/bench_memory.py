@@ -19,7 +19,7 @@ STEPS = """
 import json, sys
 sys.argv[1:] = ["server-train", "--max-epochs", "1", "--quiet", "--precision", "fp32"]
 from pathlib import Path
-import sltool.server.trainer as trainer
+import sltool.server.training.trainer as trainer
 from sltool.cli.main import main
 seen = {"RssAnon": 0, "RssFile": 0}
 step = trainer.Trainer._train_step

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from sltool.files import fsync
-from sltool.layout import StudyFolder
 from sltool.progress import Silent
+from sltool.site.partition_stage import make_sites
 from sltool.site.prepare import CHUNK_BYTES
-from sltool.site.private import create_private, write_text_column
-from sltool.site.sites import make_sites
-from sltool.study import Study
+from sltool.site.private_file import create_private, write_text_column
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Study
 from tests.bench import ROUNDS, Row, in_turn, seconds
 from tests.bench.made_up import make_study
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sltool.machine import processors
+from sltool.machine import available_cpus
 
 SIDE = 224
 DISTINCT = 100
@@ -73,10 +73,10 @@ def bare(source: Path, workers: int) -> float:
 def prepared(source: Path, workers: int) -> float:
     """Seconds of `prepare`, without the start of Python and the making of study.yaml."""
     from sltool.datasets.covid_ct import CovidCT
-    from sltool.layout import StudyFolder
     from sltool.progress import Silent
     from sltool.site.prepare import prepare
-    from sltool.study import Study
+    from sltool.study.layout import StudyFolder
+    from sltool.study.schema import Study
 
     dataset = CovidCT(CovidCT.Settings(size=SIDE))
     study = Study.model_validate(
@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="See the module's first lines.")
     parser.add_argument("--images", type=int, nargs="+", default=[1_000, 10_000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=processors())
+    parser.add_argument("--workers", type=int, default=available_cpus())
     parser.add_argument("--arm", choices=["bare", "prepare"], help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sltool.server.intake.quality_check import ShardStatistics
 from sltool.server.store import Segment, Shape, Store
-from sltool.server.suspicion import Impression
 from sltool.shard.keys import SigningKey
-from sltool.shard.manifest import USER_BLOCK, Content, Noise, Place
+from sltool.shard.manifest import USER_BLOCK, Content, Noise, ShardId
 from sltool.shard.payload import Rows, members
 from sltool.shard.reader import open_shard
 from sltool.shard.writer import write_shard
-from sltool.study import Site
+from sltool.study.schema import Site
 from tests.bench import ROUNDS, Row, in_turn, seconds
 
 SHAPE = (1, 32, 32)
@@ -90,12 +90,12 @@ def plain_read(path: Path) -> None:
 def take_in(path: Path, study: Any, content: Content, folder: Path) -> None:
     store = Store(folder, content.encoding, Shape(SHAPE, content.dtype, regression=False))
     with open_shard(path, study, content) as reader:
-        rows, impression = reader.rows(), Impression()
+        rows, statistics = reader.rows(), ShardStatistics()
         segment = Segment(
             digest=reader.manifest.digest, previous=None, site="A", split="train", sequence=0,
             start=0, samples=len(rows), views=1,
         )  # fmt: skip
-        features = impression.watch(reader.features(BLOCK))
+        features = statistics.watch(reader.features(BLOCK))
         segment = store.stage(segment, features, rows.labels, rows.pseudonyms, rows.groups)
     store.commit(segment)
 
@@ -111,7 +111,7 @@ def rows(samples: int = 40_000, rounds: int = ROUNDS) -> Iterator[Row]:
             study="0" * 32, encoding="0" * 64, feature_shape=SHAPE, dtype="float16", views=1,
             label="binary", classes=2, noise=Noise(clip=None, sd=0.0),
         )  # fmt: skip
-        place = Place(site="A", split="train", sequence=0)
+        place = ShardId(site="A", split="train", sequence=0)
         path, study = folder / place.name, Study(key)
         *_, writing = in_turn(
             lambda: seconds(lambda: plain_write(folder / "plain.h5", content, features, columns)),

@@ -17,21 +17,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sltool.layout import StudyFolder
 from sltool.models.base import build
 from sltool.progress import Silent
-from sltool.server.basis import Data
-from sltool.server.optimizer import make_optimizer
-from sltool.server.plan import Plan
-from sltool.server.precision import choose_precision
-from sltool.server.queue import Queue
-from sltool.server.ranks import Ranks
-from sltool.server.run import train
-from sltool.server.sampler import SiteControl
+from sltool.server.intake.queue import Queue
 from sltool.server.store import Store
-from sltool.server.task import Task
-from sltool.server.trainer import Trainer
-from sltool.study import Study
+from sltool.server.training.data import TrainingData
+from sltool.server.training.distributed import Ranks
+from sltool.server.training.objective import Objective
+from sltool.server.training.optimizer import make_optimizer
+from sltool.server.training.precision import choose_precision
+from sltool.server.training.run import train
+from sltool.server.training.run_settings import RunOptions
+from sltool.server.training.sampler import SiteControl
+from sltool.server.training.trainer import Trainer
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Study
 from tests.bench import ROUNDS, Row, in_turn, seconds
 from tests.bench.made_up import accepted, make_study, ship
 
@@ -95,7 +95,7 @@ def against_bare(
 ) -> Row:
     """Whole epochs with checkpoint, history and log, if `checkpoints`; else their training."""
     both = Interleaved(bare_loop(study, queue.store), None if checkpoints else lambda: 0.0)
-    train(folder, study, queue.store, Plan("bench", max_epochs=ROUNDS + 1), CPU, both)
+    train(folder, study, queue.store, RunOptions("bench", max_epochs=ROUNDS + 1), CPU, both)
     pairs = both.pairs[1:]
     ratio = statistics.median(bare / ours for ours, bare in pairs)
     ours = statistics.median(ours for ours, _ in pairs)
@@ -115,7 +115,7 @@ def bare_loop(study: Study, store: Store) -> Callable[[], object]:
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = choose_precision("auto", network, CPU)
     optimizer = make_optimizer(network, study.training)
-    task = Task(study.samples.labels, study.training)
+    objective = Objective(study.samples.labels, study.training)
 
     def epoch() -> None:
         network.train()
@@ -123,7 +123,7 @@ def bare_loop(study: Study, store: Store) -> Callable[[], object]:
         for part in torch.split(order, study.training.batch_size):
             with precision.autocast():
                 outputs = network(features[part])
-            loss = task.loss(outputs.float(), labels[part])
+            loss = objective.loss(outputs.float(), labels[part])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -170,14 +170,14 @@ def trainer_for(folder: StudyFolder, study: Study, rows_of: dict[str, int]) -> T
     network = build(study, 0).server_network
     trainer = Trainer(
         network,
-        Task(study.samples.labels, study.training),
+        Objective(study.samples.labels, study.training),
         study.training,
         0,
         choose_precision("auto", network, CPU),
         SiteControl(),
         Ranks(),
     )
-    trainer.use(Data(store.samples("train"), store.samples("validation")))
+    trainer.use(TrainingData(store.samples("train"), store.samples("validation")))
     return trainer
 
 
@@ -264,7 +264,7 @@ def while_taking() -> Row:
         ship(folder, study, dict.fromkeys(sites, 40_000), "test")
         aside = [one.rename(folder.root / one.name) for one in folder.inbox.glob("*.h5")]
         watch = Epochs(aside, folder.inbox)
-        train(folder, study, queue.store, Plan("bench", watch=True), CPU, watch)
+        train(folder, study, queue.store, RunOptions("bench", watch=True), CPU, watch)
     quiet = statistics.median(watch.quiet[Epochs.QUIET // 2 :])
     busy = statistics.median(one for shard in watch.busy for one in shard)
     took = statistics.median(sum(shard) for shard in watch.busy)

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from sltool.layout import StudyFolder
 from sltool.models.base import build, feature_shape
 from sltool.progress import Silent
-from sltool.server.queue import Queue
+from sltool.server.intake.queue import Queue
 from sltool.shard.keys import SigningKey
-from sltool.shard.manifest import Content, Place
+from sltool.shard.manifest import Content, ShardId
 from sltool.shard.payload import Rows
 from sltool.shard.writer import write_shard
-from sltool.study import Study
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Study
 
 BLOCK = 1024
 
@@ -66,7 +66,7 @@ def ship(folder: StudyFolder, study: Study, rows: Mapping[str, int], split: str 
         write_shard(
             folder.inbox,
             content,
-            Place(site=site, split=split, sequence=0),
+            ShardId(site=site, split=split, sequence=0),
             None,
             (block[: min(BLOCK, count - start)] for start in range(0, count, BLOCK)),
             _rows(study, count, rng),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sltool.layout import StudyFolder
+from sltool.study.layout import StudyFolder
 from tests.conftest import Sltool
 from tests.shard.forge import Forge
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from sltool.datasets.cholesterol import PAPER_COLUMNS, STANDARD, Cholesterol, bundled_table
-from sltool.layout import StudyFolder
-from sltool.studyfile import load_study
+from sltool.study.layout import StudyFolder
+from sltool.study.study_file import load_study
 from tests.conftest import Sltool
 from tests.datasets.stages import run_to_figures
 

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, cohen_kappa_score, roc_auc_score
 
 from sltool.datasets.mura import BODY_PARTS, Mura
-from sltool.datasets.mura_stand_in import write_stand_in
+from sltool.datasets.mura_synthetic import write_synthetic
 from tests.conftest import Sltool
 from tests.datasets.stages import run_to_figures
 
@@ -23,7 +23,7 @@ SMALL = ("--set", "model.name=covid-cnn", "--set", "dataset.size=32")
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A stand-in of 210 images, all seven parts of the body, in both lists."""
-    return write_stand_in(tmp_path / "source", 210, 0, BODY_PARTS)
+    return write_synthetic(tmp_path / "source", 210, 0, BODY_PARTS)
 
 
 def rows(path: Path) -> list[dict[str, str]]:

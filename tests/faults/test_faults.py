@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 import torch
 
-from sltool.layout import StudyFolder
-from sltool.server.queue import Queue
-from sltool.studyfile import load_study
+from sltool.server.intake.queue import Queue
+from sltool.study.layout import StudyFolder
+from sltool.study.study_file import load_study
 from tests.conftest import ROOT
 
 ALL = os.environ.get("SLTOOL_FAULTS") == "all"
@@ -43,7 +43,7 @@ class Zygote:
 
     def __init__(self, shim: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.zygote"],
+            [sys.executable, "-m", "tests.faults.fork_server"],
             cwd=ROOT,
             env={
                 **os.environ,
@@ -89,7 +89,7 @@ class Zygote:
 
 
 @pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("the fault harness needs Linux and a C compiler")
@@ -102,27 +102,27 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
 
 
 @pytest.fixture(scope="module")
-def states(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def states(fork_server: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The study's folder before each stage, and under 'done' after the last."""
     root = tmp_path_factory.mktemp("states")
     study = root / "study"
     study.mkdir()
-    zygote.ok(study, ["prepare", "cholesterol", "--seed", "0", "--set", "training.epochs=3"])
-    zygote.ok(study, ["partition", "--ratios", "7:3"])
+    fork_server.ok(study, ["prepare", "cholesterol", "--seed", "0", "--set", "training.epochs=3"])
+    fork_server.ok(study, ["partition", "--ratios", "7:3"])
     found = {}
     for name, arguments in STAGES.items():
         found[name] = root / f"before-{name}"
         shutil.copytree(study, found[name])
-        zygote.ok(study, arguments)
+        fork_server.ok(study, arguments)
     found["done"] = study
     return found
 
 
-def finish(zygote: Zygote, folder: Path, stage: str) -> None:
+def finish(fork_server: Zygote, folder: Path, stage: str) -> None:
     """Run the stage again, and those that follow."""
     names = list(STAGES)
     for name in names[names.index(stage) :]:
-        zygote.ok(folder, STAGES[name])
+        fork_server.ok(folder, STAGES[name])
 
 
 def same(one: Any, other: Any) -> bool:
@@ -201,34 +201,34 @@ def assert_whole(folder: Path, before: Path, done: Path) -> None:
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_struck_at_a_call(
-    zygote: Zygote, states: dict[str, Path], tmp_path: Path, stage: str, action: str
+    fork_server: Zygote, states: dict[str, Path], tmp_path: Path, stage: str, action: str
 ) -> None:
-    count = zygote.ok(copy(states[stage], tmp_path / "count"), STAGES[stage])
+    count = fork_server.ok(copy(states[stage], tmp_path / "count"), STAGES[stage])
     assert count > 10, "the shim counts"
     chosen = random.Random(f"{stage} {action}")
     calls = range(count) if ALL else sorted(chosen.sample(range(count), SAMPLE))
     for number in calls:
         folder = copy(states[stage], tmp_path / str(number))
-        code, _, said = zygote.run(folder, STAGES[stage], number, ACTIONS[action])
+        code, _, said = fork_server.run(folder, STAGES[stage], number, ACTIONS[action])
         where = f"{stage}, call {number} of {count}: {code} {said}"
         assert code == (-9 if action == "SIGKILL" else 3), where
         assert "Traceback" not in said, where
         assert_whole(folder, states[stage], states["done"])
-        finish(zygote, folder, stage)
+        finish(fork_server, folder, stage)
         assert_as_unbroken(folder, states["done"])
         shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("seed", range(RANDOM_KILLS))
 def test_killed_at_a_random_instant(
-    zygote: Zygote, states: dict[str, Path], tmp_path: Path, seed: int
+    fork_server: Zygote, states: dict[str, Path], tmp_path: Path, seed: int
 ) -> None:
     chosen = random.Random(seed)
     stage = chosen.choice(list(STAGES))
     folder = copy(states[stage], tmp_path / "study")
-    zygote.run(folder, STAGES[stage], seconds=chosen.uniform(0, 0.4))
+    fork_server.run(folder, STAGES[stage], seconds=chosen.uniform(0, 0.4))
     assert_whole(folder, states[stage], states["done"])
-    finish(zygote, folder, stage)
+    finish(fork_server, folder, stage)
     assert_as_unbroken(folder, states["done"])
 
 

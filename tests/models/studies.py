@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sltool.study import Study
+from sltool.study.schema import Study
 
 # For every model: the shape of a sample, settings of a small network, and its hidden layers.
 SMALL: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {

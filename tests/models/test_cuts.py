@@ -11,7 +11,7 @@ import torch
 from sltool.errors import StudyFileError
 from sltool.models.base import ACTIVATIONS, Halves, build, feature_shape, outline
 from sltool.registry import models
-from sltool.study import Study
+from sltool.study.schema import Study
 from tests.models.studies import SMALL, study_of
 
 BUILTIN = {entry.name for entry in models.entries() if entry.origin == "built-in"}

@@ -8,9 +8,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sltool.errors import StudyMismatchError
-from sltool.layerfile import feature_shape, known_shape, write_layer
 from sltool.models.base import build
-from sltool.study import Study
+from sltool.models.privacy_layer_file import feature_shape, known_shape, write_layer
+from sltool.study.schema import Study
 from tests.conftest import Sltool
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from sltool.errors import BadDataError, StorageError, StudyFileError
 from sltool.models.base import build, feature_shape, outline
 from sltool.models.vgg19 import BLOCKS
-from sltool.study import Study
+from sltool.study.schema import Study
 from tests.models.studies import study_of
 
 # A sixteenth of VGG19's widths, so that "torchvision's layout" here means the names and the order.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sltool.layout import StudyFolder
+from sltool.study.layout import StudyFolder
 from tests.shard.forge import Forge
 
 

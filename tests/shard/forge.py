@@ -13,13 +13,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from sltool.layout import StudyFolder
 from sltool.models.base import feature_shape
 from sltool.shard.filters import fletcher32
 from sltool.shard.keys import SigningKey, key_id
-from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, Place, pack
-from sltool.study import Study
-from sltool.studyfile import load_study
+from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, ShardId, pack
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Study
+from sltool.study.study_file import load_study
 
 Build = Callable[[h5py.File, dict[str, np.ndarray[Any, Any]]], None]
 
@@ -93,7 +93,7 @@ class Forge:
         key = self.key(signer or site)
         fields = {
             "content": self.content.model_copy(update=content or {}),
-            "place": Place(site=site, split=split, sequence=sequence),  # type: ignore[arg-type]
+            "place": ShardId(site=site, split=split, sequence=sequence),  # type: ignore[arg-type]
             "previous": None if sequence == 0 else "0" * 64,
             "samples": samples,
             "key": key_id(key.public),

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from sltool.errors import ShardRefusedError, SltoolError
 from sltool.shard.filters import fletcher32, pack_chunk, unpack_chunk
-from sltool.shard.headers import lookup3, superblock
+from sltool.shard.hdf5_headers import lookup3, superblock
+from sltool.shard.hdf5_parser import find_chunks
 from sltool.shard.keys import SigningKey, is_signed_by
-from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Noise, Place, unpack
-from sltool.shard.opened import OpenedFile
+from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Noise, ShardId, unpack
 from sltool.shard.payload import Rows, members
 from sltool.shard.reader import ShardReader
-from sltool.shard.structure import find_chunks
+from sltool.shard.untrusted_file import UntrustedFile
 from sltool.shard.writer import write_shard
 
 SUPERBLOCK_BYTES = 48
@@ -35,7 +35,7 @@ SUPERBLOCK_BYTES = 48
 FLIPS = (0x01, 0x80)
 
 
-class InMemory(OpenedFile):
+class InMemory(UntrustedFile):
     """A file that is read from these bytes."""
 
     def __init__(self, data: bytes) -> None:
@@ -95,7 +95,7 @@ def make(folder: Path, samples: int, feature_shape: tuple[int, ...]) -> Shard:
     )
     features: NDArray[Any] = rng.normal(size=(samples, *feature_shape)).astype(np.float16)
     key = SigningKey.load_or_create(folder / "key")
-    place = Place(site="A", split="train", sequence=0)
+    place = ShardId(site="A", split="train", sequence=0)
     manifest = write_shard(folder, content, place, None, [features], rows, key)
     return Shard((folder / place.name).read_bytes(), manifest, key)
 

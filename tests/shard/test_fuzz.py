@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sltool.errors import NotTrustedError, ShardRefusedError, StudyMismatchError
-from sltool.layout import StudyFolder
 from sltool.shard.manifest import USER_BLOCK
 from sltool.shard.reader import open_shard
+from sltool.study.layout import StudyFolder
 from tests.shard.forge import Forge
 
 TIMES = 10 if os.environ.get("SLTOOL_FUZZ") == "long" else 1

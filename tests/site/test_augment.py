@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sltool.site.augment import Augmenter
-from sltool.study import Augment, Encoding
+from sltool.study.schema import Augment, Encoding
 from tests.conftest import Sltool
 from tests.images import two_classes
 

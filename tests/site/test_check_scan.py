@@ -17,7 +17,7 @@ import numpy as np
 from sltool.datasets.base import Dataset, Refused, Scan, UnreadableSampleError
 from sltool.datasets.images import Decode, ImageFiles
 from sltool.registry import datasets
-from sltool.study import Labels, Samples
+from sltool.study.schema import Labels, Samples
 
 N = 40
 {classes}

@@ -9,17 +9,19 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from sltool.layout import StudyFolder
 from sltool.progress import Silent
 from sltool.registry import datasets
 from sltool.site import prepare as stage
 from sltool.site.fingerprint import fingerprint
-from sltool.study import Study
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Study
 from tests.conftest import Sltool
 from tests.images import two_classes
 
 
-def prepared(folder: Path, source: Path, workers: int) -> tuple[dict[str, Any], stage.Prepared]:
+def prepared(
+    folder: Path, source: Path, workers: int
+) -> tuple[dict[str, Any], stage.PreparationResult]:
     kind = datasets.get("covid-ct")
     dataset = kind(kind.Settings(size=8))
     study = Study.model_validate(

@@ -12,16 +12,16 @@ from functools import partial
 from pathlib import Path
 
 from sltool.errors import UnknownNameError, UsageError
+from sltool.experiments.arm_files import TrainingSummary
 from sltool.experiments.arms import boosting, federated, formulas, multi, online, pooled, single
-from sltool.experiments.bench import Bench
-from sltool.experiments.outcome import Outcome
+from sltool.experiments.trial import Trial
 from sltool.names import check_site_name
-from sltool.study import Study
+from sltool.study.schema import Study
 
-Arm = Callable[[Bench, Path], Outcome]
+Arm = Callable[[Trial, Path], TrainingSummary]
 
 # Behind a colon may stand the number of rounds.
-FEDERATED: dict[str, Callable[..., Outcome]] = {
+FEDERATED: dict[str, Callable[..., TrainingSummary]] = {
     "federated": federated.run,
     "federated-stateless": partial(federated.run, stateless=True),
 }
@@ -69,21 +69,21 @@ def find(arm: str) -> Arm:
     return partial(FEDERATED[name], rounds=int(value)) if value else ARMS[name]
 
 
-def unfit(arm: str, study: Study) -> str:
+def inapplicable(arm: str, study: Study) -> str:
     """Why the arm cannot run in this study, or ''."""
     name, _, value = arm.partition(":")
     if name == "single" and value not in study.sites:
         return f"there is no site {value} in this cell"
     if name in FEDERATED and value:
-        return federated.unfit(int(value), study)
+        return federated.inapplicable(int(value), study)
     if name in formulas.FORMULAS:
-        return formulas.unfit(study)
+        return formulas.inapplicable(study)
     if name == "boosting" and len(study.samples.shape) != 1:
         return "boosting takes table rows, not images"
     return ""
 
 
-def check_some(arms: Sequence[str], left_out: dict[str, str]) -> None:
+def check_some(arms: Sequence[str], skipped: dict[str, str]) -> None:
     """Raise `UsageError` if every arm was left out."""
-    if arms and len(left_out) == len(arms):
-        raise UsageError("none of the arms fits this case", expected="; ".join(left_out.values()))
+    if arms and len(skipped) == len(arms):
+        raise UsageError("none of the arms fits this case", expected="; ".join(skipped.values()))

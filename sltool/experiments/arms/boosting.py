@@ -7,27 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from sltool.experiments.bench import Bench
-from sltool.experiments.engine import write_outcome
-from sltool.experiments.outcome import Outcome
-from sltool.server.store import Samples
-from sltool.study import Study
+from sltool.experiments.arm_files import TrainingSummary
+from sltool.experiments.training_loop import write_outcome
+from sltool.experiments.trial import Trial
+from sltool.server.store import StoredSamples
+from sltool.study.schema import Study
 
 # Below this many rows the exact trees are quick, and better than the binned ones.
 EXACT_BELOW = 10_000
 
 
-def run(bench: Bench, target: Path) -> Outcome:
+def run(trial: Trial, target: Path) -> TrainingSummary:
     """Fit on all sites' training rows with scikit-learn's own settings; validation is not used."""
-    side = bench.raw
-    train, test = side.store.samples("train"), side.store.samples("test")
-    model = _model(side.study, len(train), bench.seed)
-    model.fit(columns(train, side.study), train.labels.numpy())
-    write_outcome(target, side.study, test, _predict(model, side.study, test), [])
-    return Outcome(len(train))
+    data = trial.raw
+    train, test = data.store.samples("train"), data.store.samples("test")
+    model = _model(data.study, len(train), trial.seed)
+    model.fit(columns(train, data.study), train.labels.numpy())
+    write_outcome(target, data.study, test, _predict(model, data.study, test), [])
+    return TrainingSummary(len(train))
 
 
-def columns(samples: Samples, study: Study) -> Any:
+def columns(samples: StoredSamples, study: Study) -> Any:
     """(N, columns) float64 in the source's units."""
     standardised = samples.features[samples.rows].numpy().astype(np.float64)
     return standardised * np.array(study.samples.sd) + np.array(study.samples.mean)
@@ -41,7 +41,7 @@ def _model(study: Study, rows: int, seed: int) -> Any:
     return getattr(ensemble, name + kind)(random_state=seed)
 
 
-def _predict(model: Any, study: Study, test: Samples) -> Any:
+def _predict(model: Any, study: Study, test: StoredSamples) -> Any:
     inputs = columns(test, study)
     kind = study.samples.labels.kind
     if kind == "regression":

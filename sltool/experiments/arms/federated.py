@@ -15,39 +15,41 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sltool.experiments.bench import Bench
-from sltool.experiments.engine import Best, Loop, figures, outputs_of, write_network
-from sltool.experiments.outcome import Outcome
+from sltool.experiments.arm_files import TrainingSummary
+from sltool.experiments.training_loop import Best, Loop, figures, network_outputs, write_network
+from sltool.experiments.trial import Trial
 from sltool.models.base import build
-from sltool.study import Study
+from sltool.study.schema import Study
 
 State = dict[str, torch.Tensor]
 
 
-def run(bench: Bench, target: Path, rounds: int | None = None, stateless: bool = False) -> Outcome:
+def run(
+    trial: Trial, target: Path, rounds: int | None = None, stateless: bool = False
+) -> TrainingSummary:
     """The study's epochs in so many rounds; the best round by validation loss of all sites."""
-    side, device = bench.raw, bench.device
-    epochs = side.study.training.epochs
-    network = build(side.study, bench.seed).server_network.to(device)
-    sites = [_site(bench, network, name) for name in side.store.sites()]
-    validation, test = side.store.samples("validation"), side.store.samples("test")
+    data, device = trial.raw, trial.device
+    epochs = data.study.training.epochs
+    network = build(data.study, trial.seed).server_network.to(device)
+    sites = [_site(trial, network, name) for name in data.store.sites()]
+    validation, test = data.store.samples("validation"), data.store.samples("test")
     best = Best()
-    with bench.progress.bar("train federated", epochs) as advance:
+    with trial.progress.bar("train federated", epochs) as advance:
         for numbers in _rounds(epochs, rounds or epochs):
             loss = _round(network, sites, numbers)
             if stateless:
                 for site in sites:
-                    site.forget()
+                    site.reset_optimizer()
             row = {"epoch": numbers.stop, "train_loss": loss}
-            row |= figures(side.study, outputs_of(network, validation, device), validation)
-            best.see(network, row)
+            row |= figures(data.study, network_outputs(network, validation, device), validation)
+            best.update(network, row)
             advance(len(numbers))
     network.load_state_dict(best.state)
-    write_network(target, side.study, test, outputs_of(network, test, device), best)
-    return Outcome(sum(len(site.samples) for site in sites), epochs, best.epoch)
+    write_network(target, data.study, test, network_outputs(network, test, device), best)
+    return TrainingSummary(sum(len(site.samples) for site in sites), epochs, best.epoch)
 
 
-def unfit(rounds: int, study: Study) -> str:
+def inapplicable(rounds: int, study: Study) -> str:
     """Why the epochs cannot be shared among so many rounds, or ''."""
     epochs = study.training.epochs
     return "" if rounds <= epochs else f"{epochs} epochs cannot make {rounds} rounds"
@@ -61,10 +63,10 @@ def _rounds(epochs: int, rounds: int) -> list[range]:
     ]
 
 
-def _site(bench: Bench, network: nn.Module, name: str) -> Loop:
-    side = bench.raw
-    samples = side.store.samples("train", [name])
-    return Loop(deepcopy(network), side.study, samples, bench.seed, bench.device)
+def _site(trial: Trial, network: nn.Module, name: str) -> Loop:
+    data = trial.raw
+    samples = data.store.samples("train", [name])
+    return Loop(deepcopy(network), data.study, samples, trial.seed, trial.device)
 
 
 def _round(network: nn.Module, sites: list[Loop], numbers: range) -> float:

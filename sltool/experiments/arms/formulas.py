@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sltool.experiments.arm_files import TrainingSummary
 from sltool.experiments.arms.boosting import columns
-from sltool.experiments.bench import Bench
-from sltool.experiments.engine import write_outcome
-from sltool.experiments.outcome import Outcome
-from sltool.study import Study
+from sltool.experiments.training_loop import write_outcome
+from sltool.experiments.trial import Trial
+from sltool.study.schema import Study
 
 Array = NDArray[Any]
 NEEDED = ("TC", "HDL", "TG")
@@ -52,18 +52,18 @@ FORMULAS: dict[str, Callable[[Array, Array, Array], Array]] = {
 }
 
 
-def run(name: str, bench: Bench, target: Path) -> Outcome:
+def run(name: str, trial: Trial, target: Path) -> TrainingSummary:
     """The equation on the raw columns of the test rows; nothing is trained."""
-    side = bench.raw
-    test = side.store.samples("test")
-    table = columns(test, side.study)
-    names = side.study.dataset.settings()["columns"]
+    data = trial.raw
+    test = data.store.samples("test")
+    table = columns(test, data.study)
+    names = data.study.dataset.settings()["columns"]
     lipids = (table[:, names.index(column)] for column in NEEDED)
-    write_outcome(target, side.study, test, FORMULAS[name](*lipids), [])
-    return Outcome(0)
+    write_outcome(target, data.study, test, FORMULAS[name](*lipids), [])
+    return TrainingSummary(0)
 
 
-def unfit(study: Study) -> str:
+def inapplicable(study: Study) -> str:
     """Why the equations cannot be used on this study, or ''."""
     names = study.dataset.settings().get("columns", ())
     if study.samples.labels.kind == "regression" and set(NEEDED) <= set(names):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sltool.experiments.bench import Bench
-from sltool.experiments.outcome import Outcome
+from sltool.experiments.arm_files import TrainingSummary
+from sltool.experiments.trial import Trial
 
 
-def run(bench: Bench, target: Path) -> Outcome:
+def run(trial: Trial, target: Path) -> TrainingSummary:
     """The server's stages on the shards of all sites."""
-    return bench.train(bench.split, "multi", [], target)
+    return trial.train(trial.split, "multi", [], target)

@@ -15,37 +15,37 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sltool.experiments.bench import Bench
-from sltool.experiments.engine import Best, Loop, figures, outputs_of, write_network
-from sltool.experiments.outcome import Outcome
+from sltool.experiments.arm_files import TrainingSummary
+from sltool.experiments.training_loop import Best, Loop, figures, network_outputs, write_network
+from sltool.experiments.trial import Trial
 from sltool.models.base import build
-from sltool.server.store import Samples
-from sltool.site.encode import load_privacy_layer, protect
-from sltool.study import Encoding
+from sltool.server.store import StoredSamples
+from sltool.site.encode import clip_and_add_noise, load_privacy_layer
+from sltool.study.schema import Encoding
 
 
-def run(bench: Bench, target: Path) -> Outcome:
+def run(trial: Trial, target: Path) -> TrainingSummary:
     """As many epochs as the study has; the best one by validation loss."""
-    raw, device = bench.raw, bench.device
-    layer = load_privacy_layer(bench.split.folder, bench.study)
-    rest = build(bench.study, bench.seed).server_network
+    raw, device = trial.raw, trial.device
+    layer = load_privacy_layer(trial.split.folder, trial.study)
+    rest = build(trial.study, trial.seed).server_network
     train = raw.store.samples("train")
-    whole = _Online(layer, rest, train.sites, bench.study.encoding).to(device)
-    loop = Loop(whole, bench.study, train, bench.seed, device)
+    whole = _Online(layer, rest, train.sites, trial.study.encoding).to(device)
+    loop = Loop(whole, trial.study, train, trial.seed, device)
     site_of = torch.from_numpy(train.site)
     validation, test = raw.store.samples("validation"), raw.store.samples("test")
     best = Best()
-    epochs = bench.study.training.epochs
-    with bench.progress.bar("train online", epochs) as advance:
+    epochs = trial.study.training.epochs
+    with trial.progress.bar("train online", epochs) as advance:
         for number in range(epochs):
             loss = loop.epoch(number, lambda rows, order: whole(loop.inputs(rows), site_of[order]))
             outputs = whole.outputs(validation, device)
             row = {"epoch": number + 1, "train_loss": loss}
-            best.see(whole, row | figures(bench.study, outputs, validation))
+            best.update(whole, row | figures(trial.study, outputs, validation))
             advance(1)
     whole.load_state_dict(best.state)
-    write_network(target, bench.study, test, whole.outputs(test, device), best)
-    return Outcome(len(train), epochs, best.epoch)
+    write_network(target, trial.study, test, whole.outputs(test, device), best)
+    return TrainingSummary(len(train), epochs, best.epoch)
 
 
 class _Online(nn.Module):
@@ -72,13 +72,13 @@ class _Online(nn.Module):
         outputs: torch.Tensor = self.rest(self.protection(maps))
         return outputs
 
-    def outputs(self, samples: Samples, device: torch.device) -> torch.Tensor:
+    def outputs(self, samples: StoredSamples, device: torch.device) -> torch.Tensor:
         """(N, outputs) on the CPU: each sample goes through its own site's layer."""
         result = torch.empty(0)
         for number, name in enumerate(samples.sites):
             mine = torch.from_numpy(samples.site == number)
             network = nn.Sequential(self.layers[name], self.protection, self.rest)
-            found = outputs_of(network, _only(samples, mine), device)
+            found = network_outputs(network, _only(samples, mine), device)
             if not len(result):
                 result = torch.empty(len(samples), found.shape[1])
             result[mine] = found
@@ -93,9 +93,9 @@ class _Protection(nn.Module):
         self._encoding = encoding
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return protect(maps, self._encoding, torch.randn_like)
+        return clip_and_add_noise(maps, self._encoding, torch.randn_like)
 
 
-def _only(samples: Samples, mine: torch.Tensor) -> Samples:
+def _only(samples: StoredSamples, mine: torch.Tensor) -> StoredSamples:
     """The rows to predict; the columns beside them are not needed."""
     return replace(samples, rows=samples.rows[mine])

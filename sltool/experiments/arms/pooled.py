@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sltool.experiments.bench import Bench
-from sltool.experiments.outcome import Outcome
+from sltool.experiments.arm_files import TrainingSummary
+from sltool.experiments.trial import Trial
 
 
-def run(bench: Bench, target: Path) -> Outcome:
+def run(trial: Trial, target: Path) -> TrainingSummary:
     """The server's stages at cut 0: the first layers learn too, from the same views."""
-    return bench.train(bench.raw, "pooled", [], target)
+    return trial.train(trial.raw, "pooled", [], target)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sltool.experiments.bench import Bench
-from sltool.experiments.outcome import Outcome
+from sltool.experiments.arm_files import TrainingSummary
+from sltool.experiments.trial import Trial
 
 
-def run(site: str, bench: Bench, target: Path) -> Outcome:
+def run(site: str, trial: Trial, target: Path) -> TrainingSummary:
     """The server's stages on the shards of one site; its own validation rows choose the epoch."""
-    return bench.train(bench.split, f"single-{site}", [site], target)
+    return trial.train(trial.split, f"single-{site}", [site], target)

@@ -1,0 +1,198 @@
+"""report.html: one self-contained file that opens from disk, on a phone, dark or light.
+
+What it says is chosen here; how it looks is `templates/report.html`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sltool.experiments import pictures
+from sltool.experiments.figures import metric_label, metric_name
+from sltool.experiments.results import REFERENCE, ArmResult, Results, undefined_draws
+from sltool.experiments.rounding import interval, p_value, rounded, with_spread
+from sltool.experiments.statistics import Difference, Interval
+from sltool.experiments.style import NARROW, Picture
+from sltool.files import write_text
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value: its text, a note below it, and the number that it is sorted by."""
+
+    text: str
+    note: str = ""
+    sort: float | None = None
+
+
+@dataclass(frozen=True)
+class TableRow:
+    cells: Sequence[Cell]
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class DataTable:
+    columns: Sequence[str]
+    rows: Sequence[TableRow]
+
+
+def write_page(results: Results, drawn: Sequence[Picture], out: Path) -> Path:
+    """Publish `out`/report.html with the pictures of `out`/figures inside."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("sltool.experiments"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    path = out / "report.html"
+    text = environment.get_template(path.name).render(_content(results, drawn, out))
+    write_text(path, text, public=not _shows_patients(out / "figures"))
+    return path
+
+
+def _content(results: Results, drawn: Sequence[Picture], out: Path) -> dict[str, Any]:
+    """The variables of the template."""
+    notes = dict.fromkeys(
+        f"{metric_name(one.metric)}: {one.note}." for one in results.published if one.note
+    )
+    skipped = [(f"left out: {arm}", why) for arm, why in results.skipped.items()]
+    return {
+        "title": results.title,
+        "warnings": results.warnings,
+        "figures": _figures(results),
+        "undefined": "; ".join(undefined_draws(results.rows)),
+        "seeds": len({one.seed for row in results.rows for one in row.finished}),
+        "published": _published(results),
+        "published_notes": " ".join(notes),
+        "differences": _differences(results),
+        "reference": REFERENCE,
+        "pictures": _pictures(drawn, out / "figures"),
+        "setup": [*results.setup.items(), *skipped],
+        "every_seed": _every_seed(results),
+    }
+
+
+def _figures(results: Results) -> DataTable:
+    columns = ["arm", *results.swept, *(metric_label(name, results) for name in results.metrics)]
+    columns += ["training samples", "best epoch", "time [s]"]
+    return DataTable(columns, [_figures_row(row, results) for row in results.rows])
+
+
+def _figures_row(row: ArmResult, results: Results) -> TableRow:
+    samples = [one.outcome.samples for one in row.finished]
+    epochs = [str(one.outcome.best_epoch) for one in row.finished if one.outcome.epochs]
+    cells = [
+        *_names(row, results),
+        *(_figure(row.figures[name]) for name in results.metrics),
+        Cell(str(round(sum(samples) / len(samples))) if any(samples) else "none"),
+        Cell(", ".join(epochs) or "-"),
+        Cell(f"{row.seconds:.1f}"),
+    ]
+    return TableRow(cells, reference=row.arm == REFERENCE)
+
+
+def _names(row: ArmResult, results: Results) -> list[Cell]:
+    """The arm and the values of what was swept."""
+    return [Cell(row.arm), *(Cell(row.sweep.get(key, "")) for key in results.swept)]
+
+
+def _figure(figure: Interval) -> Cell:
+    half = (figure.high - figure.low) / 2
+    return Cell(
+        with_spread(figure.mean, figure.sd, half),
+        interval(figure.low, figure.high),
+        figure.mean,
+    )
+
+
+def _published(results: Results) -> DataTable | None:
+    if not results.published:
+        return None
+    rows = []
+    for figure in results.published:
+        paper = [
+            Cell(f"{figure.table}: {figure.setting}"),
+            Cell(metric_label(figure.metric, results)),
+            # As it is printed there.
+            Cell(f"{figure.value:g}", sort=figure.value),
+        ]
+        ours = [
+            [Cell(row.label), _figure(row.figures[figure.metric])]
+            for row in results.rows
+            if figure.stands_beside(row.arm, row.sweep) and figure.metric in row.figures
+        ]
+        rows += [TableRow([*paper, *cells]) for cells in ours or [[Cell(figure.arm), Cell("-")]]]
+    return DataTable(["in the paper", "metric", "the paper's", "our arm", "ours"], rows)
+
+
+def _differences(results: Results) -> DataTable | None:
+    compared = [row for row in results.rows if row.differences]
+    if not compared:
+        return None
+    columns = ["arm", *results.swept]
+    for name in results.compared:
+        columns += [
+            f"{metric_label(name, results)}: minus {REFERENCE}",
+            f"p of {metric_name(name)}",
+        ]
+    rows = []
+    for row in compared:
+        cells = [cell for name in results.compared for cell in _difference(row.differences[name])]
+        rows.append(TableRow([*_names(row, results), *cells]))
+    return DataTable(columns, rows)
+
+
+def _difference(found: Difference) -> tuple[Cell, Cell]:
+    half = (found.high - found.low) / 2
+    note = interval(found.low, found.high, signed=True)
+    return (
+        Cell(rounded(found.mean, half, signed=True), note, found.mean),
+        Cell(p_value(found.p), sort=found.p),
+    )
+
+
+def _pictures(drawn: Sequence[Picture], folder: Path) -> list[dict[str, str]]:
+    """Title, alt and caption of each picture, with its renditions in base64."""
+    shown = list(drawn)
+    if _shows_patients(folder):
+        shown.append(Picture(pictures.NAME, pictures.TITLE, pictures.ALT, pictures.CAPTION))
+    return [
+        {
+            **vars(picture),
+            "wide": _base64(folder / f"{picture.name}.png"),
+            "narrow": _base64(folder / f"{picture.name}{NARROW}.png"),
+        }
+        for picture in shown
+    ]
+
+
+def _base64(path: Path) -> str:
+    """Nothing for a rendition that there is not."""
+    return base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""
+
+
+def _shows_patients(figures: Path) -> bool:
+    return (figures / f"{pictures.NAME}.png").is_file()
+
+
+def _every_seed(results: Results) -> DataTable | None:
+    if all(len(row.finished) == 1 for row in results.rows):
+        return None
+    name = results.metrics[0]
+    rows = [
+        TableRow(
+            [Cell(row.label), Cell(str(run.seed)), Cell(rounded(value, figure.sd), sort=value)]
+        )
+        for row in results.rows
+        for figure in [row.figures[name]]
+        for run, value in zip(row.finished, figure.seeds, strict=True)
+    ]
+    return DataTable(["arm", "seed", metric_label(name, results)], rows)

@@ -1,0 +1,88 @@
+"""The file privacy-layer.safetensors: weights, and the shape of the feature maps they make.
+
+The shape stands in the file's metadata together with the settings it was found for, so that the
+server need not build the network, nor import torch, to know which shards fit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
+
+from sltool.files import parse_json, publish
+from sltool.study.schema import Study
+
+if TYPE_CHECKING:
+    from torch import nn
+
+KEY = "feature_maps"
+DAMAGED = "take study.yaml and privacy-layer.safetensors from the same study"
+
+
+class KnownShape(TypedDict):
+    """The metadata: the shape of a feature map, and the settings that it was found for."""
+
+    shape: list[int]
+    of: dict[str, Any]
+
+
+def write_layer(path: Path, layer: nn.Module, study: Study) -> None:
+    """Publish the weights of a privacy layer for this study.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    from safetensors.torch import save
+
+    from sltool.models.base import output_shape
+
+    weights = {name: value.contiguous() for name, value in layer.state_dict().items()}
+    known = {"shape": output_shape(layer.eval(), study), "of": _settings(study)}
+    # One key only: safetensors writes several in a random order.
+    metadata = {KEY: json.dumps(known, sort_keys=True)}
+    with publish(path, public=True) as part:
+        part.write_bytes(save(weights, metadata=metadata))
+
+
+def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:
+    """The shape of a feature map as the file says it, (C, H, W) or (D,).
+
+    None where the file says nothing, or says it for other settings than the study has now.
+
+    Raises:
+        BadDataError: what it says is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except (OSError, SafetensorError):
+        # Who reads the weights says what is wrong with the file.
+        return None
+    if text is None:
+        return None
+    known = parse_json(text, KnownShape, path, "the privacy layer's metadata", DAMAGED)
+    return tuple(known["shape"]) if known["of"] == _settings(study) else None
+
+
+def feature_shape(path: Path, study: Study) -> tuple[int, ...]:
+    """The shape of a feature map; from the network itself where the file does not say it.
+
+    Raises:
+        StudyFileError: the model's settings or the cut are wrong.
+        UnknownNameError: there is no such model.
+    """
+    known = known_shape(path, study)
+    if known is not None:
+        return known
+    from sltool.models.base import feature_shape as built_shape
+
+    return built_shape(study)
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    return {"samples": list(study.samples.shape), "model": study.layer_settings()}

@@ -1,0 +1,200 @@
+"""`evaluate`: a run's best network on the samples of a split, or on their studies or patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import TypedDict
+
+from sltool.errors import StageOrderError, StudyMismatchError
+from sltool.files import read_json, write_csv, write_json
+from sltool.metrics import Array, compute, metrics_for
+from sltool.server.evaluation.aggregate import aggregate, group_indices
+from sltool.server.store import Store, StoredSamples
+from sltool.server.training.run import find_run, run_settings
+from sltool.study.layout import Level, Question, RunFolder, StudyFolder
+from sltool.study.schema import Study
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Figures(TypedDict):
+    """What is read of a question's figures."""
+
+    samples: int
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every figure of one run on the samples of one question.
+
+    Attributes:
+        samples: counts what the question's level says.
+        by_site: the same figures for each site's samples alone.
+        notes: which metrics are not defined, and why; each site's figures have theirs.
+    """
+
+    run: str
+    samples: int
+    metrics: dict[str, float | None]
+    by_site: dict[str, dict[str, Any]]
+    notes: list[str]
+
+
+def evaluate(
+    folder: StudyFolder,
+    study: Study,
+    store: Store,
+    name: str,
+    question: Question,
+    device: torch.device,
+) -> Evaluation:
+    """Predict, write the question's predictions and figures, and return the figures.
+
+    Args:
+        question: its level is what is scored: every image, every study (examination) or every
+            patient; see `sltool.server.evaluation.aggregate`. The predictions are of images in
+            any case. All sites means whatever has arrived, also of sites that the run was not
+            trained on.
+
+    Raises:
+        UnknownNameError: no run has this name.
+        StageOrderError: the run has no model, or no shard of that split has arrived.
+        StudyMismatchError: the run belongs to another encoding or model.
+        UsageError: the samples do not have that level.
+    """
+    run = find_run(folder, name)
+    check_run(run, study, store)
+    samples = store.samples(question.split, question.sites)
+    if not len(samples):
+        of = f" of {' '.join(question.sites)}" if question.sites else ""
+        raise StageOrderError(
+            f"no {question.split} sample{of} has arrived",
+            where=store.folder,
+            hint="ship the sites' shards",
+        )
+    kind = study.samples.labels.kind
+    names = metrics_for(kind)
+    groups = group_indices(samples.groups, question.level, study.dataset.name)
+    y_pred = _predict(run, study, samples, device)
+    write_predictions(run.predictions(question), study, samples, y_pred)
+    labels = samples.labels.numpy().astype(float)
+
+    def score(part: slice | NDArray[np.bool_]) -> dict[str, Any]:
+        of_part = None if groups is None else np.unique(groups[part], return_inverse=True)[1]
+        y_true, scores = aggregate(kind, labels[part], y_pred[part], of_part)
+        figures = compute(names, y_true, scores)
+        notes = _undefined(figures, y_true, study)
+        return {"samples": len(y_true), "metrics": figures, "notes": notes}
+
+    by_site = {site: score(samples.site == n) for n, site in enumerate(samples.sites)}
+    result = Evaluation(name, **score(slice(None)), by_site=by_site)
+    _write_metrics(run, question, result)
+    return result
+
+
+def _undefined(figures: dict[str, float | None], y_true: Array, study: Study) -> list[str]:
+    """A note on the metrics that are not defined for these samples."""
+    names = " ".join(name for name, value in figures.items() if value is None)
+    if not names:
+        return []
+    classes = study.samples.labels.classes
+    present = [f"'{classes[int(index)]}'" for index in np.unique(y_true)] if classes else []
+    why = f", where all are of the class {' '.join(present)}" if len(present) < len(classes) else ""
+    return [f"not defined for these {len(y_true)} samples{why}: {names}"]
+
+
+def ask(study: Study, split: str, level: Level, sites: Sequence[str]) -> Question:
+    """The question about these sites' samples; all sites by name are all sites.
+
+    Raises:
+        UnknownNameError: the study has no site of that name.
+    """
+    study.check_sites(sites)
+    named = set(sites)
+    return Question(split, level, () if named >= study.sites.keys() else tuple(sorted(named)))
+
+
+def check_run(run: RunFolder, study: Study, store: Store) -> None:
+    """Raise `StudyMismatchError` unless the run is of this study as it is now.
+
+    Raises `StageOrderError` where it has no model, too, and `BadDataError` for a damaged record.
+    """
+    settings = run_settings(run)
+    for key, now in (
+        ("encoding", store.encoding),
+        ("model", study.model.model_dump(mode="json")),
+    ):
+        if settings[key] != now:
+            raise StudyMismatchError(
+                f"run '{run.name}' was trained with another {key}",
+                where=run.settings,
+                expected=f"{now}, not {settings[key]}",
+                hint="train again, or bring back the study.yaml of that run",
+            )
+
+
+def _predict(run: RunFolder, study: Study, samples: StoredSamples, device: torch.device) -> Array:
+    # Not above: who reads the figures of a run needs no torch, which is slow to import.
+    from sltool.models.base import load_weights, outline
+    from sltool.server.training.objective import Objective
+    from sltool.server.training.trainer import predict
+
+    network = outline(study).server_network
+    hint = f"train again with `sltool server-train --run {run.name} --force`"
+    load_weights(network, run.model, "the run's model", hint)
+    objective = Objective(study.samples.labels, study.training)
+    return objective.predict(predict(network.to(device), samples, device)).numpy()
+
+
+def write_predictions(path: Path, study: Study, samples: StoredSamples, y_pred: Array) -> None:
+    """Publish a table of predictions: `y_pred` is (N,), or (N, classes) for several classes."""
+    columns = ["y_pred"]
+    if y_pred.ndim == 2:
+        columns = [f"y_pred_{name}" for name in study.samples.labels.classes]
+    predicted = y_pred.reshape(len(samples), -1).tolist()
+    y_true = samples.labels.tolist()
+    rows = (
+        {
+            "pseudonym": samples.pseudonyms[number].decode("ascii"),
+            "group": samples.groups[number].decode("ascii"),
+            "site": samples.sites[samples.site[number]],
+            "y_true": y_true[number],
+            **dict(zip(columns, predicted[number], strict=True)),
+        }
+        for number in range(len(samples))
+    )
+    write_csv(path, rows, ["pseudonym", "group", "site", "y_true", *columns])
+
+
+def _write_metrics(run: RunFolder, question: Question, result: Evaluation) -> None:
+    entry = {
+        "split": question.split,
+        "level": question.level,
+        "sites": list(question.sites) or "all",
+        "samples": result.samples,
+        "metrics": result.metrics,
+        "by_site": result.by_site,
+    }
+    write_json(run.metrics(question), {question.name: entry})
+
+
+def read_metrics(run: RunFolder, question: Question) -> Figures | None:
+    """The figures of a question; None where it was not asked yet.
+
+    Raises:
+        BadDataError: the file is damaged.
+    """
+    path = run.metrics(question)
+    if not path.is_file():
+        return None
+    hint = f"delete the file and run `sltool evaluate --run {run.name}` again"
+    known = read_json(path, dict[str, Figures], "the run's metrics", hint)
+    return known.get(question.name)

@@ -1,0 +1,50 @@
+"""From the store to the device: batches of feature maps at memory speed."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sltool.server.store import StoredSamples
+
+# The share of a GPU's free memory that feature maps may take.
+GPU_SHARE = 0.5
+
+
+class FeatureLoader:
+    """Batches of one split's samples on a device.
+
+    On a GPU all feature maps lie in its memory if they take at most half of what is free there;
+    otherwise batches are copied from pinned memory. On a CPU they are read from the store's
+    memory-mapped file, which the system keeps in its cache as far as there is room.
+    """
+
+    def __init__(self, samples: StoredSamples, device: torch.device) -> None:
+        self._device = device
+        self._features = samples.features
+        self._labels = samples.labels.to(device)
+        if device.type == "cuda" and self._fits():
+            self._features = samples.features.to(device)
+
+    def _fits(self) -> bool:
+        size = self._features.numel() * self._features.element_size()
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return size <= GPU_SHARE * free
+
+    def features(self, rows: torch.Tensor) -> torch.Tensor:
+        """The feature maps of these rows, (n, *feature_shape) float32, channels last."""
+        batch = self._features.index_select(0, rows.to(self._features.device))
+        if self._device.type == "cuda" and batch.device.type == "cpu":
+            batch = batch.pin_memory()
+        batch = batch.to(self._device, torch.float32, non_blocking=True)
+        return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
+
+    def labels(self, positions: torch.Tensor) -> torch.Tensor:
+        """The labels of the samples at these positions, (n,) float32 or int64."""
+        return self._labels[positions.to(self._device)]
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network, whose weights lie in memory as the batches do."""
+    moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved

@@ -1,0 +1,133 @@
+"""`server-train`: one run from the store to the best server network."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sltool.errors import StageOrderError, UnknownNameError
+from sltool.progress import Progress
+from sltool.server.store import Store
+from sltool.server.training.run_settings import RunOptions, read_settings
+from sltool.server.training.stop import Stop
+from sltool.study.layout import RunFolder, StudyFolder
+from sltool.study.schema import Study
+
+if TYPE_CHECKING:
+    import torch
+
+    from sltool.server.training.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `server-train` did.
+
+    Attributes:
+        again: the run had been finished before.
+        stopped: why it stopped before its last epoch; '' if it did not.
+        accepted, rejected: shards taken in while training.
+    """
+
+    run: str
+    sites: list[str]
+    epochs: int
+    best_epoch: int
+    samples: int
+    seconds: float
+    samples_per_second: float
+    again: bool
+    stopped: str
+    accepted: int
+    rejected: int
+
+
+def train(
+    folder: StudyFolder,
+    study: Study,
+    store: Store,
+    options: RunOptions,
+    device: torch.device,
+    progress: Progress,
+    ranks: Ranks | None = None,
+) -> TrainingResult:
+    """Train a run on the shards in the store, or go on with it where it stopped.
+
+    Raises:
+        StageOrderError: no training samples of those sites have arrived.
+        UsageError: the run was begun with other settings.
+        BadDataError: a shard that the run has used is gone.
+    """
+    # Not above: who reads a run's record needs no torch, which is slow to import.
+    from sltool.server.training.distributed import Ranks
+    from sltool.server.training.session import TrainingSession
+
+    started = time.monotonic()
+    ranks = ranks or Ranks()
+    run = folder.run(
+        options.run if options.resume else ranks.broadcast(_free_name(folder, options.run))
+    )
+    session = TrainingSession(folder, study, store, options, run, device, progress, ranks)
+    with Stop(options.until).on_signals() as stop, session.reports():
+        again = session.go(stop)
+    seconds = time.monotonic() - started
+    trainer = session.trainer
+    return TrainingResult(
+        run=run.name,
+        sites=list(trainer.shares),
+        epochs=trainer.epoch,
+        best_epoch=trainer.best.epoch,
+        samples=sum(trainer.shares.values()),
+        seconds=seconds,
+        samples_per_second=trainer.trained / seconds,
+        again=again,
+        stopped=session.stopped,
+        accepted=session.accepted,
+        rejected=session.rejected,
+    )
+
+
+def _free_name(folder: StudyFolder, name: str) -> str:
+    """`name`, or with the first number behind it under which there is no run yet."""
+    number, free = 2, name
+    while folder.run(free).root.exists():
+        free = f"{name}-{number}"
+        number += 1
+    return free
+
+
+def find_run(folder: StudyFolder, name: str) -> RunFolder:
+    """The folder of a run that has begun.
+
+    Raises:
+        UsageError: no run can be called so.
+        UnknownNameError: none has this name.
+        StageOrderError: none has begun at all.
+    """
+    run, names = folder.run(name), folder.run_names()
+    if not names:
+        raise StageOrderError(
+            f"no run '{name}', nor any other",
+            where=folder.runs,
+            hint="run `sltool server-train` first",
+        )
+    if name not in names:
+        raise UnknownNameError.of("run", name, names)
+    return run
+
+
+def run_settings(run: RunFolder) -> dict[str, Any]:
+    """The settings that a finished or unfinished run was begun with.
+
+    Raises:
+        StageOrderError: it has no model yet.
+        BadDataError: its record is damaged.
+    """
+    if not run.model.is_file():
+        raise StageOrderError(
+            f"run '{run.name}' has no trained model",
+            where=run.root,
+            hint=f"run `sltool server-train --run {run.name}` first",
+        )
+    return read_settings(run)

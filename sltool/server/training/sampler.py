@@ -1,0 +1,164 @@
+"""Which samples make up an epoch, and in which order; how much of it each site gives.
+
+A site with n samples gives c of them to an epoch. Every sample is taken c // n times; the rest of
+c are drawn at random among those that were taken least often since the run began. So within a site
+no sample is ever two turns behind another, and in ceil(n / c) epochs every sample has its turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sltool.errors import UsageError
+from sltool.server.store import StoredSamples
+
+PROPORTIONAL, EQUAL = "proportional", "equal"
+
+
+@dataclass(frozen=True)
+class SiteControl:
+    """How many samples each site gives to an epoch.
+
+    With n(s) samples at site s, N at all, and weights w(s), a site gives
+
+        proportional     n(s)
+        equal, weights   N * w(s) / sum of w, whole numbers that sum to N (largest remainders)
+
+    and never more than `cap`. `equal` is a weight of 1 for every site, which is also the weight
+    of a site that `weights` does not name.
+    """
+
+    kind: str = PROPORTIONAL
+    weights: Mapping[str, float] = field(default_factory=dict)
+    cap: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, cap: int | None) -> SiteControl:
+        """From 'proportional', 'equal' or 'A=3,B=1'.
+
+        Raises:
+            UsageError: it is none of these.
+        """
+        if text in (PROPORTIONAL, EQUAL):
+            return cls(text, {}, cap)
+        try:
+            pairs = [part.split("=") for part in text.split(",")]
+            weights = {site.strip(): float(weight) for site, weight in pairs}
+        except ValueError:
+            weights = {}
+        good = all(math.isfinite(one) and one > 0 for one in weights.values())
+        if not weights or len(weights) < len(pairs) or not good:
+            raise UsageError(
+                f"--site-weights cannot be '{text}'",
+                expected="proportional, equal, or weights above 0, each site once: A=3,B=1",
+            )
+        return cls("weights", weights, cap)
+
+    def counts(self, available: Mapping[str, int]) -> dict[str, int]:
+        """Samples an epoch of each site, given how many it has."""
+        wanted = dict(available)
+        if self.kind != PROPORTIONAL:
+            weights = {site: self.weights.get(site, 1.0) for site in available}
+            wanted = _apportion(sum(available.values()), weights)
+        return {site: min(count, self.cap or count) for site, count in wanted.items()}
+
+    def document(self) -> dict[str, Any]:
+        """For the run's record."""
+        weights = ",".join(f"{site}={weight:g}" for site, weight in sorted(self.weights.items()))
+        return {"weights": weights or self.kind, "cap": self.cap}
+
+
+def _apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """`total` in whole shares by weight; what rounding leaves goes to the largest remainders."""
+    exact = {site: total * weight / sum(weights.values()) for site, weight in weights.items()}
+    counts = {site: math.floor(share) for site, share in exact.items()}
+    order = sorted(exact, key=lambda site: (counts[site] - exact[site], site))
+    for site in order[: total - sum(counts.values())]:
+        counts[site] += 1
+    return counts
+
+
+class Sampler:
+    """The order of an epoch's samples: a function of the seed, the epoch and `taken`.
+
+    Args:
+        taken: (N,) bool, the samples that were taken once more than the others of their site;
+            where the run stands. None: at its start.
+    """
+
+    def __init__(
+        self,
+        samples: StoredSamples,
+        control: SiteControl,
+        seed: int,
+        taken: torch.Tensor | None = None,
+    ) -> None:
+        sizes = np.bincount(samples.site, minlength=len(samples.sites)).tolist()
+        self.counts = control.counts(dict(zip(samples.sites, sizes, strict=True)))
+        self.taken = torch.zeros(len(samples), dtype=torch.bool) if taken is None else taken
+        self._samples = samples
+        self._seed = seed
+        ends = np.cumsum(sizes).tolist()
+        self._spans = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        self._following = self.taken
+
+    def __len__(self) -> int:
+        """Samples an epoch."""
+        return sum(self.counts.values())
+
+    def draw(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The epoch's samples in order: (n,) positions in the samples, (n,) rows of `features`."""
+        rng = np.random.default_rng([self._seed, epoch])
+        taken = self.taken.numpy().copy()
+        parts = [
+            span.start + draw(taken[span], count, rng)
+            for span, count in zip(self._spans, self.counts.values(), strict=True)
+        ]
+        self._following = torch.from_numpy(taken)
+        order = torch.from_numpy(np.concatenate(parts)[rng.permutation(len(self))])
+        rows = self._samples.rows[order]
+        if self._samples.views > 1:
+            rows += torch.from_numpy(rng.integers(self._samples.views, size=len(rows)))
+        return order, rows
+
+    def finish(self) -> None:
+        """The epoch that was drawn last is done."""
+        self.taken = self._following
+
+    def ahead(self) -> NDArray[np.bytes_]:
+        """The pseudonyms of the samples in `taken`: what to carry over to other samples."""
+        ahead: NDArray[np.bytes_] = self._samples.pseudonyms[self.taken.numpy()]
+        return ahead
+
+
+def even_batches(epoch: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """An epoch's (n,) samples in the fewest batches of at most `size`, alike but for one sample.
+
+    Not full ones and a small last one: batch normalisation over one sample is noise.
+    """
+    return torch.tensor_split(epoch, -(-len(epoch) // size))
+
+
+def draw(taken: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Positions of a site's next `count` samples; brings `taken` up to date in place."""
+    whole, rest = divmod(count, len(taken))
+    everyone = np.tile(np.arange(len(taken)), whole)
+    if not rest:
+        return everyone
+    behind = np.flatnonzero(~taken)
+    if rest < len(behind):
+        chosen = rng.choice(behind, rest, replace=False)
+        taken[chosen] = True
+        return np.concatenate([everyone, chosen])
+    # All that were behind, then some of the others: so none comes twice in this draw.
+    second = rng.choice(np.flatnonzero(taken), rest - len(behind), replace=False)
+    taken[:] = False
+    taken[second] = True
+    return np.concatenate([everyone, behind, second])

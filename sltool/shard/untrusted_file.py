@@ -1,0 +1,116 @@
+"""A file from outside, opened once: what was checked is what is read."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from sltool.errors import ShardRefusedError, StorageError, UnreadableError
+
+HASH_BLOCK = 2**20
+# What this process or machine lacks, whichever file it opens.
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class UntrustedFile:
+    """A regular file, opened for reading. Links are not followed and pipes never block.
+
+    Raises:
+        ShardRefusedError: it is a link, a folder, a pipe or a device.
+        UnreadableError: the operating system refused to open or read it.
+        StorageError: it could open no file now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise self.refused("is not a regular file")
+            # Between the two calls somebody may have put something else there.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._handle = os.open(path, flags)
+        except OSError as error:
+            raise unreadable(error, path) from error
+        self._state = os.fstat(self._handle)
+        if not stat.S_ISREG(self._state.st_mode):
+            self.close()
+            raise self.refused("is not a regular file")
+
+    def __enter__(self) -> UntrustedFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the handle back."""
+        os.close(self._handle)
+
+    @property
+    def size(self) -> int:
+        """Bytes, when it was opened."""
+        return self._state.st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on, fewer at the end of the file. Safe from any thread."""
+        try:
+            return os.pread(self._handle, size, offset)
+        except OSError as error:
+            raise unreadable(error, self.path) from error
+
+    def sha256(self, start: int) -> str:
+        """Hex SHA-256 of all bytes from `start` to the end."""
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(HASH_BLOCK))
+        while count := self._read_into(buffer, start):
+            digest.update(buffer[:count])
+            start += count
+        return digest.hexdigest()
+
+    def _read_into(self, buffer: memoryview, offset: int) -> int:
+        try:
+            return os.preadv(self._handle, [buffer], offset)
+        except OSError as error:
+            raise unreadable(error, self.path) from error
+
+    def copy_to(self, target: BinaryIO) -> None:
+        """Write all its bytes to another file."""
+        start = 0
+        while block := self.read(start, HASH_BLOCK):
+            target.write(block)
+            start += len(block)
+
+    def duplicate(self) -> int:
+        """Another handle of the same open file, which the caller has to close."""
+        return os.dup(self._handle)
+
+    def check_unchanged(self) -> None:
+        """Raise `ShardRefusedError` if anybody wrote to the file since it was opened."""
+        now, before = os.fstat(self._handle), self._state
+        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise self.refused("was changed while it was read")
+
+    def refused(self, what: str, *, expected: str = "") -> ShardRefusedError:
+        """The error for this file: 'the file `what`'."""
+        return ShardRefusedError(f"the file {what}", where=self.path, expected=expected)
+
+
+def unreadable(error: OSError, path: Path) -> StorageError:
+    """The error for the system's refusal to open or read `path`."""
+    if error.errno in SCARCE:
+        return StorageError.of(error, path, "read")
+    return UnreadableError(
+        f"the file cannot be read: {error.strerror or error}",
+        where=path,
+        expected="a regular file that the server's user may read",
+    )

@@ -1,0 +1,134 @@
+"""The hospital's own HDF5 files: `prepared.h5` (all samples) and `private.h5` (one site's).
+
+Both hold, for N samples: `inputs` (N, *shape) uint8 or float32 in the source's units, `labels` (N,)
+float32 or int64, and text columns: `prepared.h5` has `records`, `groups`, `examinations` and
+`official`; `private.h5` has `split`, `pseudonyms` and `group_pseudonyms`, rows in shipping order.
+Neither ever travels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sltool.errors import BadDataError, StageOrderError
+from sltool.files import Document, parse_json, publish
+from sltool.shard.hdf5_file import create_hdf5
+
+BATCH_ROWS = 1024
+TEXT = h5py.string_dtype()
+
+
+@dataclass(frozen=True)
+class PrivateFile:
+    """An open `prepared.h5` or `private.h5`."""
+
+    path: Path
+    file: h5py.File
+    made_by: str
+
+    @property
+    def inputs(self) -> h5py.Dataset:
+        with self._checked:
+            return self.file["inputs"]
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        with self._checked:
+            return np.asarray(self.file["labels"][:])
+
+    def text(self, name: str) -> list[str]:
+        """A text column."""
+        with self._checked:
+            return list(self.file[name].asstr()[:])
+
+    @property
+    def seed(self) -> int:
+        """The seed of the random versions of training images, of 128 bits at a real site."""
+        with self._checked:
+            return int(self.file.attrs["seed"])
+
+    @property
+    def state(self) -> str:
+        """What the file was made from, to recognise work that is done."""
+        with self._checked:
+            return str(self.file.attrs["state"])
+
+    def document(self, name: str, kind: type[Document]) -> Document:
+        """A JSON document, an attribute or, where it may be long, a dataset; see `read_json`."""
+        with self._checked:
+            stored = self.file[name][:].tobytes() if name in self.file else self.file.attrs[name]
+            text = stored if isinstance(stored, bytes) else str(stored)
+        return parse_json(text, kind, self.path, self.path.name, f"run `{self.made_by} --force`")
+
+    def batches(self, start: int, stop: int, rows: int = BATCH_ROWS) -> Iterator[NDArray[Any]]:
+        """The inputs from `start` to `stop`, a bounded block at a time."""
+        inputs = self.inputs
+        for begin in range(start, stop, rows):
+            with self._checked:
+                block = np.asarray(inputs[begin : min(begin + rows, stop)])
+            yield block
+
+    @property
+    def _checked(self) -> AbstractContextManager[None]:
+        return _readable(self.path, self.made_by)
+
+
+@contextmanager
+def _readable(path: Path, made_by: str) -> Iterator[None]:
+    """Say of what h5py cannot find or read that the file is damaged."""
+    try:
+        yield
+    except (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise BadDataError(
+            f"{path.name} is damaged: {error}", where=path, hint=f"run `{made_by} --force`"
+        ) from error
+
+
+@contextmanager
+def open_private(path: Path, study_id: str, made_by: str) -> Iterator[PrivateFile]:
+    """Open a private file of this study for reading.
+
+    Raises:
+        StageOrderError: it is not there yet; `made_by` says which stage makes it.
+        BadDataError: it is not a private file of this study.
+    """
+    if not path.is_file():
+        raise StageOrderError(
+            f"{path.name} is not there yet", where=path, hint=f"run `{made_by}` first"
+        )
+    with _readable(path, made_by):
+        # Without a cache, chunks that have no filter are read straight into their place.
+        file = h5py.File(path, "r", rdcc_nbytes=0)
+    with file:
+        with _readable(path, made_by):
+            of = file.attrs.get("study")
+        if of != study_id:
+            raise BadDataError(
+                f"{path.name} belongs to another study",
+                where=path,
+                expected=f"study {study_id}",
+                hint=f"run `{made_by} --force`",
+            )
+        yield PrivateFile(path, file, made_by)
+
+
+@contextmanager
+def create_private(path: Path, study_id: str, state: str) -> Iterator[h5py.File]:
+    """Make a private file; it appears under its name when the body has succeeded."""
+    with publish(path) as part, create_hdf5(part) as file:
+        file.attrs["study"] = study_id
+        file.attrs["state"] = state
+        yield file
+
+
+def write_text_column(file: h5py.File, name: str, values: list[str]) -> None:
+    """Add a text column."""
+    file.create_dataset(name, data=np.array(values, dtype=object), dtype=TEXT)

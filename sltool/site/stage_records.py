@@ -1,0 +1,54 @@
+"""The site's small JSON records of finished stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypeVar
+
+from pydantic import StringConstraints
+from typing_extensions import TypedDict
+
+from sltool.files import read_json
+
+Record = TypeVar("Record")
+
+# Of a shard, as `ShardId.name` makes it: a record must not lead out of the outbox.
+SHARD_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}-(train|validation|test)-[0-9]{5}\.h5$"
+ShardName = Annotated[str, StringConstraints(pattern=SHARD_NAME)]
+
+
+class EncodedRecord(TypedDict):
+    """`encoded.json`: what was encoded from what; `withdrawn` counts the rows left out."""
+
+    state: dict[str, Any]
+    samples: int
+    shards: list[ShardName]
+    withdrawn: NotRequired[int]
+
+
+class Sent(TypedDict):
+    """A file as it lies in the outbox, and as it travelled: the same unless it was encrypted.
+
+    `outbox` and `travelled` are hex SHA-256, `bytes` the size of what travelled.
+    """
+
+    outbox: str
+    travelled: str
+    bytes: int
+
+
+# `shipped.json`: destination -> the outbox file's name -> what was sent.
+ShippedRecord = dict[str, dict[str, Sent]]
+
+
+def read_record(path: Path, kind: type[Record]) -> Record | None:
+    """The record, or None where the stage has not finished.
+
+    Raises:
+        StorageError: the file cannot be read.
+        BadDataError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    hint = "delete the file and run the stage again"
+    return read_json(path, kind, "the record of a finished stage", hint)

@@ -1,0 +1,162 @@
+"""The file study.yaml: read and checked, written with comments, edited without losing them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sltool.errors import StageOrderError, StorageError, StudyFileError
+from sltool.files import publish
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Samples, Site, Study
+from sltool.study.validation_errors import format_validation_error
+from sltool.study.yaml_text import add_entries, parse_yaml, plain, replace_values
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+HEADER = """\
+# The agreement of one study: every site and the server hold this file and
+# privacy-layer.safetensors. What stands under `dataset`, `samples`, `model` and `encoding` gives a
+# feature map its meaning: a change there needs a new encoding at every site. `training` and
+# `model.server` may change freely. All keys: docs/study-file.md.
+"""
+WIDTH = 100
+
+
+def render(sections: Mapping[str, object], descriptions: Mapping[str, str]) -> str:
+    """The text of a new study.yaml.
+
+    Args:
+        sections: the top-level keys in order. A tuple of `BaseModel`s becomes one mapping, in which
+            each field's description stands above it as a comment.
+        descriptions: the comment of each top-level key.
+    """
+    parts = [HEADER]
+    for name, value in sections.items():
+        parts.append("\n" + _comment(descriptions[name], 0))
+        if isinstance(value, tuple):
+            fields = "".join(_fields(section, 2) for section in value)
+            parts.append(f"{name}:\n{fields}")
+        else:
+            parts.append(f"{name}: {plain(value)}\n")
+    return "".join(parts)
+
+
+def _fields(section: BaseModel, indent: int) -> str:
+    parts = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        parts.append(_comment(field.description or "", indent))
+        if isinstance(value, BaseModel):
+            parts.append(f"{' ' * indent}{name}:\n{_fields(value, indent + 2)}")
+        else:
+            parts.append(f"{' ' * indent}{name}: {plain(section.model_dump(mode='json')[name])}\n")
+    return "".join(parts)
+
+
+def _comment(text: str, indent: int) -> str:
+    pad = " " * indent + "# "
+    return "".join(f"{pad}{line}\n" for line in textwrap.wrap(text, WIDTH - len(pad)))
+
+
+_CORRECT = "correct the file, or take it from another site of the study"
+
+
+def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
+    """Enter sites into study.yaml; all else in it, comments too, stays as it is.
+
+    Raises:
+        StorageError: the file could not be read or written.
+        StudyFileError: it is written in a way that has to be edited by hand.
+    """
+    entries = {
+        name: site.model_dump(mode="json", exclude_defaults=True) for name, site in sites.items()
+    }
+    text = _read(path)
+    study = _parsed(text, path)
+    wanted = study.model_copy(update={"sites": {**study.sites, **sites}})
+    _publish_edited(path, add_entries(text, "sites", entries), wanted, f"sites: {plain(entries)}")
+
+
+def replace_samples(path: Path, samples: Samples) -> None:
+    """Bring the values of the `samples` section up to date with the dataset's settings.
+
+    Raises as `add_sites` does.
+    """
+    values = samples.model_dump(mode="json")
+    text = _read(path)
+    wanted = _parsed(text, path).model_copy(update={"samples": samples})
+    edited = replace_values(text, "samples", values)
+    _publish_edited(path, edited, wanted, f"samples: {plain(values)}")
+
+
+def _publish_edited(path: Path, text: str, wanted: Study, lines: str) -> None:
+    """Publish `text` if it says what is wanted; anchors, for one, may be in the way."""
+    try:
+        right = _parsed(text, path) == wanted
+    except StudyFileError:
+        right = False
+    if not right:
+        raise StudyFileError(
+            "study.yaml is written in a way that this command cannot edit",
+            where=path,
+            expected=lines,
+            hint="enter these values by hand and run the command again",
+        )
+    with publish(path, public=True) as part:
+        # Bytes, so that the ends of lines stay as they are.
+        part.write_bytes(text.encode("utf-8"))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise StorageError.of(error, path, "read") from error
+    except UnicodeDecodeError as error:
+        raise StudyFileError(
+            f"study.yaml is not UTF-8 text: {error}", where=path, hint=_CORRECT
+        ) from error
+
+
+def _parsed(text: str, path: Path) -> Study:
+    content = parse_yaml(text, where=path)
+    if not isinstance(content, dict):
+        raise StudyFileError("study.yaml is not a mapping of keys", where=path, hint=_CORRECT)
+    return validate(Study, content, where=path)
+
+
+def load_study(folder: StudyFolder) -> Study:
+    """Read and check `study.yaml`.
+
+    Raises:
+        StageOrderError: there is none.
+        StudyFileError: a key or value is wrong; the message has its path and what is allowed.
+    """
+    path = folder.study_file
+    if not path.is_file():
+        raise StageOrderError(
+            "there is no study here",
+            where=path,
+            expected="a folder with a study.yaml",
+            hint="run `sltool prepare DATASET` here, or point --study at the study's folder",
+        )
+    return _parsed(_read(path), path)
+
+
+def validate(
+    schema: type[SectionT], content: Any, *, where: str | Path, prefix: str = ""
+) -> SectionT:
+    """`schema(**content)`, with mistakes told by their path in study.yaml.
+
+    Raises:
+        StudyFileError: on the first mistakes, with the nearest key or the allowed values.
+    """
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        raise format_validation_error(schema, error, where, prefix) from None
