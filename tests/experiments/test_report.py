@@ -228,6 +228,11 @@ def test_compare_with_intervals(study: Sltool) -> None:
     assert 0 < other["against_first"]["smape"]["p"] <= 1
     shown = study("compare", "default", "C", "--intervals").ok()
     assert "p smape" in shown.out
+    chosen = study("compare", "C", "--intervals", "--metrics", "mse", "--json").ok().json["runs"][0]
+    assert list(chosen["metrics"]) == list(chosen["intervals"]) == ["mse"]
+    wrong = study("compare", "--metrics", "sampe")
+    assert wrong.code == 2
+    assert "did you mean 'smape'" in wrong.err
 
 
 def test_a_density_has_no_mass_below_zero() -> None:
@@ -241,11 +246,6 @@ def test_a_density_has_no_mass_below_zero() -> None:
     short = np.linspace(0, np.quantile(values, 0.75), 400)
     assert np.trapezoid(density(values, short), short) == pytest.approx(0.75, abs=0.05)
     assert np.isnan(density(np.full(50, 1e-12), grid)).all()
-    chosen = study("compare", "C", "--intervals", "--metrics", "mse", "--json").ok().json["runs"][0]
-    assert list(chosen["metrics"]) == list(chosen["intervals"]) == ["mse"]
-    wrong = study("compare", "--metrics", "sampe")
-    assert wrong.code == 2
-    assert "did you mean 'smape'" in wrong.err
 
 
 PLUGIN = """
