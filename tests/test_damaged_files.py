@@ -48,7 +48,6 @@ FILES: list[tuple[str, dict[str, Damage], list[str]]] = [
     ("server/runs/default/run.json", JSON, ["compare"]),
     ("server/runs/default/run.json", JSON, ["report"]),
     ("server/runs/default/metrics.json", MAPPING, ["compare"]),
-    ("server/runs/default/metrics.json", MAPPING, ["evaluate"]),
     ("server/runs/default/checkpoint.pt", ANY, ["server-train"]),
     ("server/runs/default/model.safetensors", ANY, ["evaluate"]),
     ("server/runs/default/history.csv", CSV, ["report"]),

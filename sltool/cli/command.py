@@ -60,7 +60,7 @@ class _Words:
                 option = arg if self._is_multiple(arg) else None
                 if self._takes_value(arg):
                     words += [value for value in (next(rest, None),) if value is not None]
-            elif option and self._is_value(option, arg):
+            elif option and self._is_value(option, arg, given):
                 if "=" not in self._form(option):
                     repeated.append(len(words))
                 words += [option, arg]
@@ -81,11 +81,12 @@ class _Words:
     def _form(self, name: str) -> str:
         return self._options[name].metavar or ""
 
-    def _is_value(self, name: str, word: str) -> bool:
+    def _is_value(self, name: str, word: str, given: int) -> bool:
         form = self._form(name)
         if "=" in form:
             return "=" in word
-        return form != "PATH" and not self._variadic
+        # Arguments without a limit stand together: before the option, or behind its first value.
+        return form != "PATH" and (not self._variadic or given > 0)
 
 
 @dataclass

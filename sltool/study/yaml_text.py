@@ -86,7 +86,11 @@ def parse_yaml(text: str, *, where: str | Path, name: str = "study.yaml") -> Any
     except (yaml.YAMLError, ValueError) as error:
         raise StudyFileError(f"{name} is not valid YAML: {error}", where=where) from error
     except RecursionError as error:
-        raise StudyFileError(f"{name} is nested too deeply", where=where) from error
+        raise StudyFileError(
+            f"{name} is nested too deeply",
+            where=where,
+            hint="correct the file, or take it from another site of the study",
+        ) from error
 
 
 def plain(value: Any) -> str:

@@ -47,7 +47,7 @@ def main(source: Path) -> None:
 
     first = block(1, FILTERS[0], norm=False).eval()
     with torch.no_grad():
-        features = torch.cat([first(part.float() / 255) for part in images.split(256)])
+        features = torch.cat([first(part.float() / 255) for part in torch.split(images, 256)])
 
     network = nn.Sequential(
         *(block(*pair) for pair in pairwise(FILTERS)),
@@ -64,24 +64,25 @@ def main(source: Path) -> None:
     def outputs(rows: torch.Tensor) -> torch.Tensor:
         network.eval()
         with torch.no_grad():
-            return network(features[rows]).squeeze(1)
+            scores: torch.Tensor = network(features[rows]).squeeze(1)
+            return scores
 
     best = float("inf")
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.pt"
         for _ in range(EPOCHS):
             network.train()
-            for rows in train[torch.randperm(len(train))].split(BATCH):
+            for rows in torch.split(train[torch.randperm(len(train))], BATCH):
                 loss = binary_cross_entropy_with_logits(
                     network(features[rows]).squeeze(1), labels[rows]
                 )
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
-            loss = binary_cross_entropy_with_logits(outputs(validation), labels[validation]).item()
-            if loss < best:
-                best = loss
+            now = binary_cross_entropy_with_logits(outputs(validation), labels[validation]).item()
+            if now < best:
+                best = now
                 torch.save(network.state_dict(), model)
         network.load_state_dict(torch.load(model))
     right = (outputs(test) >= 0) == (labels[test] == 1)

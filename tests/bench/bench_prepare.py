@@ -75,7 +75,8 @@ def prepared(source: Path, workers: int) -> float:
     from sltool.datasets.covid_ct import CovidCT
     from sltool.progress import Silent
     from sltool.site.prepare import prepare
-    from sltool.study.layout import StudyFolder
+    from sltool.site.fingerprint import fingerprint
+from sltool.study.layout import StudyFolder
     from sltool.study.schema import Study
 
     dataset = CovidCT(CovidCT.Settings(size=SIDE))
@@ -89,7 +90,16 @@ def prepared(source: Path, workers: int) -> float:
     )
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         started = time.perf_counter()
-        prepare(StudyFolder(Path(folder)), study, dataset, source, Silent(), workers, "bench")
+        prepare(
+            StudyFolder(Path(folder)),
+            study,
+            dataset,
+            source,
+            Silent(),
+            workers,
+            "bench",
+            fingerprint(source),
+        )
         return time.perf_counter() - started
 
 

@@ -70,12 +70,12 @@ def test_memory_does_not_grow_with_the_file(secret: Sltool, tmp_path: Path) -> N
     with big.open("wb") as file:
         file.truncate(400 * 2**20)
     code = (
-        "import sys, resource; from pathlib import Path; from sltool.shard import road\n"
+        "import sys, resource; from pathlib import Path; from sltool.shard import encryption\n"
         "source, study = Path(sys.argv[1]), Path(sys.argv[2])\n"
-        "to = road.make_identity(study / 'server/identity')\n"
+        "to = encryption.make_identity(study / 'server/identity')\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "road.encrypt(source, source.with_suffix('.age'), to)\n"
-        "road.decrypt(source.with_suffix('.age'), source.with_suffix('.out'),"
+        "encryption.encrypt(source, source.with_suffix('.age'), to)\n"
+        "encryption.decrypt(source.with_suffix('.age'), source.with_suffix('.out'),"
         " study / 'server/identity')\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )

@@ -18,7 +18,7 @@ from tests.conftest import Sltool
 
 @pytest.fixture
 def sites(sltool: Sltool) -> Sltool:
-    sltool("prepare", "cholesterol").ok()
+    sltool("prepare", "cholesterol", "--seed", 0).ok()
     sltool("partition").ok()
     return sltool
 

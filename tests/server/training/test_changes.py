@@ -119,14 +119,14 @@ def test_a_lower_loss_on_other_samples_is_no_better_epoch(server: Server) -> Non
 
 def test_balanced_classes_are_part_of_what_is_compared() -> None:
     """Their weights follow the training labels: others make the loss another."""
-    from sltool.server.training.data import Basis, Data
+    from sltool.server.training.data import Basis, TrainingData
     from sltool.study.schema import Labels, Training
     from tests.server.training.test_sampler import samples_of
 
     objective = Objective(
         Labels(kind="binary", classes=("a", "b")), Training(class_weights="balanced")
     )
-    data = Data(samples_of({"A": 4}), samples_of({"A": 2}))
+    data = TrainingData(samples_of({"A": 4}), samples_of({"A": 2}))
     found = []
     for labels in ([0, 0, 0, 1], [0, 1, 0, 1]):
         objective.balance(torch.tensor(labels))
