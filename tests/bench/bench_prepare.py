@@ -74,9 +74,9 @@ def prepared(source: Path, workers: int) -> float:
     """Seconds of `prepare`, without the start of Python and the making of study.yaml."""
     from sltool.datasets.covid_ct import CovidCT
     from sltool.progress import Silent
-    from sltool.site.prepare import prepare
     from sltool.site.fingerprint import fingerprint
-from sltool.study.layout import StudyFolder
+    from sltool.site.prepare import prepare
+    from sltool.study.layout import StudyFolder
     from sltool.study.schema import Study
 
     dataset = CovidCT(CovidCT.Settings(size=SIDE))
