@@ -28,6 +28,7 @@ from sltool.progress import Advance, Progress
 from sltool.site.check_scan import InputCheck, check_scan
 from sltool.site.counts import count_parts
 from sltool.site.fingerprint import Fingerprint
+from sltool.site.preview import told
 from sltool.site.private import create_private, open_private, write_text_column
 from sltool.study import Labels, Study
 
@@ -99,6 +100,9 @@ def prepare(
             expected=dataset.source_help,
             hint=_first_reasons(scan.refused),
         )
+    if scan.understood:
+        for line in told(scan, study, folder.study_file):
+            progress.note(line)
     refused = list(scan.refused)
     with (
         create_private(folder.prepared, study.id, state) as file,
