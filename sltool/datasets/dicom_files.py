@@ -216,4 +216,4 @@ def _windowed(
 
 
 def _first(value: Any) -> float:
-    return float([*value][0] if np.iterable(value) else value)
+    return float(next(iter(value)) if np.iterable(value) else value)
