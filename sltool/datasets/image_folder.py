@@ -546,7 +546,7 @@ class _Finder:
         if found := self._by_name.get(name.replace("\\", "/").rsplit("/", 1)[-1], []):
             names = listed(_record(path, self.root) for path in found)
             return f"{len(found)} images are called so: {names}"
-        return f"there is no such image{nearest(name, self._by_name)}"
+        return "there is no such image"
 
 
 def _without_copies(entries: list[Entry], refused: list[Refused], notes: list[str]) -> list[Entry]:

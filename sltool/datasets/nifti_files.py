@@ -40,7 +40,7 @@ class Slice:
         try:
             volume, low, high = _volume(self.path)
         except _broken() as error:
-            raise UnreadableSampleError(f"the volume cannot be read: {error}") from error
+            raise UnreadableSampleError(f"the volume cannot be read: {_told(error)}") from error
         # RAS+: the axes go to the right, to the front and up.
         values = volume[::-1, ::-1, self.index].T.astype(np.float32)
         if decode.window is not None:
@@ -51,9 +51,9 @@ class Slice:
 def slices_of(path: Path, frames: Frames) -> tuple[list[Slice], str]:
     """The slices of a volume that are taken; or none, and why not. Reads the header alone."""
     try:
-        shape = _canonical(path).shape
+        shape = _shape(path)
     except _broken() as error:
-        return [], f"not a NIfTI volume: {error}"
+        return [], f"not a NIfTI volume: {_told(error)}"
     if len(shape) != 3 or 0 in shape:
         return [], f"a NIfTI file of shape {shape}, not one volume (x, y, z)"
     return [Slice(path, index) for index in chosen_frames(shape[2], frames)], ""
@@ -62,10 +62,10 @@ def slices_of(path: Path, frames: Frames) -> tuple[list[Slice], str]:
 def size_of_slices(path: Path) -> tuple[int, int]:
     """Width and height; raises `UnreadableSampleError`."""
     try:
-        shape = _canonical(path).shape
+        shape = _shape(path)
         return shape[0], shape[1]
     except _broken() as error:
-        raise UnreadableSampleError(f"not a NIfTI volume: {error}") from error
+        raise UnreadableSampleError(f"not a NIfTI volume: {_told(error)}") from error
 
 
 def _nibabel() -> Any:
@@ -82,15 +82,26 @@ def _broken() -> tuple[type[Exception], ...]:
     return (*BROKEN, *own)
 
 
-def _canonical(path: Path) -> Any:
+def _told(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    """The lengths of the axes in RAS+, from the header alone."""
     nibabel = _nibabel()
-    return nibabel.as_closest_canonical(nibabel.load(path))
+    volume = nibabel.load(path)
+    axes = nibabel.io_orientation(volume.affine)[:, 0]
+    if not np.isfinite(axes).all():
+        raise ValueError("its affine says nothing of an axis")
+    spatial = dict(zip(axes.astype(int), volume.shape, strict=False))
+    return (*(spatial[axis] for axis in range(len(spatial))), *volume.shape[3:])
 
 
 @lru_cache(maxsize=2)
 def _volume(path: Path) -> tuple[NDArray[Any], float, float]:
     """The values (x, y, z) in RAS+, the lowest and the highest; a volume's slices come in a row."""
-    volume = np.asanyarray(_canonical(path).dataobj)
+    nibabel = _nibabel()
+    volume = np.asanyarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj)
     if volume.dtype.kind not in "iuf" or not np.isfinite(volume).all():
         raise ValueError("its values are not finite real numbers")
     return volume, float(volume.min()), float(volume.max())

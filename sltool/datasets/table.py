@@ -589,9 +589,10 @@ def _same_rows(
     twice = sum(len(found - {""}) > 1 for found in places.values())
     if not twice:
         return []
+    rows = f"{twice} rows stand" if twice > 1 else "1 row stands"
     return [
-        f"{twice} rows stand in two of the source's splits with the same values: are they the same "
-        "patients? A patient column keeps them together"
+        f"{rows} in two of the source's splits with the same values: the same patients? A patient "
+        "column keeps them together"
     ]
 
 

@@ -266,6 +266,8 @@ def _write_columns(file: h5py.File, scan: Scan, kept: list[int], labels: Labels)
     write_text_column(file, "groups", [scan.groups[number] for number in kept])
     for name, column in (("examinations", scan.examinations), ("official", scan.official)):
         write_text_column(file, name, [column[number] if column else "" for number in kept])
+    if scan.sites:
+        write_text_column(file, "sites", [scan.sites[number] for number in kept])
     if labels.kind == "regression":
         return {}
     found = Counter(values.tolist())
