@@ -45,7 +45,7 @@ DICOM = (".dcm", ".dicom", ".ima")
 # Pillow hands these to other programs, or has no reader for them.
 NOT_READ = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 # Files that are looked at for a new study's size and channels.
-LOOKED_AT = 60
+LOOKED_AT = 30
 USUAL_SIZES = (32, 64, 96, 128, 224)
 SHOWN_ROWS = 20
 MOST_CLASSES = 100

@@ -90,6 +90,8 @@ def _shape(path: Path) -> tuple[int, ...]:
     """The lengths of the axes in RAS+, from the header alone."""
     nibabel = _nibabel()
     volume = nibabel.load(path)
+    if len(volume.shape) < 3:
+        return tuple(volume.shape)
     axes = nibabel.io_orientation(volume.affine)[:, 0]
     if not np.isfinite(axes).all():
         raise ValueError("its affine says nothing of an axis")

@@ -325,8 +325,8 @@ class Table(Dataset):
         ]
         kinds = {
             f"label '{label}': {settings.label.kind}": ", ".join(settings.label.classes),
-            f"{len(numbers)} columns of numbers": listed(numbers),
-            f"{len(categories)} columns of categories": listed(
+            f"columns of numbers ({len(numbers)})": listed(numbers),
+            f"columns of categories ({len(categories)})": listed(
                 f"{name} ({', '.join(columns[name].categories[:5])}"
                 f"{', ...' if len(columns[name].categories) > 5 else ''})"
                 for name in categories
@@ -472,6 +472,11 @@ class _Inference:
                 expected="columns of numbers or of at most "
                 f"{MOST_CATEGORIES} categories beside the label",
                 hint="; ".join(self.notes),
+            )
+        if named := [name for name in columns if columns[name].get("categories")]:
+            self.notes.append(
+                f"study.yaml names the categories of {listed(named)}, for every site and the "
+                "server to read: look at them before you hand it out"
             )
         return {
             "headers": {"label": label, **people},

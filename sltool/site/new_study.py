@@ -94,16 +94,18 @@ class Scale:
 
 
 def _rescaled(folder: StudyFolder, study: Study, scale: Scale) -> tuple[Study, list[str]]:
+    kind = datasets.get(study.dataset.name)
+    settings, notes = scale.apply(kind, study.dataset.settings())
+    dataset = Choice(name=study.dataset.name, **settings)
+    changed = study.model_copy(update={"dataset": dataset})
+    if _dataset(changed).settings == _dataset(study).settings:
+        return study, []
     if study.sites:
         raise UsageError(
             "this study is agreed on: its standardisation stays",
             where=folder.study_file,
             hint="leave --standardise-from and --from-this-site out, or make a new study",
         )
-    kind = datasets.get(study.dataset.name)
-    settings, notes = scale.apply(kind, study.dataset.settings())
-    dataset = Choice(name=study.dataset.name, **settings)
-    changed = study.model_copy(update={"dataset": dataset})
     write_text(folder.study_file, study_text(changed), public=True)
     return load_study(folder), notes
 

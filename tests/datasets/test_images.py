@@ -273,16 +273,15 @@ def test_truncated_volumes_are_refused(sltool: Sltool, tmp_path: Path) -> None:
     for n in range(3):
         volume(tmp_path / "ill" / f"{'x' * (n + 1)}.nii")
         volume(tmp_path / "well" / f"{'y' * (n + 5)}.nii.gz")
-    for cut in (tmp_path / "ill" / "xx.nii", tmp_path / "well" / "yyyyy.nii.gz"):
-        cut.write_bytes(cut.read_bytes()[:2000])
+    cut = tmp_path / "well" / "yyyyy.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:2000])
     (tmp_path / "ill" / "none.nii").write_bytes(b"no volume" * 100)
     volume(tmp_path / "ill" / "four.nii", (4, 4, 4, 2))
     ran = sltool(
         "prepare", "images", "--source", tmp_path, "--json", "--set", *TINY, "dataset.frames=middle"
     ).ok()
     reasons = {one["record"]: one["reason"] for one in ran.json["refused"]}
-    assert "cannot be read" in reasons["ill/xx.nii#4"]
-    assert "not a NIfTI volume" in reasons["well/yyyyy.nii.gz"]
+    assert "cannot be read" in reasons["well/yyyyy.nii.gz#4"]
     assert "not a NIfTI volume" in reasons["ill/none.nii"]
     assert "(4, 4, 4, 2)" in reasons["ill/four.nii"]
 

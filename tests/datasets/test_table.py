@@ -78,8 +78,8 @@ def test_prepare_shows_first_how_to_correct_what_it_understood(
     lines = ran.err.splitlines()
     assert "corrected under `dataset` in study.yaml" in lines[0]
     assert any("label 'y': regression" in line for line in lines)
-    assert any("2 columns of numbers: age, dose" in line for line in lines)
-    assert any("1 columns of categories: sex (f, m)" in line for line in lines)
+    assert any("columns of numbers (2): age, dose" in line for line in lines)
+    assert any("columns of categories (1): sex (f, m)" in line for line in lines)
     assert any("not used: id, note" in line for line in lines)
     assert any("'id' (a number for each row), 'note' (one value)" in line for line in lines)
 
@@ -137,7 +137,10 @@ def test_the_site_s_own_scale_comes_with_a_warning_and_stays_once_agreed(
     ran = sltool("prepare", "--source", source, "--from-this-site").ok()
     assert "of this site's own patients now stand in study.yaml" in ran.err
     sltool("partition").ok()
-    ran = sltool("prepare", "--source", source, "--from-this-site")
+    ran = sltool("prepare", "--source", source, "--from-this-site").ok()
+    assert "already prepared" in ran.out
+    other = written(people(50), tmp_path / "other.csv")
+    ran = sltool("prepare", "--source", other, "--from-this-site")
     assert ran.code == 2
     assert "this study is agreed on" in ran.err
 
