@@ -25,6 +25,7 @@ from sltool.datasets.source_columns import (
     People,
     SplitName,
     alike,
+    check_typed,
     counted,
     find_header,
     find_people,
@@ -183,6 +184,7 @@ class ImageFolder(Dataset):
     def adapt(
         cls, source: Path | None, given: Mapping[str, Any]
     ) -> tuple[dict[str, Any], list[str]]:
+        check_typed(cls.Settings, given)
         source = cls.need_source(source)
         table = given.get("table") or _table_of(source, wanted="headers" in given)
         found = _from_table(source, table, given) if table else _from_folders(source, given)

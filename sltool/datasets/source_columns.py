@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from sltool.errors import BadDataError, StudyFileError, nearest
 from sltool.study import Section
+from sltool.studyfile import validate
 
 # Role -> headers that are taken for it in a new study, without case and punctuation.
 KNOWN: dict[str, tuple[str, ...]] = {
@@ -64,6 +65,11 @@ def _as_text(value: Any) -> Any:
 Texts = tuple[Annotated[str, BeforeValidator(_as_text)], ...]
 # Class -> what stands for it in the source; a single name stands for a list of one.
 Classes = Annotated[dict[str, Texts], BeforeValidator(_as_lists)]
+
+
+def check_typed(schema: type[Section], given: Mapping[str, Any]) -> None:
+    """Raise `StudyFileError` where settings that the user typed cannot be, before they are used."""
+    validate(schema, given, where="--set", prefix="dataset")
 
 
 def plain_name(text: str) -> str:

@@ -21,6 +21,7 @@ from sltool.datasets.source_columns import (
     SplitName,
     Texts,
     alike,
+    check_typed,
     find_header,
     find_people,
     in_order,
@@ -178,6 +179,7 @@ class Table(Dataset):
     def adapt(
         cls, source: Path | None, given: Mapping[str, Any]
     ) -> tuple[dict[str, Any], list[str]]:
+        check_typed(cls.Settings, given)
         table = _read(source)
         found = _Inference(table, given)
         settings = found.settings()
@@ -442,7 +444,7 @@ class _Inference:
     def __init__(self, table: TextTable, given: Mapping[str, Any]) -> None:
         self._table = table
         self._given = given
-        missing = frozenset(given.get("missing_as", MISSING))
+        missing = frozenset(map(str, given.get("missing_as", MISSING)))
         self._columns = {
             name: ["" if text in missing else text for text in texts]
             for name, texts in table.columns.items()
@@ -464,7 +466,7 @@ class _Inference:
         rest = [name for name in self._columns if name != label]
         people = find_people(rest, headers)
         free = [name for name in rest if name not in people.values()]
-        columns = self._given.get("columns") or dict(self._inputs(free))
+        columns = dict(self._inputs(free))
         if not columns:
             raise BadDataError(
                 "the table has no column that a network can learn from",

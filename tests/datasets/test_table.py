@@ -17,6 +17,7 @@ from sltool.datasets.table import Table
 from sltool.errors import BadDataError, StudyFileError
 from tests.conftest import Sltool
 from tests.datasets.stages import run_to_figures
+from tests.images import two_classes
 
 NARROW = ("--set", "model.widths=[8,8]")
 
@@ -342,3 +343,28 @@ def test_nothing_is_standardised_by_the_site_s_data_unasked(tmp_path: Path) -> N
     assert dataset.samples().mean == (0, 0, 0, 0)
     with pytest.raises(StudyFileError, match="no scale is agreed on"):
         dataset.scan(source)
+
+
+def test_settings_typed_for_some_columns_leave_the_others_as_they_are_found(
+    sltool: Sltool, tmp_path: Path
+) -> None:
+    source = written(people(40), tmp_path / "t.csv")
+    ranges = ["age.range=[20,90]", "dose.range=[1,9]"]
+    wanted = [f"dataset.columns.{one}" for one in ranges] + ["dataset.label.range=[30,100]"]
+    sltool("prepare", "table", "--source", source, "--set", *wanted, *NARROW).ok()
+    study = yaml.safe_load((sltool.folder / "study.yaml").read_text())
+    assert study["dataset"]["columns"]["age"] == {"range": [20, 90]}
+    assert study["dataset"]["columns"]["sex"] == {"categories": ["f", "m"]}
+
+
+@pytest.mark.parametrize("dataset", ["table", "images"])
+@pytest.mark.parametrize("key", ["headers", "label", "columns", "splits", "classes", "missing_as"])
+def test_a_word_where_a_section_belongs_is_a_mistake_that_is_told(
+    sltool: Sltool, tmp_path: Path, dataset: str, key: str
+) -> None:
+    source = written(people(40), tmp_path / "t.csv")
+    if dataset == "images":
+        source = two_classes(tmp_path / "images", 2, ("ill", "well"))
+    ran = sltool("prepare", dataset, "--source", source, "--set", f"dataset.{key}=3")
+    assert ran.code == 2
+    assert f"dataset.{key}" in ran.err
