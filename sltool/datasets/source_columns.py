@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from sltool.errors import BadDataError, StudyFileError, nearest
@@ -195,6 +197,25 @@ def patient_notes(
             "two? No split tears such a patient"
         )
     return notes
+
+
+def same_row_notes(
+    inputs: NDArray[np.float32], labels: NDArray[Any], official: Sequence[str] | None
+) -> list[str]:
+    """A note for equal rows in different splits of the source."""
+    if not official or not any(official):
+        return []
+    places: dict[bytes, set[str]] = defaultdict(set)
+    for values, label, split in zip(inputs, labels, official, strict=True):
+        places[values.tobytes() + label.tobytes()].add(split)
+    twice = sum(len(found - {""}) > 1 for found in places.values())
+    if not twice:
+        return []
+    rows = f"{twice} rows stand" if twice > 1 else "1 row stands"
+    return [
+        f"{rows} in two of the source's splits with the same values: the same patients? A patient "
+        "column keeps them together"
+    ]
 
 
 def _in_two(patients: Sequence[str], column: Sequence[str]) -> dict[str, list[str]]:

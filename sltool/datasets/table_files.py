@@ -14,12 +14,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sltool.datasets.base import Refused
+from sltool.datasets.source_columns import listed
 from sltool.errors import BadDataError, StorageError, UsageError, nearest
 
 TEXT = frozenset({".csv", ".tsv", ".txt"})
 EXCEL = frozenset({".xlsx", ".xlsm"})
 PARQUET = frozenset({".parquet", ".pq"})
 SUFFIXES = TEXT | EXCEL | PARQUET
+SET_HEADER = "--set dataset.headers."
 KINDS = "a table: .csv, .tsv or .txt, .xlsx, .parquet"
 
 
@@ -66,6 +68,16 @@ class TextTable:
             series = series.str.replace(",", ".", regex=False)
         values = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64)
         return np.where(np.isfinite(values), values, np.nan)
+
+
+def which_header(table: TextTable, role: str, expected: str) -> BadDataError:
+    """The error for a table in which no column is called as `role` usually is."""
+    return BadDataError(
+        f"which column of the table is the {role}?",
+        where=table.path or "",
+        expected=f"{expected}; there are: {listed(table.columns)}",
+        hint=f"give {SET_HEADER}{role}=HEADER",
+    )
 
 
 def read_table(path: Path) -> TextTable:
@@ -190,3 +202,21 @@ def _torn(rows: list[tuple[str, list[str]]], expected: int) -> Iterator[Refused]
     for name, row in rows:
         if len(row) != expected:
             yield Refused(name, f"it has {len(row)} fields where the header has {expected}")
+
+
+def bundled_table() -> TextTable:
+    """569 patients of Street, Wolberg and Mangasarian, 1993, bundled with scikit-learn.
+
+    30 measures of cell nuclei from fine-needle aspirates of breast masses; `diagnosis` is benign
+    (357) or malignant (212).
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    bundled = load_breast_cancer()
+    columns = {
+        str(name): [repr(float(value)) for value in values]
+        for name, values in zip(bundled.feature_names, bundled.data.T, strict=True)
+    }
+    columns["diagnosis"] = [str(bundled.target_names[code]) for code in bundled.target]
+    rows = [f"patient {number}" for number in range(len(bundled.target))]
+    return TextTable(None, columns, rows, [])
