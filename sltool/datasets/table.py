@@ -31,6 +31,7 @@ from sltool.datasets.table_columns import (
     NumberColumn,
     Scaled,
     TableHeaders,
+    far_out_notes,
     rows_of,
 )
 from sltool.datasets.table_files import TextTable, bundled_table, read_table
@@ -158,6 +159,7 @@ class Table(Dataset):
             notes=[
                 *patient_notes(patients, official, sites),
                 *same_row_notes(inputs, labels[good], official),
+                *far_out_notes(table, good, self._scales()),
             ],
             understood=self._understood(table),
         )
@@ -230,6 +232,13 @@ class Table(Dataset):
                 reasons[row].append(f"its split '{name}' is none of dataset.splits{near}")
             people["split"][row] = split or ""
         return people
+
+    def _scales(self) -> dict[str, tuple[float, float] | None]:
+        """Header -> mean and standard deviation, of the label too."""
+        settings = self.settings
+        scales = {name: column.scale for name, column in settings.columns.items()}
+        regression = settings.label.kind == "regression"
+        return {**scales, settings.headers.label: settings.label.scale if regression else None}
 
     def _understood(self, table: TextTable) -> list[str]:
         settings = self.settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,9 @@ from sltool.datasets.source_columns import (
 from sltool.datasets.table_files import TextTable
 from sltool.errors import BadDataError, nearest
 from sltool.study import Positive, Section
+
+# Standard deviations from the agreed mean.
+FAR = 20
 
 
 class Scaled(Section):
@@ -191,3 +195,28 @@ def _refuse_missing(
     if column.missing == "refuse":
         for row in rows_of(missing):
             reasons[row].append(f"{header} is missing")
+
+
+def far_out_notes(
+    table: TextTable, rows: list[int], scales: Mapping[str, tuple[float, float] | None]
+) -> list[str]:
+    """A note for values that are far from the agreed mean: a unit or a typing mistake?
+
+    Args:
+        rows: that are used.
+        scales: header -> mean and standard deviation; None for what has none.
+    """
+    told = []
+    for name, scale in scales.items():
+        if scale is None:
+            continue
+        values = table.numbers(table.columns[name])[rows]
+        far = np.abs(values - scale[0]) / scale[1]
+        if count := int((far > FAR).sum()):
+            told.append(f"{name} in {count} (the furthest: {values[np.nanargmax(far)]:g})")
+    if not told:
+        return []
+    return [
+        f"rows with a value more than {FAR} standard deviations from the mean: {listed(told)}. "
+        "A unit or a typing mistake?"
+    ]

@@ -368,3 +368,14 @@ def test_a_word_where_a_section_belongs_is_a_mistake_that_is_told(
     ran = sltool("prepare", dataset, "--source", source, "--set", f"dataset.{key}=3")
     assert ran.code == 2
     assert f"dataset.{key}" in ran.err
+
+
+def test_a_value_far_from_the_agreed_mean_is_told(tmp_path: Path) -> None:
+    agreed = adapted(written(people(40), tmp_path / "first.csv"))
+    frame = people(40)
+    frame.loc[3, "dose"] = 8110.0
+    notes = agreed.scan(written(frame, tmp_path / "second.csv")).notes
+    assert any(
+        "20 standard deviations" in n and "dose in 1 (the furthest: 8110)" in n for n in notes
+    )
+    assert not any("standard deviations" in n for n in agreed.scan(tmp_path / "first.csv").notes)
