@@ -211,7 +211,9 @@ datasets: Registry[Any] = Registry(
         "sltool.datasets.cholesterol",
         "sltool.datasets.cifar10",
         "sltool.datasets.covid_ct",
+        "sltool.datasets.image_folder",
         "sltool.datasets.mura",
+        "sltool.datasets.table",
     ),
 )
 models: Registry[Any] = Registry(
