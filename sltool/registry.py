@@ -219,6 +219,10 @@ attackers: Registry[Any] = Registry(
         "sltool.site.audit.attackers.closed_form",
         "sltool.site.audit.attackers.ridge",
         "sltool.site.audit.attackers.patch_ridge",
+        "sltool.site.audit.attackers.conv_decoder",
+        "sltool.site.audit.attackers.dense_decoder",
+        "sltool.site.audit.attackers.public",
+        "sltool.site.audit.attackers.optimisation",
     ),
 )
 registries: dict[str, Registry[Any]] = {

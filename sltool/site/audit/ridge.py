@@ -21,7 +21,9 @@ STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4)
 MOST_PAIRS = 4000
 # Features of a patch: a wider patch sees more, and costs its square.
 PATCH_FEATURES = 250
-BATCH = 128
+BATCH = 16
+# Images by which a ridge's strength is chosen.
+CHECKED = 128
 
 
 def stride(scene: Scene) -> int:
@@ -67,19 +69,19 @@ def global_ridge(fit: Pairs, check: Pairs) -> Rebuild:
     features = features - offset
     mean = torch.from_numpy(fit.inputs).flatten(1).mean(dim=0)
     targets = torch.from_numpy(fit.inputs).flatten(1) - mean
-    gram = (features @ features.T).double()
-    checked = (scale(check.maps).flatten(1) - offset) @ features.T
-    wanted = torch.from_numpy(check.inputs).flatten(1) - mean
-    level = float(gram.diagonal().mean())
+    values, vectors = torch.linalg.eigh((features @ features.T).double())
+    values, vectors = values.clamp(min=0).float(), vectors.float()
+    turned = vectors.T @ targets
+    part = check.part(np.arange(min(len(check), CHECKED)))
+    checked = ((scale(part.maps).flatten(1) - offset) @ features.T) @ vectors
+    wanted = torch.from_numpy(part.inputs).flatten(1) - mean
+    level = float(values.mean())
 
-    def solve(strength: float) -> torch.Tensor:
-        ridge = strength * level * torch.eye(len(gram), dtype=gram.dtype)
-        return torch.linalg.solve(gram + ridge, targets.double()).float()
+    def error(strength: float) -> float:
+        found = (checked / (values + strength * level)) @ turned
+        return float(((found - wanted) ** 2).mean())
 
-    # In the dual a strength stands beside the sum, not the mean, of a feature's squares.
-    solutions = [solve(strength) for strength in STRENGTHS]
-    errors = [float(((checked @ one - wanted) ** 2).mean()) for one in solutions]
-    best = solutions[int(np.argmin(errors))]
+    best = vectors @ (turned / (values + min(STRENGTHS, key=error) * level)[:, None])
 
     def rebuild(maps: Array) -> Array:
         found = ((scale(maps).flatten(1) - offset) @ features.T) @ best + mean
@@ -88,52 +90,64 @@ def global_ridge(fit: Pairs, check: Pairs) -> Rebuild:
     return rebuild
 
 
-def patch_ridge(fit: Pairs, check: Pairs, step: int, rows: int, seed: int) -> Rebuild:
+class PatchRidge:
     """Each block of step x step pixels from the patch of the feature map around its place.
 
-    What is predicted is the difference to the mean image, so nothing known gives the mean image.
+    The block of the mean image is an input too, so that a feature map which says nothing gives the
+    mean image.
+
+    Args:
+        step: pixels a side for each place of the feature map.
+        rows: patches to learn from, at most.
     """
-    scale = Scale.of(fit.maps)
-    channels = fit.maps.shape[1]
-    width = next((k for k in (7, 5) if channels * k * k <= PATCH_FEATURES), 3)
-    mean = fit.inputs.mean(axis=0, keepdims=True)
 
-    def patches(maps: Array) -> torch.Tensor:
-        """(n, ...) -> (n, places, features + 1)."""
-        unfolded = F.unfold(scale(maps), width, padding=width // 2).transpose(1, 2)
-        return F.pad(unfolded, (0, 1), value=1.0)
+    def __init__(self, fit: Pairs, check: Pairs, step: int, rows: int, seed: int) -> None:
+        self._scale, self._step = Scale.of(fit.maps), step
+        channels = fit.maps.shape[1]
+        self._width = next((k for k in (7, 5) if channels * k * k <= PATCH_FEATURES), 3)
+        mean = torch.from_numpy(fit.inputs.mean(axis=0, keepdims=True))
+        # (1, C * step * step, h, w)
+        self._mean = F.pixel_unshuffle(mean, step)
+        order = np.random.default_rng(seed).permutation(len(fit))
+        taken = order[: max(1, rows // int(np.prod(fit.maps.shape[2:])))]
+        gram, cross = self._sums(fit.part(taken))
+        level = torch.diag(gram.diagonal())
+        solutions = [torch.linalg.solve(gram + one * level, cross).float() for one in STRENGTHS]
+        part = check.part(np.arange(min(len(check), CHECKED)))
+        wanted = torch.from_numpy(part.inputs)
+        errors = [float(((self._images(part.maps, one) - wanted) ** 2).mean()) for one in solutions]
+        self._solution = solutions[int(np.argmin(errors))]
 
-    def blocks(inputs: Array) -> torch.Tensor:
-        """(n, C, H, W) -> (n, places, C * step * step): the difference to the mean image."""
-        difference = torch.from_numpy(np.asarray(inputs - mean, np.float32))
-        return F.unfold(difference, step, stride=step).transpose(1, 2)
-
-    order = np.random.default_rng(seed).permutation(len(fit))
-    taken = order[: max(1, rows // int(np.prod(fit.maps.shape[2:])))]
-    features = channels * width * width + 1
-    gram = torch.zeros(features, features, dtype=torch.float64)
-    cross = torch.zeros(features, fit.inputs.shape[1] * step * step, dtype=torch.float64)
-    for start in range(0, len(taken), BATCH):
-        part = fit.part(taken[start : start + BATCH])
-        x, y = patches(part.maps).flatten(0, 1), blocks(part.inputs).flatten(0, 1)
-        gram += (x.T @ x).double()
-        cross += (x.T @ y).double()
-    part = check.part(np.arange(min(len(check), BATCH)))
-    x, y = patches(part.maps), blocks(part.inputs)
-    level = float(gram.diagonal().mean())
-    eye = torch.eye(features, dtype=gram.dtype)
-    solutions = [
-        torch.linalg.solve(gram + strength * level * eye, cross).float() for strength in STRENGTHS
-    ]
-    errors = [float(((x @ one - y) ** 2).mean()) for one in solutions]
-    best = solutions[int(np.argmin(errors))]
-    size = tuple(fit.inputs.shape[2:])
-
-    def rebuild(maps: Array) -> Array:
+    def __call__(self, maps: Array) -> Array:
+        """Feature maps (n, C, h, w) -> images."""
         parts = [
-            F.fold((patches(maps[at : at + BATCH]) @ best).transpose(1, 2), size, step, stride=step)
-            for at in range(0, len(maps), BATCH)
+            self._images(maps[at : at + BATCH], self._solution) for at in range(0, len(maps), BATCH)
         ]
-        return torch.cat(parts).numpy() + mean
+        return np.asarray(torch.cat(parts).numpy())
 
-    return rebuild
+    def _sums(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sums of squares of all patches' features, and their products with the pixels."""
+        gram, cross = torch.zeros(()), torch.zeros(())
+        for start in range(0, len(pairs), BATCH):
+            part = pairs.part(np.arange(start, min(start + BATCH, len(pairs))))
+            maps = self._scale(part.maps)
+            patches = F.unfold(maps, self._width, padding=self._width // 2)
+            means = self._mean.flatten(2).expand(len(part), -1, -1)
+            ones = torch.ones(len(part), 1, patches.shape[2])
+            x = torch.cat([patches, means, ones], dim=1).transpose(1, 2).flatten(0, 1)
+            pixels = F.pixel_unshuffle(torch.from_numpy(part.inputs), self._step)
+            y = pixels.flatten(2).transpose(1, 2).flatten(0, 1)
+            gram = gram + (x.T @ x).double()
+            cross = cross + (x.T @ y).double()
+        # A feature that never varies must not make the system singular.
+        return gram + 1e-9 * torch.eye(len(gram)).double() * gram.diagonal().mean(), cross
+
+    def _images(self, maps: Array, solution: torch.Tensor) -> torch.Tensor:
+        """The solution as a convolution."""
+        outputs, width = solution.shape[1], self._width
+        of_patches = maps.shape[1] * width * width
+        kernel = solution[:of_patches].T.reshape(outputs, maps.shape[1], width, width)
+        means = torch.einsum("cp,nchw->nphw", solution[of_patches:-1], self._mean)
+        blocks = F.conv2d(self._scale(maps), kernel, padding=width // 2)
+        blocks = blocks + means + solution[-1].reshape(1, -1, 1, 1)
+        return F.pixel_shuffle(blocks, self._step)

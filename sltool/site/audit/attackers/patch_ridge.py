@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from sltool.registry import attackers
 from sltool.site.audit.attacker import Attempt, Reconstructor, Scene, doublings
-from sltool.site.audit.ridge import patch_ridge, stride
+from sltool.site.audit.ridge import PatchRidge as Inversion
+from sltool.site.audit.ridge import stride
 
 
 @attackers.register("patch-ridge")
@@ -21,5 +22,5 @@ class PatchRidge(Reconstructor):
     def rebuild(self, scene: Scene) -> Iterator[Attempt]:
         places = scene.maps.shape[2] * scene.maps.shape[3]
         for rows in doublings(min(scene.budget.rows, len(scene.fit) * places)):
-            found = patch_ridge(scene.fit, scene.check, stride(scene), rows, scene.seed)
+            found = Inversion(scene.fit, scene.check, stride(scene), rows, scene.seed)
             yield Attempt(rows, found(scene.maps))
