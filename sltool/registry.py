@@ -223,6 +223,9 @@ attackers: Registry[Any] = Registry(
         "sltool.site.audit.attackers.dense_decoder",
         "sltool.site.audit.attackers.public",
         "sltool.site.audit.attackers.optimisation",
+        "sltool.site.audit.attackers.linkage",
+        "sltool.site.audit.attackers.membership",
+        "sltool.site.audit.attackers.attributes",
     ),
 )
 registries: dict[str, Registry[Any]] = {

@@ -17,12 +17,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from sltool.site.audit.attacker import Attempt, Pairs, Scene, doublings
+from sltool.site.audit.measures import ssim
 from sltool.site.audit.ridge import PatchRidge, Rebuild, Scale, global_ridge, stride
 
 Array = NDArray[Any]
 
 BATCH = 16
 RATE = 2e-3
+# Of the structural similarity in the loss, beside the squared error.
+SIMILARITY = 0.1
 # Places a side of the feature map that a training step sees: what is farther off says little.
 CROP = 32
 WIDTH = 32
@@ -50,7 +53,8 @@ class ConvDecoder(nn.Module):
         x = F.relu(self.first(torch.cat([maps, F.pixel_unshuffle(start, self.step)], dim=1)))
         for layer in self.middle:
             x = x + F.relu(layer(x))
-        return start + F.pixel_shuffle(self.last(x), self.step)
+        found: torch.Tensor = start + F.pixel_shuffle(self.last(x), self.step)
+        return found
 
 
 class DenseDecoder(nn.Module):
@@ -61,19 +65,22 @@ class DenseDecoder(nn.Module):
         pool = len(maps) == 3 and max(maps[1:]) > STEM
         self.pool = nn.AdaptiveAvgPool2d(STEM) if pool else nn.Identity()
         inputs = maps[0] * STEM * STEM if pool else int(np.prod(maps))
-        self.side = tuple(max(1, one // 8) for one in image[1:])
-        self.image = image
+        self.side = [max(1, one // 8) for one in image[1:]]
+        self.size = image[1:]
         self.stem = nn.Sequential(nn.Flatten(), nn.Linear(inputs, HIDDEN), nn.ReLU())
         self.spread = nn.Linear(HIDDEN, WIDTH * self.side[0] * self.side[1])
-        self.up = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in range(3))
-        self.last = nn.Conv2d(WIDTH, image[0], 3, padding=1)
+        self.up = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in range(2))
+        self.last = nn.Conv2d(WIDTH, 4 * image[0], 3, padding=1)
         _start_from_zero(self.last)
 
     def forward(self, maps: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.spread(self.stem(self.pool(maps)))).reshape(-1, WIDTH, *self.side)
         for layer in self.up:
             x = F.relu(layer(F.interpolate(x, scale_factor=2.0)))
-        return start + self.last(F.interpolate(x, size=self.image[1:], mode="bilinear"))
+        found: torch.Tensor = F.pixel_shuffle(self.last(x), 2)
+        if found.shape[2:] != self.size:
+            found = F.interpolate(found, size=self.size, mode="bilinear")
+        return start + found
 
 
 class RowDecoder(nn.Module):
@@ -92,7 +99,8 @@ class RowDecoder(nn.Module):
         _start_from_zero(self.last)
 
     def forward(self, maps: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        return start + self.last(self.body(maps))
+        found: torch.Tensor = start + self.last(self.body(maps))
+        return found
 
 
 def _start_from_zero(layer: nn.Conv2d | nn.Linear) -> None:
@@ -106,18 +114,25 @@ def convolutional(scene: Scene, fit: Pairs, check: Pairs) -> Iterator[Attempt]:
     step = stride(scene)
     start = PatchRidge(fit, check, step, scene.budget.rows, scene.seed)
     network = ConvDecoder(scene.maps.shape[1], scene.shape[0], step)
-    return _attempts(network, start, scene, fit, check, crop=step)
+    return _attempts(network, start, scene, fit, check, scene.budget.steps, crop=step)
 
 
 def dense(scene: Scene, fit: Pairs, check: Pairs) -> Iterator[Attempt]:
     """Attempts of a `DenseDecoder`, or for tables a `RowDecoder`, that starts from a ridge."""
     maps = tuple(scene.maps.shape[1:])
     network = DenseDecoder(maps, scene.shape) if scene.is_image else RowDecoder(maps, *scene.shape)
-    return _attempts(network, global_ridge(fit, check), scene, fit, check, crop=0)
+    steps = max(1, scene.budget.steps // 2)
+    return _attempts(network, global_ridge(fit, check), scene, fit, check, steps, crop=0)
 
 
 def _attempts(
-    network: nn.Module, start: Rebuild, scene: Scene, fit: Pairs, check: Pairs, crop: int
+    network: nn.Module,
+    start: Rebuild,
+    scene: Scene,
+    fit: Pairs,
+    check: Pairs,
+    steps: int,
+    crop: int,
 ) -> Iterator[Attempt]:
     """Train, and rebuild after each doubling of the steps.
 
@@ -126,32 +141,38 @@ def _attempts(
     """
     device = scene.device
     network = network.to(device)
-    mean = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE)
-    )
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE)  # type: ignore[no-untyped-call]
+    mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=average)
     scale = Scale.of(fit.maps)
     few = check.part(np.arange(min(len(check), CHECKED)))
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     rng = np.random.default_rng(scene.seed)
     begun = start(fit.maps)
-    best, rebuilt = float(((start(few.maps) - few.inputs) ** 2).mean()), start(scene.maps)
-    marks = doublings(scene.budget.steps)
-    for step in range(1, scene.budget.steps + 1):
+    best, rebuilt = _error(start(few.maps), few), start(scene.maps)
+    marks = doublings(steps)
+    for step in range(1, steps + 1):
         rows = rng.integers(0, len(fit), BATCH)
         batch = [scale(fit.maps[rows]), *map(torch.from_numpy, (begun[rows], fit.inputs[rows]))]
         maps, guess, wanted = (one.to(device) for one in _cropped(batch, crop, rng))
-        loss = F.mse_loss(network(maps, guess), wanted)
+        loss = _loss(network(maps, guess), wanted)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         mean.update_parameters(network)
         if step in marks:
-            error = float(
-                ((_rebuild(mean, scale, start, few.maps, device) - few.inputs) ** 2).mean()
-            )
+            error = _error(_rebuild(mean, scale, start, few.maps, device), few)
             if error < best:
                 best, rebuilt = error, _rebuild(mean, scale, start, scene.maps, device)
             yield Attempt(step, rebuilt)
+
+
+def _loss(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    error = F.mse_loss(found, wanted)
+    return error if found.dim() == 2 else error + SIMILARITY * (1 - ssim(found, wanted).mean())
+
+
+def _error(found: Array, pairs: Pairs) -> float:
+    return float(_loss(torch.from_numpy(found), torch.from_numpy(pairs.inputs)))
 
 
 def _cropped(batch: list[torch.Tensor], crop: int, rng: np.random.Generator) -> list[torch.Tensor]:

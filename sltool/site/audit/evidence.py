@@ -193,4 +193,4 @@ def _read(private: PrivateFile, chosen: Array) -> Array:
         blocks.append(slab[wanted[start : start + len(slab)]])
         start += len(slab)
     place = np.cumsum(wanted) - 1
-    return np.concatenate(blocks)[place[chosen]]
+    return np.asarray(np.concatenate(blocks)[place[chosen]])

@@ -85,7 +85,7 @@ def global_ridge(fit: Pairs, check: Pairs) -> Rebuild:
 
     def rebuild(maps: Array) -> Array:
         found = ((scale(maps).flatten(1) - offset) @ features.T) @ best + mean
-        return found.reshape(-1, *fit.inputs.shape[1:]).numpy()
+        return np.asarray(found.reshape(-1, *fit.inputs.shape[1:]).numpy())
 
     return rebuild
 

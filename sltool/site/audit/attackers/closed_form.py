@@ -53,12 +53,13 @@ def _counts(module: nn.Module) -> bool:
 def _invert(scene: Scene, known: Array) -> Array:
     """(n, *shape): the steps backwards, each with the mean and covariance before it."""
     steps = _steps(scene.layer)
+    # The samples before each step.
     before = [scene.standardise(torch.from_numpy(known).to(scene.device)).double().cpu()]
-    for step in steps[:-1]:
+    for step in steps:
         before.append(_apply(step, before[-1]))
     values = torch.from_numpy(scene.maps).double()
     variance = scene.noise**2 + (ROUNDING * values) ** 2 + SMALLEST**2
-    for step, samples in zip(reversed(steps), reversed(before), strict=True):
+    for step, samples in zip(reversed(steps), reversed(before[:-1]), strict=True):
         if isinstance(step, nn.Linear):
             values, variance = _linear(step, values, variance, samples)
         else:
@@ -71,7 +72,8 @@ def _invert(scene: Scene, known: Array) -> Array:
 def _apply(step: nn.Module, samples: torch.Tensor) -> torch.Tensor:
     parameter = next(step.parameters(), None)
     given = samples if parameter is None else samples.to(parameter)
-    return step(given).double().cpu()
+    found: torch.Tensor = step(given)
+    return found.double().cpu()
 
 
 def _linear(
@@ -94,7 +96,8 @@ def _posterior(
     precision = 1 / variance
     system = prior + torch.einsum("ok,no,oj->nkj", weight, precision, weight)
     side = torch.einsum("ok,no->nk", weight, precision * (values - weight @ mean))
-    return mean + torch.linalg.solve(system, side)
+    found: torch.Tensor = mean + torch.linalg.solve(system, side)
+    return found
 
 
 Inverse = Callable[[Any, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

@@ -58,7 +58,7 @@ def _descend(scene: Scene, maps: Array, prior: float, marks: list[int]) -> Itera
         # A mean over the images: Adam does not mind the scale.
         loss = error + prior * _variation(images)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         with torch.no_grad():
             images.clamp_(0, 1)
