@@ -26,6 +26,7 @@ K1, K2 = 0.01, 0.03
 # An image counts as recovered exactly where its root mean square error is below one grey level.
 GREY_LEVEL = 1 / 255
 DRAWS = 1000
+DIGITS = 12
 # No column is known more finely than to this part of its standard deviation.
 FINEST = 0.01
 
@@ -186,16 +187,12 @@ def bootstrap(
     """
     _, patients = np.unique(groups, return_inverse=True)
     count = int(patients.max()) + 1
-    value = float(statistic(np.full((1, samples), 1 / samples))[0])
+    # Rounded, since a rate of 1 must not become more than 1.
+    value = round(float(statistic(np.full((1, samples), 1 / samples))[0]), DIGITS)
     if count < 2:
         return Figure(value, value, value)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS)
     weights = drawn[:, patients].astype(float)
     values = statistic(weights / weights.sum(axis=1, keepdims=True))
     low, high = np.nanpercentile(values, [2.5, 97.5])
-    return Figure(value, float(low), float(high))
-
-
-def certain(value: float) -> Figure:
-    """A figure without an interval."""
-    return Figure(value, value, value)
+    return Figure(value, round(float(low), DIGITS), round(float(high), DIGITS))

@@ -63,7 +63,7 @@ def _descend(scene: Scene, maps: Array, prior: float, marks: list[int]) -> Itera
         with torch.no_grad():
             images.clamp_(0, 1)
         if step in marks:
-            yield Attempt(step, np.array(images.detach().cpu()))
+            yield Attempt(step, images.detach().cpu().numpy().copy())
 
 
 def _variation(images: torch.Tensor) -> torch.Tensor:
