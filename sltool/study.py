@@ -227,8 +227,7 @@ class Privacy(Section):
     )
     max_linkage: Share | None = Field(
         default=None,
-        description="Greatest rate at which another view finds a patient's feature map; null: no "
-        "limit.",
+        description="Greatest rate of finding a patient's map by another view; null: no limit.",
     )
     max_exact_recovery: Share | None = Field(
         default=None, description="Greatest share of samples recovered exactly; null: no limit."
@@ -241,7 +240,7 @@ class Privacy(Section):
 
     @property
     def is_set(self) -> bool:
-        """Whether `ship` asks for an audit at all."""
+        """Whether `ship` asks for an audit."""
         return self != Privacy()
 
 
@@ -263,8 +262,7 @@ class Study(Section):
     )
     privacy: Privacy = Field(
         default=Privacy(),
-        description="What an attacker may get at most, as `sltool audit` measures it. May change "
-        "at any time without a new encoding.",
+        description="What an attacker may get at most, as `sltool audit` measures it.",
     )
     server: Server = Field(default=Server(), description="How files travel to the server.")
     sites: dict[SiteName, Site] = Field(

@@ -147,9 +147,11 @@ class Attacker:
 
     Attributes:
         unit: what its effort is counted in.
+        knowledge: what it knows beside the shards and the privacy layer; {known} is how many pairs.
     """
 
     unit: str = "pairs"
+    knowledge: str = "{known} samples of other patients"
 
     def excuse(self, scene: Scene) -> str:
         """Why it has nothing to do here, or ''."""

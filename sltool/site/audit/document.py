@@ -127,10 +127,9 @@ def warnings(found: Found) -> list[str]:
 def sentence(found: Found) -> str:
     """What a data-protection officer can quote."""
     best, figures = found.attacks[0], headline(found)
-    known = len(found.scene.fit) + len(found.scene.check)
     who = (
         f"Whoever holds the shards of site {found.site}, which are pseudonymised personal data, "
-        f"and knows the privacy layer and {known} samples of other patients"
+        f"and knows the privacy layer and {best.knowledge}"
     )
     leak = figures["leak"]
     if found.scene.is_image:
@@ -148,9 +147,14 @@ def sentence(found: Found) -> str:
     text = f"{who}, {rebuilt} (attacker: {best.name}, budget: {found.scene.budget.name})."
     if "linkage_top1" in figures:
         linked = 100 * figures["linkage_top1"].value
-        text += f" By another view he finds a patient's feature map in {linked:.0f} % of cases."
+        text += (
+            " By another view or sample of a patient he finds the patient's feature map in "
+            f"{linked:.0f} % of cases."
+        )
     return text
 
 
 def _interval(figure: Figure) -> str:
-    return f"{figure.value:.2f} (95 % interval {figure.low:.2f} to {figure.high:.2f})"
+    # Not -0.00.
+    value, low, high = (round(one, 2) + 0.0 for one in (figure.value, figure.low, figure.high))
+    return f"{value:.2f} (95 % interval {low:.2f} to {high:.2f})"

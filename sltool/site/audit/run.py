@@ -35,6 +35,7 @@ class Rebuilt:
 
     Attributes:
         unit: of the efforts.
+        knowledge: as the attacker has it, the number filled in.
         figures: 'leak', 'exact_recovery', and 'ssim', 'psnr' of images.
         r2: of a table's columns.
         curve: (effort, L) of each attempt.
@@ -44,6 +45,7 @@ class Rebuilt:
     name: str
     summary: str
     unit: str
+    knowledge: str
     figures: dict[str, Figure]
     r2: dict[str, float | None]
     curve: list[tuple[int, float]]
@@ -148,6 +150,7 @@ def _attack(entry: Entry[Any], attacker: Reconstructor, scene: Scene, judge: Jud
         name=entry.name,
         summary=entry.summary,
         unit=attacker.unit,
+        knowledge=attacker.knowledge.format(known=len(scene.fit) + len(scene.check)),
         figures=judge.figures(attempt.rebuilt),
         r2=judge.r2(attempt.rebuilt),
         curve=curve,

@@ -16,6 +16,7 @@ CHECKED = 0.15
 
 class _Public(Reconstructor):
     unit = "steps"
+    knowledge = "public images"
 
     def excuse(self, scene: Scene) -> str:
         return "" if scene.public else "no public images were given (--auxiliary DIR)"
