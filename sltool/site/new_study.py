@@ -237,6 +237,7 @@ def study_text(study: Study) -> str:
         ),
         "encoding": (study.encoding,),
         "training": (study.training,),
+        "privacy": (study.privacy,),
         "server": (study.server,),
         "sites": {name: site.model_dump(mode="json") for name, site in study.sites.items()},
     }
