@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import nn
 
 from sltool.errors import BadDataError, StorageError, StudyFileError, StudyMismatchError
+from sltool.models.draw import draw
 from sltool.registry import models
-from sltool.study import Section, Study
+from sltool.study import Fraction, Section, Study
 from sltool.studyfile import validate
 
 
@@ -73,6 +74,37 @@ class Model(ABC):
             layers: what `layers` returned.
             folder: the study's folder; a relative path in the settings starts there.
         """
+
+    def load_privacy_layer(self, layers: Layers, cut: int, folder: Path) -> bool:
+        """Put weights from disk into the site's layers, for a new privacy layer, if so set.
+
+        Args:
+            layers: what `layers` returned.
+            folder: the study's folder; a relative path in the settings starts there.
+
+        Returns:
+            Whether it did; otherwise they are drawn (`sltool.models.draw`).
+        """
+        return False
+
+
+def draw_privacy_layer(study: Study, seed: int, folder: Path) -> nn.Sequential:
+    """A new privacy layer: drawn from `seed`, or of a pretrained network, if the model says so.
+
+    Args:
+        folder: the study's folder; relative paths in the model's settings start there.
+
+    Raises:
+        StudyFileError: the model's settings or the cut are wrong.
+        UnknownNameError: there is no such model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, layers = _layers(study)
+        layer = split(layers, study.model.cut).privacy_layer
+        if not model.load_privacy_layer(layers, study.model.cut, folder):
+            draw(layer, study.samples)
+    return layer
 
 
 def build(study: Study, seed: int, folder: Path | None = None) -> Halves:
@@ -182,6 +214,15 @@ class ServerSettings(Section):
     )
 
 
+class NormedServerSettings(ServerSettings):
+    """`model.server` of networks of convolutions."""
+
+    batch_norm: bool = Field(
+        default=True, description="Batch normalisation after each convolution there."
+    )
+    dropout: Fraction = Field(default=0.0, description="Before the dense layer.")
+
+
 def activation_at(
     layer: int, cut: int, site: Activation, server: ServerSettings
 ) -> type[nn.Module]:
@@ -194,19 +235,37 @@ POOLS: dict[Pool, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool
 
 
 def convolution(
-    channels: int, filters: int, activation: type[nn.Module], pool: Pool | None, norm: bool
+    channels: int,
+    filters: int,
+    activation: type[nn.Module],
+    pool: Pool | None,
+    norm: bool,
+    stride: int = 1,
 ) -> nn.Sequential:
-    """A 3x3 convolution with its activation: (N, channels, H, W) -> (N, filters, H, W).
+    """A 3x3 convolution with its activation: (N, channels, H, W) -> (N, filters, H, W) / stride.
 
     Args:
         pool: 2x2 pooling at the end (the paper's equation 2), which halves H and W; None: none.
         norm: batch normalisation before the activation; only for the server's layers.
     """
     return nn.Sequential(
-        nn.Conv2d(channels, filters, 3, padding=1),
+        nn.Conv2d(channels, filters, 3, stride, padding=1),
         *([nn.BatchNorm2d(filters)] if norm else []),
         activation(),
         *([POOLS[pool](2)] if pool else []),
+    )
+
+
+def he(part: nn.Module) -> None:
+    """For `Module.apply`: a signal keeps its size through many convolutions (He et al. 2015)."""
+    if isinstance(part, nn.Conv2d):
+        nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+
+
+def averaged(channels: int, outputs: int, dropout: float) -> nn.Sequential:
+    """A head: the mean of each channel, then a dense layer: (N, channels, H, W) -> (N, outputs)."""
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, outputs)
     )
 
 

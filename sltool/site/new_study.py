@@ -13,7 +13,7 @@ from sltool.datasets.base import Dataset
 from sltool.errors import StudyMismatchError, UsageError
 from sltool.files import canonical_json, publish, write_text
 from sltool.layout import StudyFolder
-from sltool.models.base import build, outline
+from sltool.models.base import draw_privacy_layer, outline
 from sltool.progress import Progress
 from sltool.registry import datasets, models
 from sltool.site.encode import load_privacy_layer
@@ -225,7 +225,7 @@ def _agreed(
 def _write_privacy_layer(folder: StudyFolder, study: Study, seed: int) -> None:
     from safetensors.torch import save
 
-    layer = build(study, seed).privacy_layer
+    layer = draw_privacy_layer(study, seed, folder.root)
     weights = {name: value.contiguous() for name, value in layer.state_dict().items()}
     with publish(folder.privacy_layer, public=True) as part:
         part.write_bytes(save(weights))
