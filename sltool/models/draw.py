@@ -11,7 +11,8 @@ The layer is never trained, so what its weights lose is lost. Three things are d
 - Scale. Each unit's output has a standard deviation of 1 on a probe: Mishkin and Matas, "All you
   need is a good init" (LSUV), 2016.
 - Bias. ReLU and its kin are zero, or nearly so, for half of all inputs of zero mean. The bias moves
-  all but a few per cent of the probe's values, and a black picture, into the live half.
+  all but a few per cent of the probe's values, and a black picture, into the live half. What goes
+  into a sigmoid or into no activation is centred.
 
 The probe is drawn too: rows of a standard normal distribution, or pictures with the 1/f amplitude
 spectrum of natural images (Field, "Relations between the statistics of natural images and the
@@ -31,7 +32,7 @@ from torch import nn
 from sltool.study import Samples
 
 # Of a filter's squared length, what its mean has.
-BRIGHTNESS = 0.25
+BRIGHTNESS = 0.5
 # Of the probe's values, how many may lie in the dead half of an activation; and how far from it a
 # black picture lies, in standard deviations.
 DEAD, MARGIN = 0.02, 0.1
@@ -40,7 +41,7 @@ ROWS, PICTURES = 4096, 8
 SAMPLED = 20_000
 
 HALF_DEAD = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish)
-CENTRED = (nn.Sigmoid, nn.Tanh)
+ACTIVATIONS = (*HALF_DEAD, nn.Sigmoid, nn.Tanh)
 # These set the mean and scale of what they are given themselves.
 Normalising = nn.LayerNorm | nn.GroupNorm
 Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -85,7 +86,7 @@ def _draw(
     sd = values.flatten(1).std(1).clamp(min=1e-6)
     part.weight.div_(sd.view(-1, *(1,) * (part.weight.dim() - 1)))
     bias, activation = _bias_and_activation(part, following)
-    if bias is not None and activation is not None:
+    if bias is not None:
         black = values[:, 0].median(1).values / sd if has_black else None
         bias.copy_(_shift(values.flatten(1) / sd[:, None], black, activation))
 
@@ -93,7 +94,7 @@ def _draw(
 def _shift(values: torch.Tensor, black: torch.Tensor | None, activation: nn.Module) -> torch.Tensor:
     """The bias of each unit, (units,), by its values (units, n) and that of a black picture."""
     values = values[:, :: max(1, values.shape[1] // SAMPLED)]
-    if isinstance(activation, CENTRED):
+    if not isinstance(activation, HALF_DEAD):
         return -values.median(1).values
     lowest = values.quantile(DEAD, dim=1)
     return -lowest if black is None else torch.maximum(-lowest, MARGIN - black)
@@ -105,7 +106,7 @@ def _bias_and_activation(
     """The tensor that shifts the layer's output, and the activation that the output goes into."""
     after = list(takewhile(lambda other: not isinstance(other, Weighted | Normalising), following))
     biases = (getattr(module, "bias", None) for module in [part, *after])
-    activations = (module for module in after if isinstance(module, HALF_DEAD + CENTRED))
+    activations = (module for module in after if isinstance(module, ACTIVATIONS))
     return (
         next((bias for bias in biases if isinstance(bias, torch.Tensor)), None),
         next(activations, None),

@@ -70,10 +70,10 @@ class _Block(nn.Module):
         self, before: int, after: int, activation: type[nn.Module], norm: bool, stride: int
     ) -> None:
         super().__init__()
-        same = before == after and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(before, after, 1, stride)
         self.first = base.convolution(before, after, activation, None, norm, stride)
         self.second = base.convolution(after, after, nn.Identity, None, norm)
+        same = before == after and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(before, after, 1, stride)
         self.activation = activation()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

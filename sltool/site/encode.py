@@ -23,6 +23,7 @@ from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, Place
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 from sltool.shard.writer import write_shard
 from sltool.site.augment import Augmenter
+from sltool.site.liveness import MANY_DEAD, Liveness
 from sltool.site.private import PrivateFile, open_private
 from sltool.site.records import EncodedRecord, read_record
 from sltool.study import SPLITS, Encoding, Study
@@ -32,7 +33,11 @@ SLAB = 256
 
 @dataclass(frozen=True)
 class Encoded:
-    """What lies in a site's outbox."""
+    """What lies in a site's outbox.
+
+    `dead` is the share of the privacy layer's values that are zero or the same in every sample;
+    None for an outbox of before this was counted.
+    """
 
     site: str
     samples: int
@@ -40,6 +45,7 @@ class Encoded:
     bytes: int
     seconds: float
     again: bool
+    dead: float | None
 
 
 def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
@@ -98,7 +104,10 @@ def encode(
         "state": state,
         "samples": sum(manifest.samples for manifest in shards),
         "shards": [manifest.place.name for manifest in shards],
+        "dead": encoder.liveness.dead,
     }
+    if encoder.liveness.dead >= MANY_DEAD:
+        progress.note(_warning(site_name, encoder.liveness.dead))
     write_json(site.encoded, record)
     return _summary(site, record, time.monotonic() - started, again=False)
 
@@ -133,7 +142,16 @@ def _complete(site: SiteFolder, shards: list[str]) -> bool:
 
 def _summary(site: SiteFolder, record: EncodedRecord, seconds: float, again: bool) -> Encoded:
     size = sum((site.outbox / name).stat().st_size for name in record["shards"])
-    return Encoded(site.name, record["samples"], len(record["shards"]), size, seconds, again)
+    shards, dead = len(record["shards"]), record.get("dead")
+    return Encoded(site.name, record["samples"], shards, size, seconds, again, dead)
+
+
+def _warning(site: str, dead: float) -> str:
+    return (
+        f"site {site}: {dead:.0%} of the privacy layer's values are zero or the same in every "
+        "sample here, so that the server has little to learn from; `sltool prepare --force` draws "
+        "another layer, for all sites, and model.activation=leaky-relu leaves fewer values at zero"
+    )
 
 
 def _empty(site: SiteFolder) -> None:
@@ -144,7 +162,10 @@ def _empty(site: SiteFolder) -> None:
 
 
 class Encoder:
-    """Samples -> what travels: standardise, privacy layer, clip, noise, dtype."""
+    """Samples -> what travels: standardise, privacy layer, clip, noise, dtype.
+
+    `liveness` counts what the privacy layer gave.
+    """
 
     def __init__(self, study: Study, layer: nn.Module, device: torch.device, seed: int) -> None:
         columns = (1, -1) + (1,) * (len(study.samples.shape) - 1)
@@ -156,6 +177,7 @@ class Encoder:
         self._dtype = getattr(torch, study.encoding.dtype)
         self._noise = torch.Generator(device).manual_seed(seed)
         self._augment = Augmenter(study.encoding, seed)
+        self.liveness = Liveness()
 
     @torch.inference_mode()
     def __call__(self, inputs: NDArray[Any], views: int = 1) -> NDArray[Any]:
@@ -169,6 +191,7 @@ class Encoder:
         x = torch.from_numpy(inputs).to(self._device, torch.float32)
         x = self._augment(x, views)
         maps = self._layer((x - self._mean) / self._sd)
+        self.liveness.add(maps)
         maps = protect(maps, self._settings, self._noise)
         maps = maps.to(self._dtype)
         if not torch.isfinite(maps).all():

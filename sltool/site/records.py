@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NotRequired, TypeVar
 
 from pydantic import StringConstraints
 from typing_extensions import TypedDict
@@ -18,11 +18,12 @@ ShardName = Annotated[str, StringConstraints(pattern=SHARD_NAME)]
 
 
 class EncodedRecord(TypedDict):
-    """`encoded.json`: what was encoded from what."""
+    """`encoded.json`: what was encoded from what; `dead` as in `sltool.site.encode.Encoded`."""
 
     state: dict[str, Any]
     samples: int
     shards: list[ShardName]
+    dead: NotRequired[float]
 
 
 class Sent(TypedDict):
