@@ -48,7 +48,7 @@ Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 def draw(layer: nn.Module, samples: Samples) -> None:
-    """Give every convolution and dense layer in `layer` new weights, from torch's generator.
+    """Give every convolution, dense layer and embedding new weights, from torch's generator.
 
     Args:
         layer: from standardised samples (N, *shape) to feature maps.
@@ -59,6 +59,11 @@ def draw(layer: nn.Module, samples: Samples) -> None:
         for number, part in enumerate(parts)
         if isinstance(part, Weighted)
     ]
+    hooks += [
+        part.register_forward_pre_hook(_draw_embedding)
+        for part in parts
+        if isinstance(part, nn.Embedding)
+    ]
     training = layer.training
     try:
         with torch.no_grad():
@@ -67,6 +72,13 @@ def draw(layer: nn.Module, samples: Samples) -> None:
         layer.train(training)
         for hook in hooks:
             hook.remove()
+
+
+def _draw_embedding(part: nn.Embedding, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Draw a category's vectors, which are to differ; the probe gets each as often."""
+    count, size = part.weight.shape
+    part.weight.copy_(directions(count, size, bright=False) * size**0.5)
+    return torch.randint(count, inputs[0].shape)
 
 
 def _draw(

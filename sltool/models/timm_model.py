@@ -67,10 +67,15 @@ class Timm(base.Model):
         base.check_image("timm", shape, 1)
         options = self.settings
         if options.stem == "network":
-            return self._cut(self._network(shape[0], outputs), cut)
+            network = self._network(shape[0], outputs)
+            cut_up = self._cut(network, cut)
+            self._try(network, shape)
+            return cut_up
         activation = base.activation_at(0, cut, options.activation, options.server)
         first = base.convolution(shape[0], options.channels, activation, options.pool, norm=False)
-        behind = self._cut(self._network(options.channels, outputs), cut - 1)
+        network = self._network(options.channels, outputs)
+        self._try(network, (options.channels, shape[1] // 2, shape[2] // 2))
+        behind = self._cut(network, cut - 1)
         return base.Layers([first, *behind.hidden], behind.head)
 
     def load_pretrained(self, layers: base.Layers, cut: int, folder: Path) -> None:
@@ -118,6 +123,19 @@ class Timm(base.Model):
                 f"timm cannot make '{options.network}': {error}",
                 hint="see model.arguments in study.yaml",
             ) from error
+
+    def _try(self, network: Any, shape: tuple[int, ...]) -> None:
+        """Raise `StudyFileError` unless the network takes this shape; where that costs nothing."""
+        if not next(network.parameters()).is_meta:
+            return
+        try:
+            network.eval()(torch.zeros(1, *shape))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise StudyFileError(
+                f"'{self.settings.network}' does not take {shape}: {str(error).splitlines()[0]}",
+                hint="larger images, or model.arguments: {img_size: ...} for a transformer",
+            ) from error
+        network.train()
 
     def _cut(self, network: Any, cut: int) -> base.Layers:
         """The network's stem and stages, the normalisation of the first `cut` of them fixed."""

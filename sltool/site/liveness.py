@@ -6,6 +6,9 @@ import torch
 
 # From this share on the site is warned. A layer drawn by `prepare` stays below 0.2 on real data.
 MANY_DEAD = 0.5
+# Values closer than this, relative to their size, are the same: an activation's last bit hangs on
+# where in a batch the sample stands.
+SAME = 1e-5
 
 
 class Liveness:
@@ -30,6 +33,6 @@ class Liveness:
         """The share of all values, 0 to 1, that are zero or of a place that never changes."""
         if self._samples < 2:
             return 0.0
-        constant = (self._low == self._high) & (self._low != 0)
+        constant = (self._high - self._low <= SAME * self._high.abs()) & (self._low != 0)
         dead = self._zeros + self._samples * int(constant.sum())
         return dead / (self._samples * self._low.numel())
