@@ -88,7 +88,8 @@ def _draw(
     inputs: tuple[torch.Tensor, ...],
 ) -> None:
     """Draw one layer's weights before the probe goes through it."""
-    rows = directions(*part.weight.flatten(1).shape, bright=not isinstance(part, nn.Linear))
+    units, fan_in = part.weight.flatten(1).shape
+    rows = directions(units, fan_in, bright=not isinstance(part, nn.Linear))
     part.weight.copy_(rows.view_as(part.weight))
     if part.bias is not None:
         part.bias.zero_()
@@ -103,7 +104,9 @@ def _draw(
         bias.copy_(_shift(values.flatten(1) / sd[:, None], black, activation))
 
 
-def _shift(values: torch.Tensor, black: torch.Tensor | None, activation: nn.Module) -> torch.Tensor:
+def _shift(
+    values: torch.Tensor, black: torch.Tensor | None, activation: nn.Module | None
+) -> torch.Tensor:
     """The bias of each unit, (units,), by its values (units, n) and that of a black picture."""
     values = values[:, :: max(1, values.shape[1] // SAMPLED)]
     if not isinstance(activation, HALF_DEAD):
@@ -138,8 +141,9 @@ def directions(units: int, inputs: int, bright: bool) -> torch.Tensor:
     zero_mean = torch.linalg.qr(start).Q[:, 1:]
     signs = torch.ones(units, 1)
     signs[1::2] = -1
-    mean = signs * BRIGHTNESS**0.5 / inputs**0.5
-    return mean + (1 - BRIGHTNESS) ** 0.5 * _orthogonal(units, inputs - 1) @ zero_mean.T
+    mean: torch.Tensor = signs * BRIGHTNESS**0.5 / inputs**0.5
+    texture: torch.Tensor = _orthogonal(units, inputs - 1) @ zero_mean.T
+    return mean + (1 - BRIGHTNESS) ** 0.5 * texture
 
 
 def _orthogonal(units: int, inputs: int) -> torch.Tensor:
@@ -172,6 +176,6 @@ def _natural(channels: int, height: int, width: int) -> torch.Tensor:
     size = (PICTURES, channels, height, width)
     # What the channels of a colour picture share outweighs what they differ in.
     noise = 0.8 * torch.randn(PICTURES, 1, height, width) + 0.6 * torch.randn(size)
-    fields = torch.fft.irfft2(torch.fft.rfft2(noise) * amplitude, s=(height, width))
-    fields = fields / fields.std((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    fields: torch.Tensor = torch.fft.irfft2(torch.fft.rfft2(noise) * amplitude, s=(height, width))
+    fields /= fields.std((1, 2, 3), keepdim=True).clamp(min=1e-6)
     return (fields + torch.randn(PICTURES, 1, 1, 1)) / 2**0.5

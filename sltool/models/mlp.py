@@ -74,12 +74,13 @@ class _Embedded(nn.Module):
                 for column, (categories, size) in sorted(embeddings.items())
             }
         )
+        self._categories = {str(column): count for column, (count, _) in embeddings.items()}
         self.width = len(self._numbers) + sum(size for _, size in embeddings.values())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         parts = [x[:, self._numbers]]
         for column, table in self.tables.items():
-            codes, unknown = x[:, int(column)].round().long(), table.num_embeddings - 1
+            codes, unknown = x[:, int(column)].round().long(), self._categories[column]
             known = (codes >= 0) & (codes < unknown)
             parts.append(table(torch.where(known, codes, unknown)))
         return torch.cat(parts, dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -45,7 +46,7 @@ class ResNet(base.Model):
         options = self.settings
         base.check_image("resnet", shape, len(options.widths))
         first = partial(base.convolution, pool=options.pool)
-        plan = [(first, options.channels, 1)]
+        plan: list[tuple[Callable[..., nn.Module], int, int]] = [(first, options.channels, 1)]
         side = max(shape[1:]) // 2
         while side > LARGEST_SIDE:
             plan.append((partial(base.convolution, pool=None), max(1, options.widths[0] // 2), 2))

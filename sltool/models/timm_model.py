@@ -23,11 +23,7 @@ class Timm(base.Model):
     """Any of timm's networks, behind a convolution of ours or cut at its own stem and stages."""
 
     class Settings(Section):
-        class Server(Section):
-            activation: base.Activation | None = Field(
-                default=None,
-                description="Of the convolution, where it stands there. null: as at the site.",
-            )
+        class Server(base.ServerSettings):
             dropout: Fraction = Field(default=0.0, description="Before the dense layer.")
             weights: str | None = Field(
                 default=None,

@@ -45,7 +45,7 @@ class Data:
         """What the privacy layer of this seed gives for all samples."""
         layer = draw_privacy_layer(self.study, seed, Path()).eval()
         with torch.inference_mode():
-            return torch.cat([layer(part) for part in self.inputs.split(256)])
+            return torch.cat([layer(part) for part in torch.split(self.inputs, 256)])
 
     def dead(self, seed: int) -> float:
         """The share of dead values with this seed's privacy layer."""
@@ -141,7 +141,8 @@ def _error(data: Data, layer_seed: int, split_seed: int, epochs: int) -> float:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs * batches)
     torch.manual_seed(0)
     for _ in range(epochs):
-        for rows in train[torch.randperm(len(train))][: batches * 64].split(64):
+        shuffled = train[torch.randperm(len(train))][: batches * 64]
+        for rows in torch.split(shuffled, 64):
             optimizer.zero_grad()
             loss(network(maps[rows])[:, 0], labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
