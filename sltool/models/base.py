@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -197,6 +197,7 @@ def feature_shape(study: Study) -> tuple[int, ...]:
         return tuple(layer(torch.zeros(1, *study.samples.shape)).shape[1:])
 
 
+Count = Annotated[int, Field(gt=0)]
 Activation = Literal["relu", "leaky-relu", "sigmoid", "tanh"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -241,15 +242,17 @@ def convolution(
     pool: Pool | None,
     norm: bool,
     stride: int = 1,
+    size: int = 3,
 ) -> nn.Sequential:
-    """A 3x3 convolution with its activation: (N, channels, H, W) -> (N, filters, H, W) / stride.
+    """A convolution and its activation: (N, channels, H, W) -> (N, filters, H, W) / stride.
 
     Args:
         pool: 2x2 pooling at the end (the paper's equation 2), which halves H and W; None: none.
         norm: batch normalisation before the activation; only for the server's layers.
+        size: side of the kernel.
     """
     return nn.Sequential(
-        nn.Conv2d(channels, filters, 3, stride, padding=1),
+        nn.Conv2d(channels, filters, size, stride, padding=size // 2),
         *([nn.BatchNorm2d(filters)] if norm else []),
         activation(),
         *([POOLS[pool](2)] if pool else []),

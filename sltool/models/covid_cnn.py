@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 from torch import nn
 
 from sltool.models.base import (
     Activation,
+    Count,
     Layers,
     Model,
     NormedServerSettings,
@@ -26,7 +25,7 @@ class CovidCNN(Model):
     """Convolutions 3x3, each with activation and 2x2 pooling, then one dense layer."""
 
     class Settings(Section):
-        filters: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        filters: tuple[Count, ...] = Field(
             default=(1, 32, 64, 128, 256),
             min_length=1,
             description="Channels of each hidden layer; the last at the site is what travels.",

@@ -22,6 +22,7 @@ is used, only the agreed means and standard deviations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import takewhile
@@ -141,9 +142,9 @@ def directions(units: int, inputs: int, bright: bool) -> torch.Tensor:
     zero_mean = torch.linalg.qr(start).Q[:, 1:]
     signs = torch.ones(units, 1)
     signs[1::2] = -1
-    mean: torch.Tensor = signs * BRIGHTNESS**0.5 / inputs**0.5
+    mean = signs * math.sqrt(BRIGHTNESS / inputs)
     texture: torch.Tensor = _orthogonal(units, inputs - 1) @ zero_mean.T
-    return mean + (1 - BRIGHTNESS) ** 0.5 * texture
+    return mean + math.sqrt(1 - BRIGHTNESS) * texture
 
 
 def _orthogonal(units: int, inputs: int) -> torch.Tensor:

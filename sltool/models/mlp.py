@@ -10,12 +10,11 @@ from pydantic import Field
 from torch import nn
 
 from sltool.errors import StudyFileError
-from sltool.models.base import Activation, Layers, Model, ServerSettings, activation_at
+from sltool.models.base import Activation, Count, Layers, Model, ServerSettings, activation_at
 from sltool.registry import models
 from sltool.study import Section
 
-Positive = Annotated[int, Field(gt=0)]
-Embedding = tuple[Positive, Positive]
+Embedding = tuple[Count, Count]
 
 
 @models.register("mlp")
@@ -23,7 +22,7 @@ class MLP(Model):
     """Dense layers with an activation each, then one dense layer to the prediction."""
 
     class Settings(Section):
-        widths: tuple[Positive, ...] = Field(
+        widths: tuple[Count, ...] = Field(
             default=(16, 64, 64), min_length=1, description="Units of each hidden layer."
         )
         embeddings: dict[Annotated[int, Field(ge=0)], Embedding] = Field(

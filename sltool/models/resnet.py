@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -14,9 +13,7 @@ from sltool.models import base
 from sltool.registry import models
 from sltool.study import Section
 
-# Residual blocks see maps of this side at most; strided convolutions before them see to it.
-LARGEST_SIDE = 32
-Count = Annotated[int, Field(gt=0)]
+LARGEST_SIDE = 32  # of the maps that residual blocks see; strided convolutions come before them
 
 
 @models.register("resnet")
@@ -24,20 +21,15 @@ class ResNet(base.Model):
     """One convolution with 2x2 pooling, then residual blocks: fast, and good on small sets."""
 
     class Settings(Section):
-        channels: Count = Field(
-            default=16, description="Channels of the first hidden layer: of what travels."
-        )
-        widths: tuple[Count, ...] = Field(
+        channels: base.Count = Field(default=16, description="Of the first hidden layer's output.")
+        widths: tuple[base.Count, ...] = Field(
             default=(64, 128, 256), min_length=1, description="Channels of each stage of blocks."
         )
-        blocks: Count = Field(default=2, description="Residual blocks in a stage.")
-        activation: base.Activation = Field(
-            default="relu", description="relu, leaky-relu, sigmoid or tanh."
-        )
+        blocks: base.Count = Field(default=2, description="Residual blocks in a stage.")
+        activation: base.Activation = Field(default="relu", description="Of all hidden layers.")
         pool: base.Pool = Field(default="max", description="max or average.")
         server: base.NormedServerSettings = Field(
-            default=base.NormedServerSettings(),
-            description="Of the server network alone; free to change.",
+            default=base.NormedServerSettings(), description="Of the server; free to change."
         )
 
     settings: Settings
@@ -49,11 +41,11 @@ class ResNet(base.Model):
         plan: list[tuple[Callable[..., nn.Module], int, int]] = [(first, options.channels, 1)]
         side = max(shape[1:]) // 2
         while side > LARGEST_SIDE:
-            plan.append((partial(base.convolution, pool=None), max(1, options.widths[0] // 2), 2))
+            plan.append((partial(base.convolution, pool=None), (options.widths[0] + 1) // 2, 2))
             side = (side + 1) // 2
         for stage, width in enumerate(options.widths):
-            for block in range(options.blocks):
-                plan.append((_Block, width, 2 if stage and not block else 1))
+            strides = [2 if stage else 1, *[1] * (options.blocks - 1)]
+            plan += [(_Block, width, stride) for stride in strides]
         hidden, channels = nn.ModuleList(), shape[0]
         for number, (kind, width, stride) in enumerate(plan):
             activation = base.activation_at(number, cut, options.activation, options.server)
@@ -73,8 +65,12 @@ class _Block(nn.Module):
         super().__init__()
         self.first = base.convolution(before, after, activation, None, norm, stride)
         self.second = base.convolution(after, after, nn.Identity, None, norm)
-        same = before == after and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(before, after, 1, stride)
+        for part in self.second:
+            if isinstance(part, nn.BatchNorm2d):
+                # A block starts as its shortcut (Goyal et al., 2017).
+                nn.init.zeros_(part.weight)
+        project = base.convolution(before, after, nn.Identity, None, norm, stride, size=1)
+        self.shortcut = nn.Identity() if before == after and stride == 1 else project
         self.activation = activation()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -42,7 +42,7 @@ class Timm(base.Model):
             description="With stem: network. The privacy layer is not drawn but taken from "
             "server.weights, as it is; the server takes the rest.",
         )
-        channels: Annotated[int, Field(gt=0)] = Field(
+        channels: base.Count = Field(
             default=16, description="Channels of the convolution: of what travels at cut 1."
         )
         activation: base.Activation = Field(

@@ -95,7 +95,7 @@ def rows() -> Iterator[Row]:
         yield dead_values(what, prepared(name, DATA / place if place else None, RELU))
     checkups = DATA / "cholesterol/korea_checkup_20000.csv"
     table = ("model.widths=[16, 128, 128]", *RELU, "model.server.activation=leaky-relu")
-    yield spread("check-ups, MAE", prepared("cholesterol", checkups, table, 8000), epochs=15)
+    yield spread("check-ups, MAE", prepared("cholesterol", checkups, table, 8000), epochs=40)
     one_channel = ("model.filters=[1, 16, 32, 64, 128]", *RELU)
     slices = prepared("covid-ct", DATA / "covid-ct-sao-paulo", one_channel, 2481)
     yield spread("Sao Paulo CT, 1 channel, error rate", slices, epochs=8)
@@ -112,7 +112,7 @@ def dead_values(what: str, data: Data, seeds: Sequence[int] = SEEDS) -> Row:
     )
 
 
-def spread(what: str, data: Data, epochs: int, seeds: Sequence[int] = range(6)) -> Row:
+def spread(what: str, data: Data, epochs: int, seeds: Sequence[int] = range(10)) -> Row:
     """Standard deviations of the error over privacy layers, and over splits."""
     layers = [_error(data, seed, 0, epochs) for seed in seeds]
     splits = [_error(data, 0, seed, epochs) for seed in seeds]
