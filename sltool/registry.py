@@ -218,7 +218,14 @@ datasets: Registry[Any] = Registry(
     ),
 )
 models: Registry[Any] = Registry(
-    "model", ("sltool.models.covid_cnn", "sltool.models.mlp", "sltool.models.vgg19")
+    "model",
+    (
+        "sltool.models.covid_cnn",
+        "sltool.models.mlp",
+        "sltool.models.resnet",
+        "sltool.models.timm_model",
+        "sltool.models.vgg19",
+    ),
 )
 metrics: Registry[Any] = Registry("metric", ("sltool.metrics",))
 attackers: Registry[Any] = Registry(

@@ -18,7 +18,8 @@ from sltool.shard.writer import sign_again
 from sltool.site.audit.document import AuditRecord
 from sltool.site.audit.evidence import bound_to
 from sltool.site.audit.site import DAMAGED
-from sltool.site.encode import outbox_shards, site_key
+from sltool.site.enrol import site_key
+from sltool.site.outbox import outbox_shards
 from sltool.site.ship import Shipped, ship
 from sltool.study import Study
 

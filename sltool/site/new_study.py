@@ -301,13 +301,13 @@ def _agreed(
 def _write_privacy_layer(
     folder: StudyFolder, study: Study, seed: int | None, progress: Progress
 ) -> None:
-    from sltool.models.base import build
+    from sltool.models.base import draw_privacy_layer
 
     if seed is not None:
         progress.note(
             "the privacy layer follows from the seed, so that it is public: for simulations alone"
         )
-    write_layer(folder.privacy_layer, build(study, seed).privacy_layer, study)
+    write_layer(folder.privacy_layer, draw_privacy_layer(study, seed, folder.root), study)
 
 
 def _tell_changes(

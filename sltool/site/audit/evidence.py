@@ -19,7 +19,7 @@ from sltool.shard.manifest import Content
 from sltool.shard.reader import open_shard, read_manifest
 from sltool.site.audit.attacker import Budget, Pairs
 from sltool.site.audit.patients import Grouping, by_name, by_similarity, names_patients
-from sltool.site.encode import outbox_shards
+from sltool.site.outbox import outbox_shards
 from sltool.site.private import PrivateFile, open_private
 from sltool.study import Study
 

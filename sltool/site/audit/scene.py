@@ -19,6 +19,7 @@ from sltool.site.audit.evidence import Evidence
 from sltool.site.audit.patients import hold_out
 from sltool.site.augment import Augmenter
 from sltool.site.encode import load_privacy_layer, protect
+from sltool.site.noise import fresh_noise
 from sltool.study import Encoding, Study
 from sltool.studyfile import validate
 
@@ -71,7 +72,7 @@ def make_scene(
         labels=truth.labels,
         layer=layer,
         standardise=standardise,
-        protect=lambda maps: protect(maps, quiet),
+        protect=lambda maps: protect(maps, quiet, fresh_noise),
         noise=study.encoding.noise,
         views=_views(study.encoding, pairs.inputs.ndim == 4, evidence.seed),
         columns=_columns(study),
@@ -147,13 +148,12 @@ def _public(
             expected=f"{FEWEST_PUBLIC} or more",
         )
     inputs = images.astype(np.float32) / 255
-    generator = torch.Generator(device).manual_seed(len(inputs))
     with torch.inference_mode():
         maps = [
             protect(
                 layer(standardise(torch.from_numpy(inputs[at : at + 256]).to(device))),
                 study.encoding,
-                generator,
+                fresh_noise,
             ).cpu()
             for at in range(0, len(inputs), 256)
         ]
