@@ -54,7 +54,7 @@ class CellFacts(TypedDict):
     encoding: dict[str, Any]
     training: dict[str, Any]
     notes: list[str]
-    skipped: dict[str, str]
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True)
