@@ -43,7 +43,9 @@ class MedMNIST(Dataset):
     settings: Settings
 
     @classmethod
-    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(
+        cls, source: Path | None, given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
         if source is None or not source.is_file():
             return {}, []
         images, labels = _member(source, "train_images"), _member(source, "train_labels")

@@ -6,9 +6,10 @@ SltoolError               1   a fault of ours
 │   ├── StageOrderError       another stage has to run first
 │   └── UnknownNameError      no dataset, model, metric or site of this name
 ├── BadDataError          3   the input data cannot be used
-│   └── StorageError          a file could not be read or written (space, permission)
-│       ├── UnreadableError       this one file cannot be read
-│       └── ImmovableError        this one file cannot be moved or deleted
+│   ├── StorageError          a file could not be read or written (space, permission)
+│   │   ├── UnreadableError       this one file cannot be read
+│   │   └── ImmovableError        this one file cannot be moved or deleted
+│   └── PrivacyLimitError     shards tell more than the study allows, or nobody has measured it
 ├── ShardRefusedError     4   a shard breaks the format or carries bad data
 │   └── HeldError             it looks wrong and waits for approval
 ├── NotTrustedError       5   key, signature or enrolment
@@ -118,6 +119,22 @@ class UnreadableError(StorageError):
 
 class ImmovableError(StorageError):
     """The system refuses to move or delete this one file."""
+
+
+class PrivacyLimitError(BadDataError):
+    """Shards tell more than the study's `privacy` section allows, or were not audited.
+
+    Args:
+        reason: what is not as the study asks.
+    """
+
+    def __init__(
+        self, site: str, reason: str, *, where: str | Path = "", expected: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(
+            f"site {site} may not ship: {reason}", where=where, expected=expected, hint=hint
+        )
+        self.reason = reason
 
 
 class ShardRefusedError(SltoolError):

@@ -1,7 +1,8 @@
-"""Names -> datasets, models and metrics.
+"""Names -> datasets, models, metrics and the attackers of `audit`.
 
-Built-ins, installed packages (entry points `sltool.datasets`, `sltool.models`, `sltool.metrics`)
-and plug-in files (`--plugins-dir`, `SLTOOL_PLUGINS`) all register in the same way:
+Built-ins, installed packages (entry points `sltool.datasets`, `sltool.models`, `sltool.metrics`,
+`sltool.attackers`) and plug-in files (`--plugins-dir`, `SLTOOL_PLUGINS`) all register in the same
+way:
 
     from sltool.registry import datasets
 
@@ -65,7 +66,7 @@ class Broken:
 
 
 class Registry(Generic[T]):
-    """The names of one kind ('dataset', 'model' or 'metric')."""
+    """The names of one kind ('dataset', 'model', 'metric' or 'attacker')."""
 
     def __init__(self, kind: str, builtins: tuple[str, ...]) -> None:
         self.kind = kind
@@ -211,17 +212,42 @@ datasets: Registry[Any] = Registry(
         "sltool.datasets.cholesterol",
         "sltool.datasets.cifar10",
         "sltool.datasets.covid_ct",
+        "sltool.datasets.image_folder",
         "sltool.datasets.mura",
+        "sltool.datasets.table",
     ),
 )
 models: Registry[Any] = Registry(
-    "model", ("sltool.models.covid_cnn", "sltool.models.mlp", "sltool.models.vgg19")
+    "model",
+    (
+        "sltool.models.covid_cnn",
+        "sltool.models.mlp",
+        "sltool.models.resnet",
+        "sltool.models.timm_model",
+        "sltool.models.vgg19",
+    ),
 )
 metrics: Registry[Any] = Registry("metric", ("sltool.metrics",))
+attackers: Registry[Any] = Registry(
+    "attacker",
+    (
+        "sltool.site.audit.attackers.closed_form",
+        "sltool.site.audit.attackers.ridge",
+        "sltool.site.audit.attackers.patch_ridge",
+        "sltool.site.audit.attackers.conv_decoder",
+        "sltool.site.audit.attackers.dense_decoder",
+        "sltool.site.audit.attackers.public",
+        "sltool.site.audit.attackers.optimisation",
+        "sltool.site.audit.attackers.linkage",
+        "sltool.site.audit.attackers.membership",
+        "sltool.site.audit.attackers.attributes",
+    ),
+)
 registries: dict[str, Registry[Any]] = {
     "datasets": datasets,
     "models": models,
     "metrics": metrics,
+    "attackers": attackers,
 }
 
 broken_plugins: list[Broken] = []

@@ -57,6 +57,7 @@ def client_encode(
             "seconds": round(one.seconds, 3),
             "samples_per_second": round(one.samples / one.seconds, 1),
             "already_encoded": one.again,
+            "dead_values": None if one.dead is None else round(one.dead, 4),
         }
         for one in done
     ]

@@ -16,11 +16,11 @@ def add_to(app: typer.Typer) -> None:
 def list_(
     terminal: Terminal,
     kind: Annotated[
-        Literal["datasets", "models", "metrics"],
-        typer.Argument(help="datasets, models or metrics."),
+        Literal["datasets", "models", "metrics", "attackers"],
+        typer.Argument(help="datasets, models, metrics or attackers."),
     ],
 ) -> None:
-    """Show the datasets, models or metrics that are there.
+    """Show the datasets, models, metrics or attackers that are there.
 
     With where each comes from: built-in, an installed package, or a plug-in file.
     """

@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from sltool.cli import (
+    audit,
     client_encode,
     compare,
     enroll,
@@ -44,6 +45,7 @@ for module in (
     prepare,
     partition,
     client_encode,
+    audit,
     ship,
     server_train,
     evaluate,

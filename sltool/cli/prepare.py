@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sltool.cli.command import ForceOption, Terminal, aligned, command
 from sltool.errors import UsageError
 from sltool.machine import available_cpus
+
+if TYPE_CHECKING:
+    from sltool.site.prepare_stage import Scale
 
 SHOWN = 10
 
@@ -45,6 +48,21 @@ def prepare(
             "(dataset.body_parts). Default: all.",
         ),
     ] = None,
+    standardise_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--standardise-from",
+            metavar="FILE",
+            help="Of a new study: a public table, for agreed means and deviations.",
+        ),
+    ] = None,
+    from_this_site: Annotated[
+        bool,
+        typer.Option(
+            "--from-this-site",
+            help="Of a new study: compute them from --source, and give them away to all.",
+        ),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,6 +103,7 @@ def prepare(
         seed,
         force,
         terminal,
+        _scale(source, standardise_from, from_this_site),
     )
     for note in outcome.notes:
         terminal.note(note)
@@ -110,6 +129,19 @@ def prepare(
         },
         *lines,
     )
+
+
+def _scale(source: Path | None, public: Path | None, own: bool) -> Scale | None:
+    from sltool.site.prepare_stage import Scale
+
+    if public and own:
+        raise UsageError(
+            "--standardise-from and --from-this-site exclude each other", hint="give one of them"
+        )
+    if own and source is None:
+        raise UsageError("--from-this-site needs a source", hint="give --source PATH")
+    table = public or (source if own else None)
+    return Scale(table, private=own) if table else None
 
 
 def _body_parts(names: list[str] | None) -> list[str]:

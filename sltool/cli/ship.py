@@ -24,13 +24,22 @@ def ship(
             "--to", metavar="DIR|URL", help="A folder or s3://bucket/prefix. Default: server/inbox."
         ),
     ] = None,
+    accept_risk: Annotated[
+        str | None,
+        typer.Option(
+            "--accept-risk",
+            metavar="REASON",
+            help="Ship though the study's privacy limits forbid it; the server is told why.",
+        ),
+    ] = None,
     force: ForceOption = False,
 ) -> None:
     """Copy a site's shards to the server's inbox.
 
-    --to takes a disk's folder or a bucket as well. What lies there already is skipped.
+    --to takes a disk's folder or a bucket as well. What lies there already is skipped. Where
+    study.yaml sets limits under `privacy`, shards ship only after an audit within them.
     """
-    from sltool.site.ship import ship as ship_site
+    from sltool.site.gate import ship_within_limits
     from sltool.study.study_file import load_study
 
     folder = terminal.folder
@@ -39,7 +48,7 @@ def ship(
     study.check_sites(names)
     destination = to or str(folder.inbox)
     done = [
-        ship_site(folder.site(name), destination, study.server.recipient, terminal, force)
+        ship_within_limits(folder, study, name, destination, terminal, force, accept_risk)
         for name in names
     ]
     documents = [

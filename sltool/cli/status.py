@@ -15,7 +15,7 @@ def status(terminal: Terminal) -> None:
     """Show what has arrived, what is missing, held or refused.
 
     The shards of each site and split, gaps in their numbers, files that wait or were refused,
-    withdrawals, and the runs.
+    withdrawals, risks that a site accepted, and the runs.
     """
     from sltool.server.intake.status import read_status
 
@@ -26,6 +26,11 @@ def status(terminal: Terminal) -> None:
         terminal.note(f"{one['file']} is {one['reason']} (`sltool queue approve {one['file']}`)")
     for one in found.rejected:
         terminal.note(f"{one['file']} was refused: {one['reason']} (see server/rejected)")
+    for risk in found.accepted_risks:
+        terminal.note(
+            f"site {risk.site} shipped {risk.shards} shards against the study's privacy limits "
+            f"({risk.refusal}); its reason: {risk.reason}"
+        )
     for one in found.withdrawals:
         runs = " ".join(one["runs"]) or "none"
         terminal.note(f"{one['file']} was taken in; runs that saw the rows: {runs}")

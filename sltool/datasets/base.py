@@ -49,6 +49,9 @@ class Scan:
         official: N splits ('train', 'validation', 'test') from the source's own lists, or ''.
         parts: N pairs (the source's list, the part of the body), for a source whose counts are
             told by them.
+        sites: N names of the hospital that the source names for each sample, or ''.
+        understood: how the source was read, a line each, for its owner to check before it takes
+            long: classes with their folders, sizes, columns.
         refused: samples left out while scanning.
         notes: what the user should know about this source, a sentence each.
     """
@@ -60,6 +63,8 @@ class Scan:
     examinations: Sequence[str] | None = None
     official: Sequence[str] | None = None
     parts: Sequence[tuple[str, str]] | None = None
+    sites: Sequence[str] | None = None
+    understood: list[str] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -98,13 +103,30 @@ class Dataset(ABC):
         self.settings = settings
 
     @classmethod
-    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(
+        cls, source: Path | None, given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
         """Settings that suit this source, for a new study only, and notes that say so.
+
+        Args:
+            given: settings that the user typed; they are set over the returned ones.
 
         Raises:
             BadDataError: the source is not of this kind's layout; then no study is made.
         """
         return {}, []
+
+    @classmethod
+    def scaled(cls, settings: Mapping[str, Any], source: Path) -> tuple[dict[str, Any], list[str]]:
+        """The settings with means and standard deviations computed from `source`, and notes.
+
+        Raises:
+            UsageError: this dataset's are in its settings, or follow from them.
+        """
+        raise UsageError(
+            "this dataset's standardisation is not computed from a source",
+            hint="leave --standardise-from and --from-this-site out",
+        )
 
     @classmethod
     def synthetic_source(cls, folder: Path, samples: int, seed: int) -> Path:

@@ -100,7 +100,9 @@ class Cholesterol(Dataset):
     settings: Settings
 
     @classmethod
-    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(
+        cls, source: Path | None, given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
         if source is None:
             return {"columns": list(BUNDLED_COLUMNS)}, []
         if source.is_dir():

@@ -65,7 +65,9 @@ class Cifar10(Dataset):
     settings: Settings
 
     @classmethod
-    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(
+        cls, source: Path | None, given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
         source = cls.need_source(source)
         if not _batches(source)[0] and not _has_class_folders(source, CLASSES):
             raise _no_layout(source, CLASSES)

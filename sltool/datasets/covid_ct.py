@@ -13,6 +13,7 @@ from pydantic import Field
 
 from sltool.datasets.base import Dataset, Refused, Scan, image_samples
 from sltool.datasets.images import Decode, ImageFiles, image_files
+from sltool.datasets.source_columns import plain_name
 from sltool.errors import BadDataError, StorageError
 from sltool.registry import datasets
 from sltool.study.schema import Samples, Section
@@ -71,7 +72,9 @@ class CovidCT(Dataset):
     settings: Settings
 
     @classmethod
-    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(
+        cls, source: Path | None, given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
         source = cls.need_source(source)
         for name, folders in LAYOUTS.items():
             if _class_root(source, folders) is not None:
@@ -186,7 +189,7 @@ def _read_patients(around: list[Path]) -> dict[Key, str]:
     patients: dict[Key, str] = {}
     for table in sorted(path for folder in around for path in folder.glob("*[Mm]eta*.csv")):
         rows = csv.DictReader(_text(table).splitlines())
-        headers = {_plain(header): header for header in rows.fieldnames or []}
+        headers = {plain_name(header): header for header in rows.fieldnames or []}
         file = next((headers[name] for name in headers if name in FILE_HEADERS), None)
         patient = next((headers[name] for name in headers if name in PATIENT_HEADERS), None)
         if file is None or patient is None:
@@ -201,14 +204,10 @@ def _read_patients(around: list[Path]) -> dict[Key, str]:
 
 def _table_class(name: str) -> str:
     """The class that a table is about, by its file's name."""
-    plain = _plain(name)
+    plain = plain_name(name)
     if "noncovid" in plain or "normal" in plain:
         return "non-COVID"
     return "CAP" if "cap" in plain else "COVID"
-
-
-def _plain(text: str) -> str:
-    return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
 def _read_lists(around: list[Path]) -> dict[Key, str]:

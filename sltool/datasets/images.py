@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
+# What `decode_image` raises for a file that is no image, or half of one.
+NO_IMAGE = (OSError, ValueError, SyntaxError, Warning, EOFError)
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,15 @@ class Decode:
         height, width: in pixels.
         channels: 1 (grey) or 3 (RGB).
         pad: keep the aspect ratio and fill the rest with black, instead of stretching.
+        window: centre and width of the grey values of pictures of more than 8 bits; None: all
+            that the file's format can hold (floating point: 0 to the picture's maximum).
     """
 
     height: int
     width: int
     channels: int = 1
     pad: bool = False
+    window: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,33 @@ def decode_image(path: Path, decode: Decode) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             image.draft("L" if decode.channels == 1 else "RGB", (decode.width, decode.height))
             image.load()
-            picture = _eight_bit(image).convert("L" if decode.channels == 1 else "RGB")
-    fitted = fit(picture, decode)
-    array = np.asarray(fitted, dtype=np.uint8)
-    return array[None] if decode.channels == 1 else array.transpose(2, 0, 1)
+            picture = _eight_bit(image, decode.window).convert(
+                "L" if decode.channels == 1 else "RGB"
+            )
+    return as_array(picture, decode)
 
 
-def _eight_bit(image: Any) -> Any:
+def as_array(picture: Any, decode: Decode) -> NDArray[np.uint8]:
+    """A Pillow image, grey or RGB, as uint8 (channels, height, width)."""
+    array = np.asarray(fit(picture, decode), dtype=np.uint8)
+    if array.ndim == 2:
+        return np.repeat(array[None], decode.channels, axis=0)
+    return array.transpose(2, 0, 1)
+
+
+def grey_picture(grey: NDArray[Any], decode: Decode) -> NDArray[np.uint8]:
+    """Values (H, W), black 0 and white 1, as uint8 (channels, height, width)."""
+    from PIL import Image
+
+    return as_array(Image.fromarray((grey.clip(0, 1) * 255).round().astype(np.uint8)), decode)
+
+
+def linear_window(values: NDArray[np.float32], centre: float, width: float) -> NDArray[np.float32]:
+    """PS3.3 C.11.2.1.2.1 of the DICOM standard: grey values -> black 0, white 1, and beyond."""
+    return (values - np.float32(centre - 0.5)) / np.float32(max(width - 1, 1e-6)) + np.float32(0.5)
+
+
+def _eight_bit(image: Any, window: tuple[float, float] | None) -> Any:
     """16-bit and float pictures scaled to 0..255; Pillow's own conversion would clip them."""
     from PIL import Image
 
@@ -66,6 +91,8 @@ def _eight_bit(image: Any) -> Any:
         # Palettes with transparency convert through RGBA.
         return image.convert("RGBA") if "transparency" in image.info else image
     pixels = np.asarray(image, dtype=np.float32)
+    if window is not None:
+        return Image.fromarray((linear_window(pixels, *window).clip(0, 1) * 255).astype(np.uint8))
     top = 65535.0 if image.mode.startswith("I") else max(float(pixels.max(initial=0)), 1.0)
     return Image.fromarray((pixels.clip(0, top) * (255.0 / top)).astype(np.uint8))
 
@@ -99,12 +126,13 @@ def decode_batch(
             images[len(kept)] = decode_image(path, decode)
             kept.append(number)
             reasons.append("")
-        except (OSError, ValueError, SyntaxError, Warning, EOFError) as error:
-            reasons.append(_reason(error))
+        except NO_IMAGE as error:
+            reasons.append(told_reason(error))
     return images[: len(kept)], kept, reasons
 
 
-def _reason(error: Exception) -> str:
+def told_reason(error: Exception) -> str:
+    """Why `decode_image` could not read a file."""
     text = str(error).split("\n", 1)[0]
     return "not an image that Pillow knows" if "cannot identify" in text else text or repr(error)
 

@@ -83,7 +83,9 @@ class Mura(Dataset):
     settings: Settings
 
     @classmethod
-    def infer_settings(cls, source: Path | None) -> tuple[dict[str, Any], list[str]]:
+    def infer_settings(
+        cls, source: Path | None, given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
         root = _root(cls.need_source(source))
         lists = [name for name in LISTS if _csv(root, name, "image_paths").is_file()]
         parts = [

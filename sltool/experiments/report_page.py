@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +17,13 @@ from sltool.experiments.rounding import interval, p_value, rounded, with_spread
 from sltool.experiments.statistics import Difference, Interval
 from sltool.experiments.style import NARROW, Picture
 from sltool.files import write_text
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One value: its text, a note below it, and the number that it is sorted by."""
-
-    text: str
-    note: str = ""
-    sort: float | None = None
-
-
-@dataclass(frozen=True)
-class TableRow:
-    cells: Sequence[Cell]
-    reference: bool = False
-
-
-@dataclass(frozen=True)
-class DataTable:
-    columns: Sequence[str]
-    rows: Sequence[TableRow]
+from sltool.page import Cell, DataTable, TableRow, render
 
 
 def write_page(results: Results, drawn: Sequence[Picture], out: Path) -> Path:
     """Publish `out`/report.html with the pictures of `out`/figures inside."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("sltool.experiments"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     path = out / "report.html"
-    text = environment.get_template(path.name).render(_content(results, drawn, out))
+    text = render("sltool.experiments", path.name, _content(results, drawn, out))
     write_text(path, text, public=not _shows_patients(out / "figures"))
     return path
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +16,9 @@ from pydantic import Field
 from torch import nn
 
 from sltool.errors import BadDataError, StorageError, StudyFileError, StudyMismatchError
+from sltool.models.draw import draw
 from sltool.registry import models
-from sltool.study.schema import Section, Study
+from sltool.study.schema import Fraction, Section, Study
 from sltool.study.study_file import validate
 
 # Of 32 bits, in the state of an MT19937.
@@ -79,6 +82,37 @@ class Model(ABC):
             folder: the study's folder; a relative path in the settings starts there.
         """
 
+    def load_privacy_layer(self, layers: Layers, cut: int, folder: Path) -> bool:
+        """Put weights from disk into the site's layers, for a new privacy layer, if so set.
+
+        Args:
+            layers: what `layers` returned.
+            folder: the study's folder; a relative path in the settings starts there.
+
+        Returns:
+            Whether it did; otherwise they are drawn (`sltool.models.draw`).
+        """
+        return False
+
+
+def draw_privacy_layer(study: Study, seed: int | None, folder: Path) -> nn.Sequential:
+    """A new privacy layer: drawn from `seed`, or of a pretrained network, if the model says so.
+
+    Args:
+        seed: None: from the system's entropy, never to be drawn again.
+        folder: the study's folder; relative paths in the model's settings start there.
+
+    Raises:
+        StudyFileError: the model's settings or the cut are wrong.
+        UnknownNameError: there is no such model.
+    """
+    with _seeded(seed):
+        model, layers = _layers(study)
+        layer = split(layers, study.model.cut).privacy_layer
+        if not model.load_privacy_layer(layers, study.model.cut, folder):
+            draw(layer, study.samples)
+    return layer
+
 
 def build(study: Study, seed: int | None, folder: Path | None = None) -> Halves:
     """The study's network with weights drawn from `seed`, cut where the study says.
@@ -91,16 +125,23 @@ def build(study: Study, seed: int | None, folder: Path | None = None) -> Halves:
         StudyFileError: the model's settings or the cut are wrong.
         UnknownNameError: there is no such model.
     """
-    with torch.random.fork_rng(devices=[]):
-        if seed is None:
-            _seed_from_entropy()
-        else:
-            torch.manual_seed(seed)
+    with _seeded(seed):
         model, layers = _layers(study)
     halves = split(layers, study.model.cut)
     if folder is not None:
         model.load_pretrained(layers, study.model.cut, folder)
     return halves
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Draw from `seed`, or from the system's entropy, and leave torch's generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        if seed is None:
+            _seed_from_entropy()
+        else:
+            torch.manual_seed(seed)
+        yield
 
 
 def _seed_from_entropy() -> None:
@@ -192,6 +233,7 @@ def output_shape(privacy_layer: nn.Module, study: Study) -> tuple[int, ...]:
         return tuple(privacy_layer(torch.zeros(1, *study.samples.shape)).shape[1:])
 
 
+Count = Annotated[int, Field(gt=0)]
 Activation = Literal["relu", "leaky-relu", "sigmoid", "tanh"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -209,6 +251,15 @@ class ServerSettings(Section):
     )
 
 
+class NormedServerSettings(ServerSettings):
+    """`model.server` of networks of convolutions."""
+
+    batch_norm: bool = Field(
+        default=True, description="Batch normalisation after each convolution there."
+    )
+    dropout: Fraction = Field(default=0.0, description="Before the dense layer.")
+
+
 def activation_at(
     layer: int, cut: int, site: Activation, server: ServerSettings
 ) -> type[nn.Module]:
@@ -221,19 +272,39 @@ POOLS: dict[Pool, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool
 
 
 def convolution(
-    channels: int, filters: int, activation: type[nn.Module], pool: Pool | None, norm: bool
+    channels: int,
+    filters: int,
+    activation: type[nn.Module],
+    pool: Pool | None,
+    norm: bool,
+    stride: int = 1,
+    size: int = 3,
 ) -> nn.Sequential:
-    """A 3x3 convolution with its activation: (N, channels, H, W) -> (N, filters, H, W).
+    """A convolution and its activation: (N, channels, H, W) -> (N, filters, H, W) / stride.
 
     Args:
         pool: 2x2 pooling at the end (the paper's equation 2), which halves H and W; None: none.
         norm: batch normalisation before the activation; only for the server's layers.
+        size: side of the kernel.
     """
     return nn.Sequential(
-        nn.Conv2d(channels, filters, 3, padding=1),
+        nn.Conv2d(channels, filters, size, stride, padding=size // 2),
         *([nn.BatchNorm2d(filters)] if norm else []),
         activation(),
         *([POOLS[pool](2)] if pool else []),
+    )
+
+
+def he(part: nn.Module) -> None:
+    """For `Module.apply`: a signal keeps its size through many convolutions (He et al. 2015)."""
+    if isinstance(part, nn.Conv2d):
+        nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+
+
+def averaged(channels: int, outputs: int, dropout: float) -> nn.Sequential:
+    """A head: the mean of each channel, then a dense layer: (N, channels, H, W) -> (N, outputs)."""
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, outputs)
     )
 
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 from torch import nn
 
 from sltool.models.base import (
     Activation,
+    Count,
     Layers,
     Model,
+    NormedServerSettings,
     Pool,
-    ServerSettings,
     activation_at,
     check_image,
     convolution,
 )
 from sltool.registry import models
-from sltool.study.schema import Fraction, Section
+from sltool.study.schema import Section
 
 
 @models.register("covid-cnn")
@@ -26,13 +25,7 @@ class CovidCNN(Model):
     """Convolutions 3x3, each with activation and 2x2 pooling, then one dense layer."""
 
     class Settings(Section):
-        class Server(ServerSettings):
-            batch_norm: bool = Field(
-                default=True, description="Batch normalisation after each convolution there."
-            )
-            dropout: Fraction = Field(default=0.0, description="Before the dense layer.")
-
-        filters: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        filters: tuple[Count, ...] = Field(
             default=(1, 32, 64, 128, 256),
             min_length=1,
             description="Channels of each hidden layer; the last at the site is what travels.",
@@ -45,8 +38,9 @@ class CovidCNN(Model):
             default="max",
             description="max or average: the two poolings of the paper's equation 2.",
         )
-        server: Server = Field(
-            default=Server(), description="Of the server network alone; free to change."
+        server: NormedServerSettings = Field(
+            default=NormedServerSettings(),
+            description="Of the server network alone; free to change.",
         )
 
     settings: Settings

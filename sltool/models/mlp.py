@@ -5,13 +5,16 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import nn
 
 from sltool.errors import StudyFileError
-from sltool.models.base import Activation, Layers, Model, ServerSettings, activation_at
+from sltool.models.base import Activation, Count, Layers, Model, ServerSettings, activation_at
 from sltool.registry import models
 from sltool.study.schema import Section
+
+Embedding = tuple[Count, Count]
 
 
 @models.register("mlp")
@@ -19,8 +22,14 @@ class MLP(Model):
     """Dense layers with an activation each, then one dense layer to the prediction."""
 
     class Settings(Section):
-        widths: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        widths: tuple[Count, ...] = Field(
             default=(16, 64, 64), min_length=1, description="Units of each hidden layer."
+        )
+        embeddings: dict[Annotated[int, Field(ge=0)], Embedding] = Field(
+            default={},
+            description="Column (counted from 0) -> [categories, size]: its codes 0 to "
+            "categories - 1, with the agreed mean 0 and sd 1, enter as vectors of that size; any "
+            "other code as one more vector, of what is unknown.",
         )
         activation: Activation = Field(
             default="leaky-relu", description="relu, leaky-relu (the paper's), sigmoid or tanh."
@@ -35,9 +44,42 @@ class MLP(Model):
         if len(shape) != 1:
             raise StudyFileError(f"mlp takes table rows, not samples of shape {shape}")
         options = self.settings
+        absent = [column for column in options.embeddings if column >= shape[0]]
+        if absent:
+            raise StudyFileError(
+                f"model.embeddings: there is no column {absent[0]}",
+                expected=f"0 to {shape[0] - 1}",
+            )
+        embedded = [_Embedded(shape[0], options.embeddings)] if options.embeddings else []
+        columns = embedded[0].width if embedded else shape[0]
         hidden: list[nn.Module] = []
-        for number, (before, after) in enumerate(pairwise([shape[0], *options.widths])):
+        for number, (before, after) in enumerate(pairwise([columns, *options.widths])):
             activation = activation_at(number, cut, options.activation, options.server)
             # (N, before) -> (N, after)
-            hidden.append(nn.Sequential(nn.Linear(before, after), activation()))
+            own = embedded if number == 0 else []
+            hidden.append(nn.Sequential(*own, nn.Linear(before, after), activation()))
         return Layers(hidden, nn.Linear(options.widths[-1], outputs))
+
+
+class _Embedded(nn.Module):
+    """Columns (N, D) -> (N, width): numbers as they are, then each category's code as a vector."""
+
+    def __init__(self, columns: int, embeddings: dict[int, Embedding]) -> None:
+        super().__init__()
+        self._numbers = [column for column in range(columns) if column not in embeddings]
+        self.tables = nn.ModuleDict(
+            {
+                str(column): nn.Embedding(categories + 1, size)
+                for column, (categories, size) in sorted(embeddings.items())
+            }
+        )
+        self._categories = {str(column): count for column, (count, _) in embeddings.items()}
+        self.width = len(self._numbers) + sum(size for _, size in embeddings.values())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = [x[:, self._numbers]]
+        for column, table in self.tables.items():
+            codes, unknown = x[:, int(column)].round().long(), self._categories[column]
+            known = (codes >= 0) & (codes < unknown)
+            parts.append(table(torch.where(known, codes, unknown)))
+        return torch.cat(parts, dim=1)

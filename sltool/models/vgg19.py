@@ -6,16 +6,14 @@ Large-Scale Image Recognition", 2015.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
 from torch import nn
 
-from sltool.errors import BadDataError, StorageError, StudyFileError
+from sltool.errors import StudyFileError
 from sltool.models.base import (
     Activation,
     Layers,
@@ -23,15 +21,17 @@ from sltool.models.base import (
     Pool,
     ServerSettings,
     activation_at,
+    averaged,
     check_image,
     convolution,
+    he,
 )
+from sltool.models.weights import State, read_state
 from sltool.registry import models
 from sltool.study.schema import Fraction, Positive, Section
 
 # Filters of each block of convolutions; pooling follows each block.
 BLOCKS = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
-State = dict[str, torch.Tensor]
 
 
 @models.register("vgg19")
@@ -86,16 +86,10 @@ class VGG19(Model):
             activation = activation_at(number, cut, options.activation, options.server)
             layer = convolution(channels, after, activation, pool, norm and number >= cut)
             if activation in (nn.ReLU, nn.LeakyReLU):
-                layer.apply(_he)
+                layer.apply(he)
             hidden.append(layer)
             channels = after
-        head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Dropout(options.server.dropout),
-            nn.Linear(channels, outputs),
-        )
-        return Layers(hidden, head)
+        return Layers(hidden, averaged(channels, outputs, options.server.dropout))
 
     def _filters(self) -> Iterator[tuple[int, bool]]:
         """The filters of each of VGG19's convolutions, and whether pooling follows."""
@@ -114,7 +108,7 @@ class VGG19(Model):
         if self.settings.server.weights is None:
             return
         path = folder / Path(self.settings.server.weights).expanduser()
-        state = _read(path)
+        state = read_state(path)
         index = 0
         for number, layer in enumerate(layers.hidden[1:], start=1):
             assert isinstance(layer, nn.Sequential)
@@ -126,40 +120,6 @@ class VGG19(Model):
                     part.load_state_dict(own)
             # torchvision counts the activation and the pooling too.
             index += len(layer)
-
-
-def _he(part: nn.Module) -> None:
-    # He et al. 2015: the signal keeps its size through 17 layers; with torch's default it fades.
-    if isinstance(part, nn.Conv2d):
-        nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-
-
-def _read(path: Path) -> State:
-    """The tensors of a .safetensors or a .pth file; nothing but tensors is unpickled."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise StorageError.of(error, path, "read") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, SafetensorError) as error:
-        raise BadDataError(
-            f"the pretrained weights cannot be read: {str(error).splitlines()[0]}",
-            where=path,
-            expected="a state dict of tensors, as torchvision publishes for VGG19",
-        ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
-    ):
-        raise BadDataError(
-            "the file holds no state dict",
-            where=path,
-            expected="tensors by name: 'features.0.weight' and so on",
-            hint="save `network.state_dict()`, not the network or a checkpoint around it",
-        )
-    return state
 
 
 def _of_part(state: State, prefix: str, infer_settings: bool, part: nn.Module, path: Path) -> State:

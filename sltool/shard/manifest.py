@@ -14,7 +14,7 @@ import hashlib
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from sltool.errors import ShardRefusedError
 from sltool.files import canonical_json
@@ -97,8 +97,34 @@ class ShardId(Section):
         return f"{self.site}-{self.split}-{self.sequence:05d}.h5"
 
 
+def _can_be_shown(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("has characters that cannot be shown, or spaces around it")
+    return text
+
+
+Told = Annotated[
+    str, StringConstraints(min_length=1, max_length=200), AfterValidator(_can_be_shown)
+]
+
+
+class AcceptedRisk(Section):
+    """Why a shard was shipped that the study's `privacy` section would have stopped.
+
+    Attributes:
+        reason: the site's own words.
+        refusal: what was not as the study asks.
+    """
+
+    reason: Told
+    refusal: Told
+
+
 class Manifest(Section):
-    """Everything that the signature covers, the payload by its digest."""
+    """Everything that the signature covers, the payload by its digest.
+
+    `accepted_risk` has no key in the file where it is None.
+    """
 
     format: Literal[1] = 1
     content: Content
@@ -108,6 +134,7 @@ class Manifest(Section):
     key: str
     tool: Annotated[str, StringConstraints(pattern=r"^[ -~]{1,64}$")]
     payload: Payload
+    accepted_risk: AcceptedRisk | None = None
 
     @model_validator(mode="after")
     def _is_possible(self) -> Manifest:
@@ -119,7 +146,8 @@ class Manifest(Section):
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
-        return canonical_json(self.model_dump(mode="json"))
+        left_out = {"accepted_risk"} if self.accepted_risk is None else set()
+        return canonical_json(self.model_dump(mode="json", exclude=left_out))
 
     @property
     def digest(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -65,6 +66,15 @@ def write_shard(
         with part.open("r+b") as file:
             file.write(pack(manifest, key.sign(manifest.to_bytes())))
     return manifest
+
+
+def sign_again(path: Path, manifest: Manifest, key: SigningKey) -> None:
+    """Put another manifest in front of a shard's payload, which stays as it is."""
+    block = pack(manifest, key.sign(manifest.to_bytes()))
+    with publish(path) as part, path.open("rb") as old, part.open("wb") as new:
+        old.seek(USER_BLOCK)
+        new.write(block)
+        shutil.copyfileobj(old, new)
 
 
 def _write_payload(

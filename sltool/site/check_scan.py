@@ -222,5 +222,10 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "examinations": _no_text,
     "official": _no_split,
     "parts": _no_pair,
+    "sites": _no_text,
 }
-LISTS: dict[str, Callable[[Any], str]] = {"refused": _not_refused, "notes": _no_text}
+LISTS: dict[str, Callable[[Any], str]] = {
+    "refused": _not_refused,
+    "notes": _no_text,
+    "understood": _no_text,
+}

@@ -23,6 +23,7 @@ from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 from sltool.shard.writer import write_shard
 from sltool.site.augment import Augmenter
 from sltool.site.enrol import site_key
+from sltool.site.liveness import MANY_DEAD, Liveness
 from sltool.site.noise import fresh_noise
 from sltool.site.outbox import is_complete
 from sltool.site.private_file import PrivateFile, open_private
@@ -36,7 +37,11 @@ BATCH_ROWS = 256
 
 @dataclass(frozen=True)
 class EncodingResult:
-    """What lies in a site's outbox."""
+    """What lies in a site's outbox.
+
+    `dead` is the share of the privacy layer's values that are zero or the same in every sample;
+    None for an outbox of before this was counted.
+    """
 
     site: str
     samples: int
@@ -44,6 +49,7 @@ class EncodingResult:
     bytes: int
     seconds: float
     again: bool
+    dead: float | None
 
 
 def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
@@ -113,7 +119,10 @@ def encode(
         "samples": sum(manifest.samples for manifest in shards),
         "shards": [manifest.place.name for manifest in shards],
         "withdrawn": gone,
+        "dead": encoder.liveness.dead,
     }
+    if encoder.liveness.dead >= MANY_DEAD:
+        progress.note(_warning(site_name, encoder.liveness.dead))
     write_json(site.encoded, record)
     return _summary(site, record, time.monotonic() - started, again=False)
 
@@ -144,7 +153,16 @@ def _summary(
     site: SiteFolder, record: EncodedRecord, seconds: float, again: bool
 ) -> EncodingResult:
     size = sum((site.outbox / name).stat().st_size for name in record["shards"])
-    return EncodingResult(site.name, record["samples"], len(record["shards"]), size, seconds, again)
+    shards, dead = len(record["shards"]), record.get("dead")
+    return EncodingResult(site.name, record["samples"], shards, size, seconds, again, dead)
+
+
+def _warning(site: str, dead: float) -> str:
+    return (
+        f"site {site}: {dead:.0%} of the privacy layer's values are zero or the same in every "
+        "sample here, so that the server has little to learn from; `sltool prepare --force` draws "
+        "another layer, for all sites, and model.activation=leaky-relu leaves fewer values at zero"
+    )
 
 
 def _empty(site: SiteFolder) -> None:
@@ -156,6 +174,8 @@ def _empty(site: SiteFolder) -> None:
 
 class Encoder:
     """Samples -> what travels: standardise, privacy layer, clip, noise, dtype.
+
+    `liveness` counts what the privacy layer gave.
 
     Args:
         seed: of the random versions of training images. The noise follows from nothing.
@@ -171,6 +191,7 @@ class Encoder:
         self._settings = study.encoding
         self._dtype = getattr(torch, study.encoding.dtype)
         self._augment = Augmenter(study.encoding, seed)
+        self.liveness = Liveness()
 
     @torch.inference_mode()
     def __call__(self, inputs: NDArray[Any], views: int = 1) -> NDArray[Any]:
@@ -184,6 +205,7 @@ class Encoder:
         x = torch.from_numpy(inputs).to(self._device, torch.float32)
         x = self._augment(x, views)
         maps = self._layer((x - self._mean) / self._sd)
+        self.liveness.add(maps)
         maps = clip_and_add_noise(maps, self._settings, fresh_noise)
         maps = maps.to(self._dtype).contiguous()
         if not torch.isfinite(maps).all():

@@ -27,6 +27,7 @@ from sltool.progress import Advance, Progress
 from sltool.site.check_scan import InputCheck, check_scan
 from sltool.site.counts import count_parts
 from sltool.site.fingerprint import Fingerprint
+from sltool.site.preview import preview
 from sltool.site.private_file import create_private, open_private, write_text_column
 from sltool.site.withdrawals import Withdrawals, told
 from sltool.study.layout import StudyFolder
@@ -102,6 +103,8 @@ def prepare(
             expected=dataset.source_help,
             hint=_first_reasons(scan.refused),
         )
+    for line in preview(scan, study, folder.study_file) if scan.understood else ():
+        progress.note(line)
     keep = Withdrawals.read(folder).keeps(scan.records, scan.groups)
     if not keep.any():
         raise BadDataError("all samples are of patients who withdrew", where=source or "")
@@ -275,6 +278,8 @@ def _write_columns(file: h5py.File, scan: Scan, kept: list[int], labels: Labels)
     write_text_column(file, "groups", [scan.groups[number] for number in kept])
     for name, column in (("examinations", scan.examinations), ("official", scan.official)):
         write_text_column(file, name, [column[number] if column else "" for number in kept])
+    if scan.sites:
+        write_text_column(file, "sites", [scan.sites[number] for number in kept])
     if labels.kind == "regression":
         return {}
     found = Counter(values.tolist())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ from sltool.study.schema import Choice, ModelChoice, Section, Study
 from sltool.study.study_file import load_study, render, replace_samples, validate
 from sltool.study.yaml_text import parse_yaml
 
+WARNING = (
+    "the means and standard deviations of this site's own patients now stand in study.yaml, which "
+    "every site and the server read: averages over all rows, of every column and the label. With "
+    "few rows they say much about each; --standardise-from takes a public table instead"
+)
+# A dataset's settings, and notes.
+Adapted = tuple[dict[str, Any], list[str]]
+
 
 def prepare_study(
     folder: StudyFolder,
@@ -32,6 +40,7 @@ def prepare_study(
     seed: int | None,
     force: bool,
     progress: Progress,
+    scale: Scale | None = None,
 ) -> PreparationResult:
     """Make study.yaml and privacy-layer.safetensors if need be, then `prepared.h5`.
 
@@ -41,6 +50,8 @@ def prepare_study(
             say what it says.
         workers: processes that decode images.
         seed: of the privacy layer, which is then public; None: from the system's entropy.
+        scale: the table that the means and standard deviations are computed from, of a study that
+            nobody has agreed on yet.
 
     Raises:
         UsageError: no dataset is named, or a new study's setting is wrong.
@@ -50,8 +61,10 @@ def prepare_study(
     notes: list[str] = []
     if folder.study_file.exists():
         study = _existing(folder, name, overrides)
+        if scale is not None:
+            study, notes = _rescaled(folder, study, scale)
     else:
-        study, notes = _new(folder, name, source, overrides)
+        study, notes = _new(folder, name, source, overrides, scale)
     dataset = _dataset(study)
     study = _agreed(folder, study, dataset, seed, force, progress)
     looked = fingerprint(source, folder.own)
@@ -62,6 +75,39 @@ def prepare_study(
             _tell_changes(folder, study, looked, progress)
         done = prepare(folder, study, dataset, source, progress, workers, state, looked)
     return replace(done, notes=[*notes, *done.notes])
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The table that a study's means and standard deviations are computed from.
+
+    `private` where it is the site's own, whose figures all sites and the server then read.
+    """
+
+    table: Path
+    private: bool
+
+    def apply(self, kind: type[Dataset], settings: Mapping[str, Any]) -> Adapted:
+        """The dataset's settings with the table's figures, and notes."""
+        settings, notes = kind.scaled(settings, self.table)
+        return settings, [WARNING, *notes] if self.private else notes
+
+
+def _rescaled(folder: StudyFolder, study: Study, scale: Scale) -> tuple[Study, list[str]]:
+    kind = datasets.get(study.dataset.name)
+    settings, notes = scale.apply(kind, study.dataset.settings())
+    dataset = Choice(name=study.dataset.name, **settings)
+    changed = study.model_copy(update={"dataset": dataset})
+    if _dataset(changed).settings == _dataset(study).settings:
+        return study, []
+    if study.sites:
+        raise UsageError(
+            "this study is agreed on: its standardisation stays",
+            where=folder.study_file,
+            hint="leave --standardise-from and --from-this-site out, or make a new study",
+        )
+    write_text(folder.study_file, study_text(changed), public=True)
+    return load_study(folder), notes
 
 
 def _existing(folder: StudyFolder, name: str | None, overrides: Sequence[str]) -> Study:
@@ -115,7 +161,11 @@ def _which_dataset(folder: StudyFolder) -> UsageError:
 
 
 def _new(
-    folder: StudyFolder, name: str | None, source: Path | None, overrides: Sequence[str]
+    folder: StudyFolder,
+    name: str | None,
+    source: Path | None,
+    overrides: Sequence[str],
+    scale: Scale | None,
 ) -> tuple[Study, list[str]]:
     # Not above: a study that is there needs no torch here, which is slow to import.
     from sltool.models.base import outline
@@ -125,7 +175,7 @@ def _new(
     kind = datasets.get(name)
     if source is not None or kind.needs_source:
         kind.need_source(source)
-    settings, notes = kind.infer_settings(source)
+    settings, notes = kind.infer_settings(source, _given(overrides))
     content: dict[str, Any] = {"id": secrets.token_hex(16), "split": {}}
     for section, values in kind.recipe.items():
         content[section] = dict(values)
@@ -134,12 +184,25 @@ def _new(
         _override(content, override)
     chosen = dict(content["dataset"])
     chosen.pop("name")
+    if scale is not None:
+        chosen, told = scale.apply(kind, chosen)
+        content["dataset"] = {"name": name, **chosen}
+        notes = [*notes, *told]
     options = validate(kind.Settings, chosen, where="--set", prefix="dataset")
     content["samples"] = kind(options).samples().model_dump(mode="json")
     study = validate(Study, content, where="--set")
     outline(study)
     write_text(folder.study_file, study_text(study), public=True)
     return load_study(folder), notes
+
+
+def _given(overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings of the dataset that the user typed."""
+    content: dict[str, Any] = {"dataset": {}}
+    for override in overrides:
+        if override.startswith("dataset."):
+            _override(content, override)
+    return dict(content["dataset"])
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -174,6 +237,7 @@ def study_text(study: Study) -> str:
         ),
         "encoding": (study.encoding,),
         "training": (study.training,),
+        "privacy": (study.privacy,),
         "server": (study.server,),
         "sites": {name: site.model_dump(mode="json") for name, site in study.sites.items()},
     }
@@ -237,13 +301,13 @@ def _agreed(
 def _write_privacy_layer(
     folder: StudyFolder, study: Study, seed: int | None, progress: Progress
 ) -> None:
-    from sltool.models.base import build
+    from sltool.models.base import draw_privacy_layer
 
     if seed is not None:
         progress.note(
             "the privacy layer follows from the seed, so that it is public: for simulations alone"
         )
-    write_layer(folder.privacy_layer, build(study, seed).privacy_layer, study)
+    write_layer(folder.privacy_layer, draw_privacy_layer(study, seed, folder.root), study)
 
 
 def _tell_changes(

@@ -32,7 +32,12 @@ class ShippingResult:
 
 
 def ship(
-    site: SiteFolder, destination: str, recipient: str | None, progress: Progress, force: bool
+    site: SiteFolder,
+    destination: str,
+    recipient: str | None,
+    progress: Progress,
+    force: bool,
+    only_withdrawals: bool = False,
 ) -> ShippingResult:
     """Copy every shard and withdrawal of the outbox that does not lie at `destination`.
 
@@ -41,13 +46,15 @@ def ship(
     Args:
         destination: a folder, or a URL that fsspec understands, such as s3://bucket/prefix.
         recipient: the server's age recipient, to encrypt for; None: files travel readable.
+        only_withdrawals: leave the shards where they are.
 
     Raises:
         StageOrderError: nothing is encoded and nothing withdrawn.
         StorageError: the destination cannot be written.
     """
     withdrawals = sorted(site.outbox.glob(f"*{WITHDRAWAL}"))
-    shards = outbox_shards(site) if not withdrawals or site.encoded.is_file() else []
+    wanted = not only_withdrawals and (not withdrawals or site.encoded.is_file())
+    shards = outbox_shards(site) if wanted else []
     record = read_record(site.shipped, ShippedRecord) or {}
     place = _place(destination)
     before = record.get(destination, {})

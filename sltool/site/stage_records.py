@@ -18,12 +18,16 @@ ShardName = Annotated[str, StringConstraints(pattern=SHARD_NAME)]
 
 
 class EncodedRecord(TypedDict):
-    """`encoded.json`: what was encoded from what; `withdrawn` counts the rows left out."""
+    """`encoded.json`: what was encoded from what.
+
+    `withdrawn` counts the rows left out; `dead` as in `sltool.site.encode.EncodingResult`.
+    """
 
     state: dict[str, Any]
     samples: int
     shards: list[ShardName]
     withdrawn: NotRequired[int]
+    dead: NotRequired[float]
 
 
 class Sent(TypedDict):

@@ -52,6 +52,16 @@ class SiteFolder:
         return self.private_dir / "encoded.json"
 
     @property
+    def audit(self) -> Path:
+        """What the last `audit` found."""
+        return self.private_dir / "audit.json"
+
+    @property
+    def audit_page(self) -> Path:
+        """The same for people, with pictures of patients."""
+        return self.private_dir / "audit.html"
+
+    @property
     def shipped(self) -> Path:
         """The record of what `ship` sent where."""
         return self.private_dir / "shipped.json"

@@ -215,6 +215,36 @@ class Server(Section):
     )
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Privacy(Section):
+    """Limits by the figures of `audit.json`; `ship` refuses what is above one."""
+
+    max_leak: Share | None = Field(
+        default=None,
+        description="Greatest leak: 0 the average patient, 1 the picture (tables: the share of the "
+        "variance) that the strongest attacker rebuilds; null: no limit.",
+    )
+    max_linkage: Share | None = Field(
+        default=None,
+        description="Greatest rate of finding a patient's map by another view; null: no limit.",
+    )
+    max_exact_recovery: Share | None = Field(
+        default=None, description="Greatest share of samples recovered exactly; null: no limit."
+    )
+    audit: Literal["quick", "thorough"] | None = Field(
+        default=None,
+        description="The audit that has to be there before `ship`: quick or thorough; null: quick "
+        "if there is a limit, else none.",
+    )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether `ship` asks for an audit."""
+        return self != Privacy()
+
+
 class Study(Section):
     format: Literal[1] = Field(default=1, description="Version of this file's layout.")
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] = Field(
@@ -230,6 +260,10 @@ class Study(Section):
     training: Training = Field(
         default=Training(),
         description="What `server-train` does. May change at any time without a new encoding.",
+    )
+    privacy: Privacy = Field(
+        default=Privacy(),
+        description="What an attacker may get at most, as `sltool audit` measures it.",
     )
     server: Server = Field(default=Server(), description="How files travel to the server.")
     sites: dict[SiteName, Site] = Field(

@@ -53,9 +53,18 @@ def _fields(section: BaseModel, indent: int) -> str:
         parts.append(_comment(field.description or "", indent))
         if isinstance(value, BaseModel):
             parts.append(f"{' ' * indent}{name}:\n{_fields(value, indent + 2)}")
+        elif _is_mapping_of_sections(value):
+            # A line for each, so that it can be found and edited.
+            content = section.model_dump(mode="json")[name].items()
+            lines = [f"{' ' * (indent + 2)}{plain(key)}: {plain(item)}\n" for key, item in content]
+            parts.append(f"{' ' * indent}{name}:\n{''.join(lines)}")
         else:
             parts.append(f"{' ' * indent}{name}: {plain(section.model_dump(mode='json')[name])}\n")
     return "".join(parts)
+
+
+def _is_mapping_of_sections(value: object) -> bool:
+    return isinstance(value, dict) and any(isinstance(item, BaseModel) for item in value.values())
 
 
 def _comment(text: str, indent: int) -> str:

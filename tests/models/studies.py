@@ -10,6 +10,8 @@ from sltool.study.schema import Study
 SMALL: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
     "covid-cnn": ((1, 32, 32), {"filters": [2, 4, 4, 8, 8]}, 5),
     "mlp": ((7,), {}, 3),
+    "resnet": ((1, 96, 96), {"channels": 4, "widths": [8, 8], "blocks": 1}, 4),
+    "timm": ((1, 64, 64), {"network": "test_resnet", "channels": 4}, 6),
     "vgg19": ((1, 64, 64), {"width": 0.0625}, 17),
 }
 

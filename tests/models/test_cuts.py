@@ -13,9 +13,20 @@ from sltool.models.base import ACTIVATIONS, Halves, build, feature_shape, outlin
 from sltool.registry import models
 from sltool.study.schema import Study
 from tests.models.studies import SMALL, study_of
+from tests.models.timm_here import needs_timm
 
 BUILTIN = {entry.name for entry in models.entries() if entry.origin == "built-in"}
-CUTS = [(name, cut) for name, (_, _, depth) in SMALL.items() for cut in range(depth + 1)]
+
+
+def _marked(name: str, *more: Any) -> Any:
+    return pytest.param(name, *more, marks=[needs_timm] if name == "timm" else [])
+
+
+NAMES = [_marked(name) for name in SMALL]
+CUTS = [_marked(name, cut) for name, (_, _, depth) in SMALL.items() for cut in range(depth + 1)]
+# Networks of our own layers, whose activations and normalisation are settings.
+OWN = [name for name in SMALL if name != "timm"]
+CONVOLUTIONAL = [name for name in OWN if name != "mlp"]
 
 
 def whole(halves: Halves) -> torch.nn.Module:
@@ -40,14 +51,14 @@ def test_server_of_site_equals_the_unsplit_network(name: str, cut: int) -> None:
     x = torch.randn(2, *study.samples.shape)
     with torch.no_grad():
         maps = halves.privacy_layer.eval()(x)
-        assert torch.equal(halves.server_network.eval()(maps), unsplit(x))
+        torch.testing.assert_close(halves.server_network.eval()(maps), unsplit(x))
     assert tuple(maps.shape[1:]) == feature_shape(study)
     assert len(halves.privacy_layer) == cut
 
 
 def _without_norm(name: str) -> dict[str, Any]:
     # Which layers are normalised depends on the cut, so it is the same network only without.
-    return {} if name == "mlp" else {"server": {"batch_norm": False, "dropout": 0.0}}
+    return {} if name in ("mlp", "timm") else {"server": {"batch_norm": False, "dropout": 0.0}}
 
 
 @pytest.mark.parametrize(("name", "cut"), CUTS)
@@ -57,14 +68,14 @@ def test_nothing_at_the_site_depends_on_the_batch(name: str, cut: int) -> None:
     assert not any(isinstance(part, random) for part in layer.modules())
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_cut_behind_the_last_layer_is_refused(name: str) -> None:
     depth = SMALL[name][2]
     with pytest.raises(StudyFileError, match=f"the network has {depth} hidden layers"):
         build(small_study(name, depth + 1), seed=0)
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "mlp"])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_the_server_settings_do_not_touch_what_stands_at_the_site(name: str) -> None:
     layers = [
         build(small_study(name, 1, server={"batch_norm": norm}), seed=1).privacy_layer.state_dict()
@@ -73,7 +84,7 @@ def test_the_server_settings_do_not_touch_what_stands_at_the_site(name: str) -> 
     assert all(torch.equal(layers[0][key], layers[1][key]) for key in layers[0])
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", OWN)
 def test_the_server_may_have_an_activation_of_its_own(name: str) -> None:
     own = small_study(name, 1, activation="sigmoid", server={"activation": "tanh"})
     built, common = build(own, seed=1), build(small_study(name, 1, activation="sigmoid"), seed=1)
@@ -89,7 +100,7 @@ def _activations(network: torch.nn.Module) -> set[type]:
     return {type(part) for part in network.modules()} & set(ACTIVATIONS.values())
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_weights_go_into_the_outline(name: str) -> None:
     study = small_study(name, 1)
     built, drawn = build(study, seed=5), outline(study)
@@ -101,7 +112,7 @@ def test_weights_go_into_the_outline(name: str) -> None:
         assert torch.equal(whole(drawn)(x), whole(built)(x))
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "mlp"])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
 @pytest.mark.parametrize("activation", ["sigmoid", "relu", "tanh"])
 @pytest.mark.parametrize("pool", ["max", "average"])
 def test_keras_like_layers_are_settings(name: str, activation: str, pool: str) -> None:
@@ -128,14 +139,17 @@ def test_average_pooling_is_the_mean_of_equation_2() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape", "wrong"),
-    [("mlp", (1, 8, 8), "table rows"), ("covid-cnn", (7,), "images"), ("vgg19", (7,), "images")],
+    [
+        ("mlp", (1, 8, 8), "table rows"),
+        *((name, (7,), "images") for name in SMALL if name != "mlp"),
+    ],
 )
 def test_samples_of_another_kind_are_refused(name: str, shape: tuple[int, ...], wrong: str) -> None:
     with pytest.raises(StudyFileError, match=wrong):
         outline(study_of(name, shape))
 
 
-@pytest.mark.parametrize(("name", "sides"), [("covid-cnn", 31), ("vgg19", 63)])
+@pytest.mark.parametrize(("name", "sides"), [("covid-cnn", 31), ("resnet", 7), ("vgg19", 63)])
 def test_too_few_pixels_are_refused(name: str, sides: int) -> None:
     with pytest.raises(StudyFileError, match="too few"):
         outline(study_of(name, (1, sides, sides)))

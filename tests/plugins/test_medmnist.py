@@ -35,7 +35,7 @@ def make(path: Path, classes: int, colour: bool, **changes: Any) -> Path:
 def scan_of(path: Path, **settings: Any) -> Scan:
     load_plugins([PLUGIN])
     kind = datasets.get("medmnist")
-    scan: Scan = kind(kind.Settings(**{**kind.infer_settings(path)[0], **settings})).scan(path)
+    scan: Scan = kind(kind.Settings(**{**kind.infer_settings(path, {})[0], **settings})).scan(path)
     return scan
 
 

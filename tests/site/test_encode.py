@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import Sltool
 
@@ -198,3 +198,35 @@ def test_ship_to_a_url(sites: Sltool, tmp_path: Path) -> None:
     ran = sites("ship", "--site", "B", "--to", "nowhere://bucket")
     assert ran.code == 3
     assert "nowhere" in ran.err
+
+
+def test_a_layer_that_says_nothing_is_warned_of_with_the_figure(sltool: Sltool) -> None:
+    sltool("prepare", "cholesterol", "--set", "model.activation=relu").ok()
+    sltool("partition").ok()
+    fine = sltool("client-encode", "--site", "B", "--json").ok()
+    assert fine.json["dead_values"] < 0.2
+    assert "server has little to learn" not in fine.err
+    path = sltool.folder / "privacy-layer.safetensors"
+    weights = load_file(path)
+    weights["0.0.bias"][:12] = -100
+    save_file(weights, path)
+    silent = sltool("client-encode", "--site", "B", "--json").ok()
+    share = silent.json["dead_values"]
+    assert 12 / 16 <= share < 0.9
+    assert f"site B: {share:.0%} of the privacy layer's values are zero" in silent.err
+    again = sltool("client-encode", "--site", "B", "--json").ok().json
+    assert (again["already_encoded"], again["dead_values"]) == (True, share)
+
+
+def test_values_that_never_change_are_dead(sltool: Sltool) -> None:
+    """Noise hides a constant, so the count is taken before it is added."""
+    settings = ("model.activation=sigmoid", "encoding.noise=0.5")
+    sltool("prepare", "cholesterol", "--set", *settings).ok()
+    sltool("partition").ok()
+    path = sltool.folder / "privacy-layer.safetensors"
+    weights = load_file(path)
+    weights["0.0.weight"][:8] = 0
+    save_file(weights, path)
+    done = sltool("client-encode", "--site", "B", "--json").ok()
+    assert done.json["dead_values"] == 0.5
+    assert "50% of the privacy layer's values" in done.err

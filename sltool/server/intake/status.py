@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,22 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class AcceptedRisk:
+    """Shards that a site shipped against the study's `privacy` section, and why."""
+
+    site: str
+    reason: str
+    refusal: str
+    shards: int
+
+
+@dataclass(frozen=True)
 class Status:
     """All of it; held, rejected and withdrawals are the records beside those files."""
 
     arrived: list[Arrived]
     gaps: list[Gap]
+    accepted_risks: list[AcceptedRisk]
     waiting: int
     held: list[dict[str, Any]]
     rejected: list[dict[str, Any]]
@@ -67,6 +78,7 @@ def read_status(folder: StudyFolder) -> Status:
             for (site, split), found in sorted(manifests.items())
         ],
         gaps=_gaps(manifests),
+        accepted_risks=_risks(manifests),
         waiting=len(waiting(folder)),
         held=_records(folder.held, REASON, ReasonRecord),
         rejected=_records(folder.rejected, REASON, ReasonRecord),
@@ -96,6 +108,16 @@ def _gaps(manifests: dict[tuple[str, str], list[Manifest]]) -> list[Gap]:
         if missing:
             found.append(Gap(site, split, missing))
     return found
+
+
+def _risks(manifests: dict[tuple[str, str], list[Manifest]]) -> list[AcceptedRisk]:
+    taken = Counter(
+        (one.place.site, one.accepted_risk.reason, one.accepted_risk.refusal)
+        for accepted in manifests.values()
+        for one in accepted
+        if one.accepted_risk is not None
+    )
+    return [AcceptedRisk(*broadcast, shards) for broadcast, shards in sorted(taken.items())]
 
 
 class ReasonRecord(TypedDict):

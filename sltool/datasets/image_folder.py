@@ -1,0 +1,301 @@
+"""Images without code: a folder for each class, or a table that says what each file is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sltool.datasets.base import Dataset, Refused, Scan, UnreadableSampleError, image_samples
+from sltool.datasets.dicom_files import Frame, Frames, Headers
+from sltool.datasets.image_inference import from_folders, from_table, look_at, table_of
+from sltool.datasets.image_sources import (
+    HELP,
+    Entry,
+    Finder,
+    class_parts,
+    files_of,
+    kind_of,
+    record_of,
+    table_path,
+    without_copies,
+)
+from sltool.datasets.images import NO_IMAGE, Decode, ImageFiles, decode_image, told_reason
+from sltool.datasets.nifti_files import Slice, slices_of
+from sltool.datasets.source_columns import (
+    KNOWN_SPLITS,
+    ClassCodes,
+    Classes,
+    People,
+    SplitName,
+    check_typed,
+    counted,
+    patient_notes,
+    split_of,
+)
+from sltool.datasets.table_files import TextTable, read_table
+from sltool.errors import BadDataError, nearest
+from sltool.registry import datasets
+from sltool.study.schema import Positive, Samples, Section
+
+
+class ImageHeaders(People):
+    """The table's headers."""
+
+    file: str = Field(default="file", description="Header of the file's path, or its name.")
+    label: str = Field(default="label", description="Header of the label.")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file that Pillow reads."""
+
+    path: Path
+
+    def load(self, decode: Decode) -> NDArray[np.uint8]:
+        """(channels, height, width).
+
+        Raises:
+            UnreadableSampleError: it cannot be read.
+        """
+        try:
+            return decode_image(self.path, decode)
+        except NO_IMAGE as error:
+            raise UnreadableSampleError(told_reason(error)) from error
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of an entry; its patient and examination may be known from its file alone."""
+
+    entry: Entry
+    record: str
+    image: Picture | Frame | Slice
+    code: int
+
+    @property
+    def patient(self) -> str:
+        return self.entry.patient or (
+            self.image.patient if isinstance(self.image, Frame) else self.entry.record
+        )
+
+    @property
+    def examination(self) -> str:
+        if self.entry.examination or isinstance(self.image, Picture):
+            return self.entry.examination
+        return self.image.examination if isinstance(self.image, Frame) else self.entry.record
+
+
+@datasets.register("images")
+class ImageFolder(Dataset):
+    """Images of your own: a folder for each class, or a table of files and labels."""
+
+    class Settings(Section):
+        table: str | None = Field(
+            default=None,
+            description="The table's path in the source; null: the folders say the class. Where "
+            "--source is itself a table, its name.",
+        )
+        headers: ImageHeaders = Field(
+            default=ImageHeaders(), description="Of the table; without meaning for folders."
+        )
+        classes: Classes = Field(
+            default={"negative": ("negative",), "positive": ("positive",)},
+            min_length=2,
+            description="Class -> its folders, or its labels in the table; the last of two is the "
+            "positive one. To join two, write {ill: [ill, Ill]}.",
+        )
+        splits: dict[str, SplitName] = Field(
+            default=dict(KNOWN_SPLITS),
+            description="The source's name of a split (a folder, or a value in the table) -> "
+            "train, validation or test. `split.official` keeps to them.",
+        )
+        size: int = Field(default=224, ge=8, description="Height and width in pixels.")
+        pad: bool = Field(
+            default=True, description="Keep the aspect ratio by padding, instead of stretching."
+        )
+        channels: Literal[1, 3] = Field(default=1, description="1 for grey, 3 for colour.")
+        window: tuple[float, Positive] | None = Field(
+            default=None,
+            description="Centre and width of the grey values of 16-bit pictures, DICOM and NIfTI "
+            "([40, 400] for soft tissue in CT). null: as a DICOM file says; of a picture all that "
+            "16 bits hold; of a volume its full range.",
+        )
+        frames: Frames = Field(
+            default="all",
+            description="Of a volume, or a DICOM file with several pictures: all, or the middle.",
+        )
+        burned_in: bool = Field(
+            default=False,
+            description="Take DICOM files, too, that say that a name is burned into the picture.",
+        )
+
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "split": {"official": True},
+        "model": {"name": "covid-cnn", "filters": [8, 32, 64, 128, 256]},
+        "training": {"epochs": 50, "batch_size": 64, "schedule": "cosine"},
+    }
+    source_help = HELP
+
+    settings: Settings
+
+    @classmethod
+    def infer_settings(
+        cls, source: Path | None, given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        check_typed(cls.Settings, given)
+        source = cls.need_source(source)
+        table = given.get("table") or table_of(source, wanted="headers" in given)
+        found = from_table(source, table, given) if table else from_folders(source, given)
+        settings, paths, notes = found
+        return {**settings, **look_at(paths).settings()}, notes
+
+    def samples(self) -> Samples:
+        shape = (self.settings.channels, self.settings.size, self.settings.size)
+        return image_samples(shape, tuple(self.settings.classes))
+
+    def scan(self, source: Path | None) -> Scan:
+        source = self.need_source(source)
+        refused: list[Refused] = []
+        notes: list[str] = []
+        entries = list(self._taken(self._entries(source, refused, notes), refused))
+        entries = without_copies(entries, refused, notes)
+        samples = list(self._opened(source, entries, refused, notes))
+        official = [one.entry.split for one in samples]
+        sites = [one.entry.site for one in samples]
+        patients = [one.patient for one in samples]
+        if not any(one.entry.patient or isinstance(one.image, Frame) for one in samples):
+            notes.append(
+                "this source names no patients: images of one patient may fall on both sides of a "
+                "random split, so test figures may be too good"
+            )
+        return Scan(
+            inputs=self._inputs(samples),
+            labels=np.array([one.code for one in samples], dtype=np.int64),
+            records=[one.record for one in samples],
+            groups=patients,
+            examinations=[one.examination for one in samples],
+            official=official,
+            sites=sites if any(sites) else None,
+            refused=refused,
+            notes=[*patient_notes(patients, official, sites), *notes],
+            understood=self._understood(source, samples),
+        )
+
+    def _entries(self, source: Path, refused: list[Refused], notes: list[str]) -> Iterator[Entry]:
+        """What the source says of each file, in its own words."""
+        if self.settings.table is not None:
+            table = read_table(table_path(source, self.settings.table))
+            yield from self._rows(source, table, refused)
+            return
+        if not source.is_dir():
+            raise BadDataError("the source is no folder", where=source, expected=HELP)
+        paths, others = files_of(source)
+        known = ClassCodes(self.settings.classes, "dataset.classes")
+        for path in paths:
+            parts = path.relative_to(source).parts[:-1]
+            split = next((part for part in parts if split_of(part, self.settings.splits)), "")
+            named = class_parts(path, source, self.settings.splits)
+            label = next((part for part in parts if part in known), (named or [""])[0])
+            yield Entry(path, record_of(path, source), label, split)
+        if others:
+            notes.append(f"files that are no images were passed over: {counted(others)}")
+
+    def _rows(self, source: Path, table: TextTable, refused: list[Refused]) -> Iterator[Entry]:
+        headers = self.settings.headers
+        refused += table.refused
+        keys = {role: header for role, header in headers.model_dump().items() if header}
+        columns = {role: table.column(keys[role], f"dataset.headers.{role}") for role in keys}
+        finder = Finder(source)
+        seen: dict[Path, str] = {}
+        for number, row in enumerate(table.rows):
+            said = {role: column[number] for role, column in columns.items()}
+            name = said.pop("file")
+            path = finder.find(name)
+            if path is None:
+                refused.append(Refused(f"{row}: {name}", finder.reason(name)))
+            elif (before := seen.setdefault(path, row)) != row:
+                refused.append(Refused(f"{row}: {name}", f"{before} names the same file"))
+            else:
+                yield Entry(path, record_of(path, finder.root), **said)
+
+    def _taken(self, entries: Iterable[Entry], refused: list[Refused]) -> Iterator[Entry]:
+        """The entries of a known class and split; the split by our name."""
+        codes = ClassCodes(self.settings.classes, "dataset.classes")
+        folders = self.settings.table is None
+        for entry in entries:
+            split = split_of(entry.split, self.settings.splits)
+            if entry.label not in codes:
+                loose = folders and not entry.label
+                reason = "it lies in no class folder" if loose else codes.unknown(entry.label)
+                refused.append(Refused(entry.record, reason))
+            elif split is None:
+                near = nearest(entry.split, self.settings.splits)
+                reason = f"its split '{entry.split}' is none of dataset.splits{near}"
+                refused.append(Refused(entry.record, reason))
+            else:
+                yield replace(entry, split=split)
+
+    def _opened(
+        self, source: Path, entries: list[Entry], refused: list[Refused], notes: list[str]
+    ) -> Iterator[Sample]:
+        """The images of each file."""
+        codes = ClassCodes(self.settings.classes, "dataset.classes")
+        root = source if source.is_dir() else source.parent
+        headers: Headers | None = None
+        for entry in entries:
+            code, kind = codes[entry.label], kind_of(entry.path)
+            if kind == "picture":
+                yield Sample(entry, entry.record, Picture(entry.path), code)
+                continue
+            images: Sequence[Frame | Slice]
+            if kind == "dicom":
+                headers = headers or Headers(root, self.settings.frames, self.settings.burned_in)
+                images = headers.frames(entry.path)
+            else:
+                images, reason = slices_of(entry.path, self.settings.frames)
+                refused += [Refused(entry.record, reason)] if reason else []
+            for image in images:
+                yield Sample(entry, f"{entry.record}#{image.index + 1}", image, code)
+        if headers:
+            refused += headers.refused
+            notes += headers.notes()
+
+    def _inputs(self, samples: list[Sample]) -> Any:
+        options = self.settings
+        decode = Decode(options.size, options.size, options.channels, options.pad, options.window)
+        images = [one.image for one in samples]
+        pictures = [image.path for image in images if isinstance(image, Picture)]
+        if len(pictures) == len(images):
+            return ImageFiles(pictures, decode)
+        return lambda number: images[number].load(decode)
+
+    def _understood(self, source: Path, samples: list[Sample]) -> list[str]:
+        """What this source was taken for."""
+        settings = self.settings
+        place = (
+            f"the table {settings.table}: file from '{settings.headers.file}', label from "
+            f"'{settings.headers.label}'"
+            if settings.table
+            else "a folder for each class"
+        )
+        people = settings.headers.model_dump(include=set(People.model_fields))
+        if settings.table:
+            place += "".join(f", {role} from '{name}'" for role, name in people.items() if name)
+        classes = "; ".join(
+            f"{name} = {', '.join(labels)}" for name, labels in settings.classes.items()
+        )
+        looked = look_at([one.entry.path for one in samples])
+        shape = f"{settings.size} x {settings.size} pixels, {settings.channels} channel"
+        lines = [
+            f"source: {place}",
+            f"classes: {classes}",
+            f"images: {looked}; each becomes {shape}{'s' if settings.channels > 1 else ''}",
+        ]
+        splits = [one.entry.split for one in samples if one.entry.split]
+        return [*lines, f"splits of the source: {counted(splits)}"] if splits else lines

@@ -1,0 +1,191 @@
+"""The files of a source of images: which there are, which a table means, and which are copies."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from sltool.datasets import nifti_files
+from sltool.datasets.base import Refused
+from sltool.datasets.source_columns import (
+    SplitName,
+    listed,
+    split_of,
+)
+from sltool.datasets.table_files import EXCEL, KINDS
+from sltool.errors import BadDataError, nearest
+from sltool.files import sha256
+from sltool.study.schema import SPLITS
+
+HELP = """\
+a folder with a folder of images for each class, such as well/ and ill/, also below
+              train/, val/ and test/; or a table (.csv, .xlsx) with a column for the file and one
+              for the label, and optionally for patient, examination, split and site. Images:
+              what Pillow reads, DICOM and NIfTI"""
+TABLES = (".csv", ".tsv", *sorted(EXCEL))
+DICOM = (".dcm", ".dicom", ".ima")
+# Pillow hands these to other programs, or has no reader for them.
+NOT_READ = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
+# Folders around all images, whose names say nothing.
+WRAPPERS = frozenset({"images", "image", "img", "imgs", "data", "dataset", "png", "jpg"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the source and what the source says of it; '' where it says nothing."""
+
+    path: Path
+    record: str
+    label: str
+    split: str = ""
+    patient: str = ""
+    examination: str = ""
+    site: str = ""
+
+
+def record_of(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def kind_of(path: Path) -> str:
+    """'picture', 'dicom' or 'nifti' by the file's name, and '' for any other file."""
+    name = path.name.lower()
+    if name.endswith(nifti_files.SUFFIXES):
+        return "nifti"
+    if path.suffix.lower() in DICOM or (not path.suffix and _is_dicom(path)):
+        return "dicom"
+    return "picture" if path.suffix.lower() in _pillow_suffixes() else ""
+
+
+def _is_dicom(path: Path) -> bool:
+    """Archives write files without a suffix; PS3.10 7.1: 128 bytes, then 'DICM'."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=1)
+def _pillow_suffixes() -> frozenset[str]:
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    return frozenset(
+        suffix for suffix, name in known.items() if name in Image.OPEN and name not in NOT_READ
+    )
+
+
+def files_of(source: Path) -> tuple[list[Path], list[str]]:
+    """The files below a folder that may be images, sorted, and the suffixes of all others."""
+    paths, others = [], []
+    for path in sorted(source.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(source).parts)
+        if not hidden and path.is_file():
+            if kind_of(path):
+                paths.append(path)
+            else:
+                others.append(path.suffix or path.name)
+    return paths, others
+
+
+def class_parts(path: Path, source: Path, splits: Mapping[str, SplitName]) -> list[str]:
+    """The folders that a file lies in, but for those of a split and those that hold all images."""
+    parts = list(path.relative_to(source).parts[:-1])
+    named = [part for part in parts if not split_of(part, splits)]
+    while named and named[0].lower() in WRAPPERS:
+        del named[0]
+    return named
+
+
+def tables_of(source: Path) -> Iterator[Path]:
+    return (path for path in sorted(source.iterdir()) if path.suffix.lower() in TABLES)
+
+
+def table_path(source: Path, name: str) -> Path:
+    """The table in the source; raises `BadDataError` where it is not, or is outside."""
+    if source.is_file():
+        return source
+    path = source / name
+    if path.is_file() and path.resolve().is_relative_to(source.resolve()):
+        return path
+    names = [table.name for table in tables_of(source)]
+    raise BadDataError(
+        f"the table '{name}' is not in the source{nearest(name, names)}",
+        where=source,
+        expected=f"{KINDS}; there is: {listed(names) or 'none'}",
+        hint="correct dataset.table in study.yaml; null reads a folder for each class",
+    )
+
+
+class Finder:
+    """Finds the files that a table names: by their path, by their name, or without the suffix."""
+
+    def __init__(self, source: Path) -> None:
+        self.root = source if source.is_dir() else source.parent
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        found = defaultdict(list)
+        for path in files_of(self.root)[0]:
+            found[path.name].append(path)
+            found[path.stem].append(path)
+        return found
+
+    def find(self, name: str) -> Path | None:
+        """The file; None where there is none, or several."""
+        name = name.replace("\\", "/")
+        path = self.root / name
+        if name and path.is_file() and path.resolve().is_relative_to(self.root.resolve()):
+            return path if kind_of(path) else None
+        found = self._by_name.get(name.rsplit("/", 1)[-1], [])
+        return found[0] if len(found) == 1 else None
+
+    def reason(self, name: str) -> str:
+        """Why `find` has found none."""
+        if not name:
+            return "the row names no file"
+        if found := self._by_name.get(name.replace("\\", "/").rsplit("/", 1)[-1], []):
+            names = listed(record_of(path, self.root) for path in found)
+            return f"{len(found)} images are called so: {names}"
+        return "there is no such image"
+
+
+def without_copies(entries: list[Entry], refused: list[Refused], notes: list[str]) -> list[Entry]:
+    """Of files with the same bytes the one that is furthest from training; none, if labels differ.
+
+    A picture in training and in the test would make the figures too good.
+    """
+    left_out: set[Path] = set()
+    across = 0
+    for copies in _copies(entries):
+        kept = max(copies, key=lambda one: SPLITS.index(one.split) if one.split else 0)
+        differ = len({one.label for one in copies}) > 1
+        across += len({one.split for one in copies}) > 1
+        for entry in copies:
+            if differ or entry is not kept:
+                twin = next(one for one in copies if one is not entry) if differ else kept
+                said = f", which has the label '{twin.label}'" if entry.label != twin.label else ""
+                refused.append(Refused(entry.record, f"the same file as {twin.record}{said}"))
+                left_out.add(entry.path)
+    if across:
+        notes.append(
+            f"{across} image{'s are' if across > 1 else ' is'} in two of the source's splits, byte "
+            "for byte: taken once, in the one further from training"
+        )
+    return [entry for entry in entries if entry.path not in left_out]
+
+
+def _copies(entries: list[Entry]) -> list[list[Entry]]:
+    """The entries whose files are the same, byte for byte."""
+    by_size = defaultdict(list)
+    for entry in entries:
+        by_size[entry.path.stat().st_size].append(entry)
+    by_digest = defaultdict(list)
+    for same in by_size.values():
+        for entry in same if len(same) > 1 else []:
+            by_digest[sha256(entry.path)].append(entry)
+    return [same for same in by_digest.values() if len(same) > 1]

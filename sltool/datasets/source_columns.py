@@ -1,0 +1,247 @@
+"""What a table's or folder's names mean: label, patient, split, site; classes; and their checks."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field
+
+from sltool.errors import BadDataError, StudyFileError, nearest
+from sltool.study.schema import Section
+from sltool.study.study_file import validate
+
+# Role -> headers that are taken for it in a new study, without case and punctuation.
+KNOWN: dict[str, tuple[str, ...]] = {
+    "file": ("file", "filename", "filepath", "path", "image", "imagename", "imagepath", "imageid"),
+    "label": ("label", "class", "target", "diagnosis", "outcome", "y"),
+    "patient": ("patient", "patientid", "subject", "subjectid", "personid", "person"),
+    "examination": ("examination", "examinationid", "exam", "study", "studyid", "accession"),
+    "split": ("split", "subset", "partition"),
+    "site": ("site", "siteid", "hospital", "hospitalid", "centre", "center", "institution"),
+}
+SplitName = Literal["train", "validation", "test"]
+KNOWN_SPLITS: dict[str, SplitName] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+# A class of such a name is the negative of two.
+NEGATIVE = re.compile(r"(non|not?[ _-]|neg|normal|healthy|benign|control|without)|(0|false|no?)$")
+SHOWN = 10
+
+
+class People(Section):
+    """The headers that say whose a sample is, and what it is for."""
+
+    patient: str | None = Field(
+        default=None, description="Header of the patient. null: each sample is its own patient."
+    )
+    examination: str | None = Field(default=None, description="Header of the examination.")
+    split: str | None = Field(default=None, description="Header of the source's own split.")
+    site: str | None = Field(default=None, description="Header of the hospital.")
+
+
+def _as_lists(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {str(k): v if isinstance(v, list | tuple) else (v,) for k, v in value.items()}
+
+
+def _as_text(value: Any) -> Any:
+    # YAML reads a label 0 as a number; in the source it is text.
+    return value if isinstance(value, str) else str(value)
+
+
+Texts = tuple[Annotated[str, BeforeValidator(_as_text)], ...]
+# Class -> what stands for it in the source; a single name stands for a list of one.
+Classes = Annotated[dict[str, Texts], BeforeValidator(_as_lists)]
+
+
+def check_typed(schema: type[Section], given: Mapping[str, Any]) -> None:
+    """Raise `StudyFileError` where settings that the user typed cannot be, before they are used."""
+    validate(schema, given, where="--set", prefix="dataset")
+
+
+def plain_name(text: str) -> str:
+    """'Patient ID' -> 'patientid'."""
+    return "".join(letter for letter in text.lower() if letter.isalnum())
+
+
+def find_header(role: str, headers: Iterable[str]) -> str | None:
+    """The header that is usually called so; None where there is none."""
+    by_name = {plain_name(header): header for header in reversed(list(headers))}
+    return next((by_name[name] for name in KNOWN[role] if name in by_name), None)
+
+
+def find_people(headers: Iterable[str], given: Mapping[str, Any]) -> dict[str, str | None]:
+    """The headers of `People`, where they can be told; `given` goes before."""
+    headers = list(headers)
+    return {role: given.get(role) or find_header(role, headers) for role in People.model_fields}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Classes by name; of two, the one that sounds negative is the first."""
+    names = sorted(names)
+    if len(names) == 2 and _negative(names[1]) and not _negative(names[0]):
+        names.reverse()
+    return names
+
+
+def _negative(name: str) -> bool:
+    return NEGATIVE.match(name.lower()) is not None
+
+
+def need_two(
+    classes: Sequence[str], where: Path | None, place: str, expected: str, hint: str
+) -> None:
+    """Raise `BadDataError` unless there are two classes or more.
+
+    Args:
+        place: where the classes come from: 'folders', "column 'label'".
+    """
+    if len(classes) >= 2:
+        return
+    found = f"one class only, '{classes[0]}'" if classes else "no class"
+    raise BadDataError(
+        f"there is {found} ({place})", where=where or "", expected=expected, hint=hint
+    )
+
+
+def alike(classes: Mapping[str, int]) -> list[str]:
+    """A note for two classes whose names differ by a letter or by case: perhaps a typing error.
+
+    Args:
+        classes: name -> samples.
+    """
+    names = sorted(classes, key=lambda name: classes[name])
+    notes = []
+    for place, rare in enumerate(names):
+        # An opposite ('COVID', 'non-COVID') is no typing error, and a frequent class is none.
+        others = {
+            name.lower(): name
+            for name in names[place + 1 :]
+            if _negative(rare) == _negative(name) and 10 * classes[rare] <= classes[name]
+        }
+        for twin in map(others.get, get_close_matches(rare.lower(), others, 1, 0.8)):
+            notes.append(
+                f"the class '{rare}' has {classes[rare]} samples and is spelt like '{twin}': if it "
+                f"is the same, write {twin}: [{twin}, {rare}] under dataset.classes"
+            )
+    return notes
+
+
+class ClassCodes:
+    """The source's labels -> class numbers.
+
+    Raises:
+        StudyFileError: a label stands for two classes.
+    """
+
+    def __init__(self, classes: Mapping[str, Sequence[str]], key: str) -> None:
+        self._key = key
+        self._codes: dict[str, int] = {}
+        for code, labels in enumerate(classes.values()):
+            for label in labels:
+                if self._codes.setdefault(label, code) != code:
+                    raise StudyFileError(f"{key}: '{label}' stands for two classes")
+
+    def __contains__(self, label: str) -> bool:
+        return label in self._codes
+
+    def __getitem__(self, label: str) -> int:
+        return self._codes[label]
+
+    def get(self, label: str, default: int) -> int:
+        """The number of this label, or `default`."""
+        return self._codes.get(label, default)
+
+    def unknown(self, label: str) -> str:
+        """Why a sample with this label is refused."""
+        if not label:
+            return "it has no label"
+        return f"its label '{label}' is none of {self._key}{nearest(label, self._codes)}"
+
+
+def split_of(name: str, splits: Mapping[str, SplitName]) -> str | None:
+    """The split that the source calls so; '' for no name, None for one that nobody knows."""
+    return {**{k.lower(): v for k, v in splits.items()}, "": ""}.get(name.lower())
+
+
+def patient_notes(
+    patients: Sequence[str],
+    official: Sequence[str] | None,
+    sites: Sequence[str] | None,
+) -> list[str]:
+    """A note for patients in two splits, and for patients at two sites."""
+    notes = []
+    if torn := _in_two(patients, official or []):
+        notes.append(
+            f"{_counted(torn)} in two of the source's splits ({_first(torn)}): each goes as a "
+            "whole to the one further from training"
+        )
+    if torn := _in_two(patients, sites or []):
+        notes.append(
+            f"{_counted(torn)} at two sites ({_first(torn)}): is it one person, or one number for "
+            "two? No split tears such a patient"
+        )
+    return notes
+
+
+def same_row_notes(
+    inputs: NDArray[np.float32], labels: NDArray[Any], official: Sequence[str] | None
+) -> list[str]:
+    """A note for equal rows in different splits of the source."""
+    if not official or not any(official):
+        return []
+    places: dict[bytes, set[str]] = defaultdict(set)
+    for values, label, split in zip(inputs, labels, official, strict=True):
+        places[values.tobytes() + label.tobytes()].add(split)
+    twice = sum(len(found - {""}) > 1 for found in places.values())
+    if not twice:
+        return []
+    rows = f"{twice} rows stand" if twice > 1 else "1 row stands"
+    return [
+        f"{rows} in two of the source's splits with the same values: the same patients? A patient "
+        "column keeps them together"
+    ]
+
+
+def _in_two(patients: Sequence[str], column: Sequence[str]) -> dict[str, list[str]]:
+    places: dict[str, set[str]] = defaultdict(set)
+    for patient, place in zip(patients, column, strict=False):
+        if place:
+            places[patient].add(place)
+    return {patient: sorted(found) for patient, found in places.items() if len(found) > 1}
+
+
+def _counted(torn: Mapping[str, object]) -> str:
+    return "1 patient stands" if len(torn) == 1 else f"{len(torn)} patients stand"
+
+
+def _first(torn: Mapping[str, list[str]]) -> str:
+    patient, places = next(iter(torn.items()))
+    return f"{patient}: {', '.join(places)}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """'a, b, c', and of many the first ones."""
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def counted(values: Iterable[str]) -> str:
+    """'3 a, 2 b', the most frequent first."""
+    return listed(f"{count} {value}" for value, count in Counter(values).most_common())

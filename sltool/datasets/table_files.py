@@ -1,0 +1,222 @@
+"""Tables of any kind, CSV, Excel or Parquet, as columns of text."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sltool.datasets.base import Refused
+from sltool.datasets.source_columns import listed
+from sltool.errors import BadDataError, StorageError, UsageError, nearest
+
+TEXT = frozenset({".csv", ".tsv", ".txt"})
+EXCEL = frozenset({".xlsx", ".xlsm"})
+PARQUET = frozenset({".parquet", ".pq"})
+SUFFIXES = TEXT | EXCEL | PARQUET
+SET_HEADER = "--set dataset.headers."
+KINDS = "a table: .csv, .tsv or .txt, .xlsx, .parquet"
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of N rows; a cell that holds nothing is ''.
+
+    Attributes:
+        path: the file; None for a table that comes with the tool.
+        columns: header -> N texts without space around them, in the file's order.
+        rows: N names: 'line 2', 'row 2'; the header is the first.
+        refused: rows that are broken.
+        decimal: '.' or ',', whichever stands in a number.
+    """
+
+    path: Path | None
+    columns: dict[str, list[str]]
+    rows: list[str]
+    refused: list[Refused]
+    decimal: str = "."
+
+    def column(self, header: str, key: str) -> list[str]:
+        """The texts of a column.
+
+        Args:
+            key: of study.yaml, that names the header.
+
+        Raises:
+            BadDataError: there is none; the message has the nearest and all headers.
+        """
+        if header not in self.columns:
+            raise BadDataError(
+                f"the table has no column '{header}'{nearest(header, self.columns)}",
+                where=self.path or "",
+                expected=f"one of {', '.join(map(repr, self.columns))}",
+                hint=f"correct {key} in study.yaml, or give --set {key}=HEADER for a new study",
+            )
+        return self.columns[header]
+
+    def numbers(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """(n,) numbers; NaN where a text is none, or is infinite."""
+        series = pd.Series(texts, dtype=object)
+        if self.decimal == ",":
+            series = series.str.replace(",", ".", regex=False)
+        values = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64)
+        return np.where(np.isfinite(values), values, np.nan)
+
+
+def which_header(table: TextTable, role: str, expected: str) -> BadDataError:
+    """The error for a table in which no column is called as `role` usually is."""
+    return BadDataError(
+        f"which column of the table is the {role}?",
+        where=table.path or "",
+        expected=f"{expected}; there are: {listed(table.columns)}",
+        hint=f"give {SET_HEADER}{role}=HEADER",
+    )
+
+
+def read_table(path: Path) -> TextTable:
+    """Read a table by its file's suffix.
+
+    Raises:
+        BadDataError: the file is not a table of that kind, has no rows, or a header twice.
+        UsageError: a package is missing that reads it.
+    """
+    suffix = path.suffix.lower()
+    if suffix in TEXT:
+        table = _text_table(path)
+    elif suffix in EXCEL:
+        table = _excel_table(path)
+    elif suffix in PARQUET:
+        table = _parquet_table(path)
+    else:
+        raise BadDataError(f"'{suffix}' is no table that can be read", where=path, expected=KINDS)
+    if not table.rows:
+        raise BadDataError("the table has no rows", where=path, expected="a header and rows")
+    return table
+
+
+def _text_table(path: Path) -> TextTable:
+    lines = _decoded(path).splitlines(keepends=True)
+    separator = max(",;\t", key=(lines[0] if lines else "").count)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    try:
+        head = next(reader, [])
+        rows = [(f"line {reader.line_num}", row) for row in reader if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise BadDataError(
+            f"the file is not a CSV table: {error}",
+            where=f"{path}, line {reader.line_num}",
+            expected="a header and rows; is the file complete?",
+        ) from error
+    return _table(path, head, rows, "," if separator == ";" else ".")
+
+
+def _decoded(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise StorageError.of(error, path, "read") from error
+    if b"\0" in raw:
+        raise BadDataError("the file is not text", where=path, expected=KINDS)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # What spreadsheets write in Western Europe; it decodes any byte.
+        return raw.decode("latin-1")
+
+
+def _excel_table(path: Path) -> TextTable:
+    try:
+        from openpyxl import load_workbook
+    except ImportError as error:
+        raise _missing_extra("Excel files need openpyxl", "excel") from error
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+        sheet = list(book.worksheets[0].iter_rows(values_only=True))
+        book.close()
+    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        raise BadDataError(f"the file is not an Excel table: {error}", where=path) from error
+    texts = [[_cell(value) for value in row] for row in sheet]
+    rows = [(f"row {number}", row) for number, row in enumerate(texts, 1) if any(row)]
+    head = rows[0][1] if rows else []
+    return _table(path, head, rows[1:], ".")
+
+
+def _parquet_table(path: Path) -> TextTable:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise _missing_extra("Parquet files need pyarrow", "parquet") from error
+    try:
+        found = parquet.ParquetFile(path).read()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise BadDataError(f"the file is not a Parquet table: {error}", where=path) from error
+    cells = [[_cell(value) for value in column.to_pylist()] for column in found.columns]
+    rows = [(f"row {n + 2}", list(row)) for n, row in enumerate(zip(*cells, strict=True))]
+    return _table(path, list(found.column_names), rows, ".")
+
+
+def _missing_extra(what: str, extra: str) -> UsageError:
+    return UsageError(what, hint=f'pip install "sltool[{extra}]"')
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    # A spreadsheet keeps whole numbers as floating ones, too; 2 and 2.0 are one category.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _table(
+    path: Path, head: list[str], rows: list[tuple[str, list[str]]], decimal: str
+) -> TextTable:
+    headers = [name.strip() or f"column {number}" for number, name in enumerate(head, 1)]
+    twice = next((name for name in headers if headers.count(name) > 1), None)
+    if not any(map(str.strip, head)) or twice:
+        raise BadDataError(
+            f"the header '{twice}' stands twice" if twice else "the table has no header",
+            where=path,
+            expected="a first row with a name for each column",
+        )
+    whole = [(name, row) for name, row in rows if len(row) == len(headers)]
+    cells = zip(*(row for _, row in whole), strict=True) if whole else iter([()] * len(headers))
+    return TextTable(
+        path=path,
+        columns={
+            name: list(map(str.strip, column)) for name, column in zip(headers, cells, strict=True)
+        },
+        rows=[name for name, _ in whole],
+        refused=list(_torn(rows, len(headers))),
+        decimal=decimal,
+    )
+
+
+def _torn(rows: list[tuple[str, list[str]]], expected: int) -> Iterator[Refused]:
+    for name, row in rows:
+        if len(row) != expected:
+            yield Refused(name, f"it has {len(row)} fields where the header has {expected}")
+
+
+def bundled_table() -> TextTable:
+    """569 patients of Street, Wolberg and Mangasarian, 1993, bundled with scikit-learn.
+
+    30 measures of cell nuclei from fine-needle aspirates of breast masses; `diagnosis` is benign
+    (357) or malignant (212).
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    bundled = load_breast_cancer()
+    columns = {
+        str(name): [repr(float(value)) for value in values]
+        for name, values in zip(bundled.feature_names, bundled.data.T, strict=True)
+    }
+    columns["diagnosis"] = [str(bundled.target_names[code]) for code in bundled.target]
+    rows = [f"patient {number}" for number in range(len(bundled.target))]
+    return TextTable(None, columns, rows, [])

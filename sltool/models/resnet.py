@@ -1,0 +1,78 @@
+"""A small residual network behind one convolution (He et al., "Deep Residual Learning", 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from sltool.models import base
+from sltool.registry import models
+from sltool.study.schema import Section
+
+LARGEST_SIDE = 32  # of the maps that residual blocks see; strided convolutions come before them
+
+
+@models.register("resnet")
+class ResNet(base.Model):
+    """One convolution with 2x2 pooling, then residual blocks: fast, and good on small sets."""
+
+    class Settings(Section):
+        channels: base.Count = Field(default=16, description="Of the first hidden layer's output.")
+        widths: tuple[base.Count, ...] = Field(
+            default=(64, 128, 256), min_length=1, description="Channels of each stage of blocks."
+        )
+        blocks: base.Count = Field(default=2, description="Residual blocks in a stage.")
+        activation: base.Activation = Field(default="relu", description="Of all hidden layers.")
+        pool: base.Pool = Field(default="max", description="max or average.")
+        server: base.NormedServerSettings = Field(
+            default=base.NormedServerSettings(), description="Of the server; free to change."
+        )
+
+    settings: Settings
+
+    def layers(self, shape: tuple[int, ...], outputs: int, cut: int) -> base.Layers:
+        options = self.settings
+        base.check_image("resnet", shape, len(options.widths))
+        first = partial(base.convolution, pool=options.pool)
+        plan: list[tuple[Callable[..., nn.Module], int, int]] = [(first, options.channels, 1)]
+        side = max(shape[1:]) // 2
+        while side > LARGEST_SIDE:
+            plan.append((partial(base.convolution, pool=None), (options.widths[0] + 1) // 2, 2))
+            side = (side + 1) // 2
+        for stage, width in enumerate(options.widths):
+            strides = [2 if stage else 1, *[1] * (options.blocks - 1)]
+            plan += [(_Block, width, stride) for stride in strides]
+        hidden, channels = nn.ModuleList(), shape[0]
+        for number, (kind, width, stride) in enumerate(plan):
+            activation = base.activation_at(number, cut, options.activation, options.server)
+            norm = options.server.batch_norm and number >= cut
+            hidden.append(kind(channels, width, activation, norm=norm, stride=stride))
+            channels = width
+        hidden.apply(base.he)
+        return base.Layers([*hidden], base.averaged(channels, outputs, options.server.dropout))
+
+
+class _Block(nn.Module):
+    """Two convolutions beside a shortcut: (N, before, H, W) -> (N, after, H, W) / stride."""
+
+    def __init__(
+        self, before: int, after: int, activation: type[nn.Module], norm: bool, stride: int
+    ) -> None:
+        super().__init__()
+        self.first = base.convolution(before, after, activation, None, norm, stride)
+        self.second = base.convolution(after, after, nn.Identity, None, norm)
+        for part in self.second:
+            if isinstance(part, nn.BatchNorm2d):
+                # A block starts as its shortcut (Goyal et al., 2017).
+                nn.init.zeros_(part.weight)
+        project = base.convolution(before, after, nn.Identity, None, norm, stride, size=1)
+        self.shortcut = nn.Identity() if before == after and stride == 1 else project
+        self.activation = activation()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.activation(self.shortcut(x) + self.second(self.first(x)))
+        return out

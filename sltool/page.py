@@ -1,0 +1,48 @@
+"""Pages that stand alone: one HTML file that opens from disk, on a phone, dark or light."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value: its text, a note below it, and the number that it is sorted by."""
+
+    text: str
+    note: str = ""
+    sort: float | None = None
+
+
+@dataclass(frozen=True)
+class TableRow:
+    cells: Sequence[Cell]
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class DataTable:
+    columns: Sequence[str]
+    rows: Sequence[TableRow]
+
+
+def render(package: str, template: str, content: Mapping[str, Any]) -> str:
+    """A page's text.
+
+    Args:
+        package: whose `templates/` has the template; it may extend `page.html` and import from
+            `table.html`, which lie beside this module.
+        content: the template's variables; one that is missing is an error.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("sltool")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(content)

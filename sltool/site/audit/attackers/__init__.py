@@ -1,0 +1,1 @@
+"""The attackers, a file each."""

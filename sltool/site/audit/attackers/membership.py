@@ -1,0 +1,47 @@
+"""Is this patient in the shard?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sltool.registry import attackers
+from sltool.site.audit.attacker import Inference, Inferrer, Pairs, Scene
+from sltool.site.audit.measures import Figure, bootstrap
+from sltool.site.audit.metric import ViewMetric
+
+
+@attackers.register("membership")
+class Membership(Inferrer):
+    """Tells, by another view of a patient, whether a shard holds a feature map of his."""
+
+    def infer(self, scene: Scene, truth: Pairs) -> list[Inference]:
+        metric = ViewMetric(scene)
+        # The shard of this attack holds the patients with an even number, and not the others.
+        member = truth.groups % 2 == 0
+        if member.all() or not member.any():
+            return []
+        queries = scene.encode(scene.views(truth.inputs))
+        nearest = [
+            distances.min(axis=1)
+            for distances in (
+                metric.distances(queries, truth.maps[member]),
+                metric.plain(queries, truth.maps[member]),
+            )
+        ]
+        figures = [_auc(-one, member, truth.groups) for one in nearest]
+        figure = max(figures, key=lambda one: one.value)
+        told = "area under the curve of telling who is in a shard from who is not, by another view"
+        return [Inference("membership_auc", figure, 0.5, told)]
+
+
+def _auc(scores: np.ndarray, member: np.ndarray, groups: np.ndarray) -> Figure:
+    """The chance that a member scores higher than another, (n,) scores, over drawn patients."""
+    wins = (scores[:, None] > scores[None, :]) + 0.5 * (scores[:, None] == scores[None, :])
+    wins = wins * (member[:, None] & ~member[None, :])
+
+    def statistic(shares: np.ndarray) -> np.ndarray:
+        won = ((shares @ wins) * shares).sum(axis=1)
+        pairs = (shares @ member) * (shares @ ~member)
+        return np.asarray(np.where(pairs > 0, won / np.maximum(pairs, 1e-300), np.nan))
+
+    return bootstrap(statistic, groups, 0, len(scores))

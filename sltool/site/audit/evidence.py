@@ -1,0 +1,196 @@
+"""What an audit rests on: the shards in the outbox beside the samples they were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import TypedDict
+
+from sltool.errors import BadDataError
+from sltool.files import sha256
+from sltool.models.base import feature_shape
+from sltool.shard.manifest import Content
+from sltool.shard.reader import open_shard, read_manifest
+from sltool.site.audit.attacker import Budget, Pairs
+from sltool.site.audit.patients import Grouping, by_name, by_similarity, names_patients
+from sltool.site.outbox import outbox_shards
+from sltool.site.private_file import PrivateFile, open_private
+from sltool.study.layout import SiteFolder, StudyFolder
+from sltool.study.schema import Study
+
+Array = NDArray[Any]
+
+ROWS = 256
+FEWEST = 20
+
+
+class Noise(TypedDict):
+    clip: float | None
+    sd: float
+
+
+class Bound(TypedDict):
+    """What an audit is about; it says nothing about shards that differ in any of this.
+
+    Attributes:
+        encoding: the encoding digest.
+        privacy_layer, private: hex SHA-256 of `privacy-layer.safetensors` and of `private.h5`,
+            which holds the site's samples and its seed.
+        payloads: of each shard its name and the SHA-256 of its payload, which a new signature
+            leaves as it is.
+    """
+
+    encoding: str
+    privacy_layer: str
+    private: str
+    noise: Noise
+    payloads: dict[str, str]
+
+
+def bound_to(folder: StudyFolder, study: Study, site: SiteFolder) -> Bound:
+    """What the shards in the outbox are.
+
+    Raises:
+        StageOrderError: `client-encode` has not finished.
+    """
+    shards = outbox_shards(site)
+    return Bound(
+        encoding=study.encoding_digest(folder.privacy_layer),
+        privacy_layer=sha256(folder.privacy_layer),
+        private=sha256(site.private),
+        noise=Noise(clip=study.encoding.clip, sd=study.encoding.noise),
+        payloads={path.name: read_manifest(path)[0].payload.sha256 for path in shards},
+    )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The samples of an audit.
+
+    Attributes:
+        pairs: at most `Budget.samples` of the site's samples, in random order.
+        whole: how many the shards hold.
+        seed: the site's; what is random in an audit follows from it.
+        low, high: the values in the source's units that 0 and 1 stand for; of images.
+    """
+
+    pairs: Pairs
+    grouping: Grouping
+    whole: int
+    low: float
+    high: float
+    seed: int
+
+
+def gather(folder: StudyFolder, study: Study, site: SiteFolder, budget: Budget) -> Evidence:
+    """Samples and the feature maps that were shipped of them.
+
+    Which samples are taken, if there are too many, follows from the site's seed.
+
+    Raises:
+        StageOrderError: nothing is encoded.
+        BadDataError: the shards are of other samples, or there are too few.
+    """
+    content = Content.of(study, study.encoding_digest(folder.privacy_layer), feature_shape(study))
+    with open_private(site.private, study.id, "sltool partition") as private:
+        rows = {name: row for row, name in enumerate(private.text("pseudonyms"))}
+        names = private.text("group_pseudonyms")
+        shards = outbox_shards(site)
+        order = _order(shards, study, content, rows)
+        if len(order) < FEWEST:
+            raise BadDataError(
+                f"site {site.name} has shipped {len(order)} samples, too few to audit",
+                where=site.outbox,
+                expected=f"{FEWEST} or more",
+            )
+        rng = np.random.default_rng([private.seed, 0x41554449])
+        chosen = _choose(order, names, budget.samples, rng)
+        maps = np.concatenate(list(_maps(shards, study, content, rows, set(chosen.tolist()))))
+        return _evidence(private, study, chosen, order, names, maps, rng)
+
+
+def _order(shards: list[Path], study: Study, content: Content, rows: dict[str, int]) -> Array:
+    """The rows of `private.h5` that the shards hold, in the shards' order."""
+    found = []
+    for path in shards:
+        with open_shard(path, study, content, arriving=False) as reader:
+            for name in reader.rows().pseudonyms:
+                if name.decode() not in rows:
+                    raise _other_samples(path)
+                found.append(rows[name.decode()])
+    return np.array(found, dtype=np.int64)
+
+
+def _other_samples(path: Path) -> BadDataError:
+    return BadDataError(
+        "the shard holds other samples than the site's private.h5",
+        where=path,
+        hint="run `sltool client-encode --force`, then audit again",
+    )
+
+
+def _choose(order: Array, names: list[str], most: int, rng: np.random.Generator) -> Array:
+    """At most so many rows, whole patients where they are named, in the shards' order."""
+    if len(order) <= most:
+        return order
+    groups = by_name([names[row] for row in order]).groups
+    places = rng.permutation(int(groups.max()) + 1)[groups]
+    return order[np.sort(np.argsort(places, kind="stable")[:most])]
+
+
+def _maps(
+    shards: list[Path], study: Study, content: Content, rows: dict[str, int], chosen: set[int]
+) -> Iterator[Array]:
+    """Blocks of the chosen samples' feature maps, of each sample the first view, as float32."""
+    for path in shards:
+        with open_shard(path, study, content, arriving=False) as reader:
+            views = reader.manifest.content.views
+            mine = [rows[name.decode()] in chosen for name in reader.rows().pseudonyms]
+            keep = np.zeros(len(mine) * views, bool)
+            keep[::views] = mine
+            start = 0
+            for block in reader.features(ROWS):
+                yield block[keep[start : start + len(block)]].astype(np.float32)
+                start += len(block)
+
+
+def _evidence(
+    private: PrivateFile,
+    study: Study,
+    chosen: Array,
+    order: Array,
+    names: list[str],
+    maps: Array,
+    rng: np.random.Generator,
+) -> Evidence:
+    raw = _read(private, chosen)
+    low, high = (0.0, 255.0) if raw.dtype == np.uint8 else (float(raw.min()), float(raw.max()))
+    if raw.ndim == 4:
+        inputs = ((raw.astype(np.float32) - low) / max(high - low, 1e-12)).astype(np.float32)
+    else:
+        sd = np.array(study.samples.sd)
+        inputs = ((raw - np.array(study.samples.mean)) / sd).astype(np.float32)
+    if names_patients([names[row] for row in order]):
+        grouping = by_name([names[row] for row in chosen])
+    else:
+        grouping = by_similarity(inputs)
+    shuffled = rng.permutation(len(chosen))
+    pairs = Pairs(inputs, maps, private.labels[chosen], grouping.groups).part(shuffled)
+    return Evidence(pairs, grouping, len(order), low, high, private.seed)
+
+
+def _read(private: PrivateFile, chosen: Array) -> Array:
+    """The inputs of some rows, read in slabs."""
+    wanted = np.zeros(private.inputs.shape[0], bool)
+    wanted[chosen] = True
+    blocks, start = [], 0
+    for batch in private.batches(0, len(wanted)):
+        blocks.append(batch[wanted[start : start + len(batch)]])
+        start += len(batch)
+    place = np.cumsum(wanted) - 1
+    return np.asarray(np.concatenate(blocks)[place[chosen]])

@@ -1,0 +1,153 @@
+"""Linear inversion: ridge regressions, their strength chosen on patients they have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from sltool.site.audit.attacker import Pairs, Scene
+
+Array = NDArray[Any]
+
+# Ridge strengths beside the mean variance of a feature.
+STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4)
+# More pairs than this are not worth the cube of their number in a global regression.
+MOST_PAIRS = 4000
+# Features of a patch: a wider patch sees more, and costs its square.
+PATCH_FEATURES = 250
+BATCH = 16
+# Images by which a ridge's strength is chosen.
+CHECKED = 128
+
+
+def stride(scene: Scene) -> int:
+    """Pixels of the image a side for each place of the feature map; 0 where there is no such."""
+    image, maps = scene.shape, scene.maps.shape[1:]
+    if len(image) != 3 or len(maps) != 3 or image[1] % maps[1]:
+        return 0
+    step = image[1] // maps[1]
+    return step if image[2] == maps[2] * step else 0
+
+
+@dataclass
+class Scale:
+    """Feature maps (n, C, ...) -> standardised ones, by channel or by column."""
+
+    mean: torch.Tensor
+    sd: torch.Tensor
+
+    @classmethod
+    def of(cls, maps: Array) -> Scale:
+        whole = torch.from_numpy(maps)
+        axes = [axis for axis in range(whole.dim()) if axis != 1]
+        sd = whole.std(dim=axes, keepdim=True, correction=0)
+        return cls(whole.mean(dim=axes, keepdim=True), torch.where(sd > 1e-12, sd, 1.0))
+
+    def __call__(self, maps: Array) -> torch.Tensor:
+        return (torch.from_numpy(maps) - self.mean) / self.sd
+
+
+Rebuild = Callable[[Array], Array]
+
+
+def global_ridge(fit: Pairs, check: Pairs) -> Rebuild:
+    """Each value of a sample from all values of its feature map, in the dual form.
+
+    Returns:
+        A function from feature maps (n, ...) to samples (n, *shape).
+    """
+    fit = fit.part(np.arange(min(len(fit), MOST_PAIRS)))
+    scale = Scale.of(fit.maps)
+    features = scale(fit.maps).flatten(1)
+    offset = features.mean(dim=0)
+    features = features - offset
+    mean = torch.from_numpy(fit.inputs).flatten(1).mean(dim=0)
+    targets = torch.from_numpy(fit.inputs).flatten(1) - mean
+    values, vectors = torch.linalg.eigh((features @ features.T).double())
+    values, vectors = values.clamp(min=0).float(), vectors.float()
+    turned = vectors.T @ targets
+    part = check.part(np.arange(min(len(check), CHECKED)))
+    checked = ((scale(part.maps).flatten(1) - offset) @ features.T) @ vectors
+    wanted = torch.from_numpy(part.inputs).flatten(1) - mean
+    level = float(values.mean())
+
+    def error(strength: float) -> float:
+        found = (checked / (values + strength * level)) @ turned
+        return float(((found - wanted) ** 2).mean())
+
+    best = vectors @ (turned / (values + min(STRENGTHS, key=error) * level)[:, None])
+
+    def rebuild(maps: Array) -> Array:
+        found = ((scale(maps).flatten(1) - offset) @ features.T) @ best + mean
+        return np.asarray(found.reshape(-1, *fit.inputs.shape[1:]).numpy())
+
+    return rebuild
+
+
+class PatchRidge:
+    """Each block of step x step pixels from the patch of the feature map around its place.
+
+    The block of the mean image is an input too, so that a feature map which says nothing gives the
+    mean image.
+
+    Args:
+        step: pixels a side for each place of the feature map.
+        rows: patches to learn from, at most.
+    """
+
+    def __init__(self, fit: Pairs, check: Pairs, step: int, rows: int, seed: int) -> None:
+        self._scale, self._step = Scale.of(fit.maps), step
+        channels = fit.maps.shape[1]
+        self._width = next((k for k in (7, 5) if channels * k * k <= PATCH_FEATURES), 3)
+        mean = torch.from_numpy(fit.inputs.mean(axis=0, keepdims=True))
+        # (1, C * step * step, h, w)
+        self._mean = F.pixel_unshuffle(mean, step)
+        order = np.random.default_rng(seed).permutation(len(fit))
+        taken = order[: max(1, rows // int(np.prod(fit.maps.shape[2:])))]
+        gram, cross = self._sums(fit.part(taken))
+        level = torch.diag(gram.diagonal())
+        solutions = [torch.linalg.solve(gram + one * level, cross).float() for one in STRENGTHS]
+        part = check.part(np.arange(min(len(check), CHECKED)))
+        wanted = torch.from_numpy(part.inputs)
+        errors = [float(((self._images(part.maps, one) - wanted) ** 2).mean()) for one in solutions]
+        self._solution = solutions[int(np.argmin(errors))]
+
+    def __call__(self, maps: Array) -> Array:
+        """Feature maps (n, C, h, w) -> images."""
+        parts = [
+            self._images(maps[at : at + BATCH], self._solution) for at in range(0, len(maps), BATCH)
+        ]
+        return np.asarray(torch.cat(parts).numpy())
+
+    def _sums(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sums of squares of all patches' features, and their products with the pixels."""
+        gram, cross = torch.zeros(()), torch.zeros(())
+        for start in range(0, len(pairs), BATCH):
+            part = pairs.part(np.arange(start, min(start + BATCH, len(pairs))))
+            maps = self._scale(part.maps)
+            patches = F.unfold(maps, self._width, padding=self._width // 2)
+            means = self._mean.flatten(2).expand(len(part), -1, -1)
+            ones = torch.ones(len(part), 1, patches.shape[2])
+            x = torch.cat([patches, means, ones], dim=1).transpose(1, 2).flatten(0, 1)
+            pixels = F.pixel_unshuffle(torch.from_numpy(part.inputs), self._step)
+            y = pixels.flatten(2).transpose(1, 2).flatten(0, 1)
+            gram = gram + (x.T @ x).double()
+            cross = cross + (x.T @ y).double()
+        # A feature that never varies must not make the system singular.
+        return gram + 1e-9 * torch.eye(len(gram)).double() * gram.diagonal().mean(), cross
+
+    def _images(self, maps: Array, solution: torch.Tensor) -> torch.Tensor:
+        """The solution as a convolution."""
+        outputs, width = solution.shape[1], self._width
+        of_patches = maps.shape[1] * width * width
+        kernel = solution[:of_patches].T.reshape(outputs, maps.shape[1], width, width)
+        means = torch.einsum("cp,nchw->nphw", solution[of_patches:-1], self._mean)
+        blocks = F.conv2d(self._scale(maps), kernel, padding=width // 2)
+        blocks = blocks + means + solution[-1].reshape(1, -1, 1, 1)
+        return F.pixel_shuffle(blocks, self._step)

@@ -1,0 +1,159 @@
+"""`audit`: every attacker on a site's own shards, and what each of them found out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from sltool.progress import Progress
+from sltool.registry import Entry, attackers
+from sltool.site.audit import measures
+from sltool.site.audit.attacker import Budget, Inference, Pairs, Reconstructor, Scene
+from sltool.site.audit.evidence import Bound, Evidence, bound_to, gather
+from sltool.site.audit.judge import Judge
+from sltool.site.audit.measures import Figure
+from sltool.site.audit.scene import make_scene
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Study
+
+Array = NDArray[Any]
+
+# An attack has converged if the last doubling of its effort brought no more than this of L.
+GAIN = 0.02
+# The pairwise distances of more samples say nothing new.
+CORRELATED = 500
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """One attacker's result.
+
+    Attributes:
+        unit: of the efforts.
+        knowledge: as the attacker has it, the number filled in.
+        figures: 'leak', 'exact_recovery', and 'ssim', 'psnr' of images.
+        r2: of a table's columns.
+        curve: (effort, L) of each attempt.
+        rebuilt: (m, *shape), of the first m held-out samples.
+    """
+
+    name: str
+    summary: str
+    unit: str
+    knowledge: str
+    figures: dict[str, Figure]
+    r2: dict[str, float | None]
+    curve: list[tuple[int, float]]
+    seconds: float
+    rebuilt: Array
+
+    @property
+    def converged(self) -> bool:
+        """Whether more effort would probably not have brought more."""
+        return len(self.curve) > 1 and self.curve[-1][1] - self.curve[-2][1] <= GAIN
+
+
+@dataclass(frozen=True)
+class Found:
+    """An audit.
+
+    Attributes:
+        attacks: the strongest first.
+        baselines: the same figures for guesses without a shard.
+        truth: the held-out samples.
+        left_out: attacker -> why it did not run.
+    """
+
+    site: str
+    bound: Bound
+    evidence: Evidence
+    scene: Scene
+    truth: Pairs
+    attacks: list[Rebuilt]
+    baselines: dict[str, dict[str, Figure]]
+    inferences: list[Inference]
+    distance_correlation: float
+    left_out: dict[str, str]
+    seconds: float
+
+
+def audit(
+    folder: StudyFolder,
+    study: Study,
+    site_name: str,
+    budget: Budget,
+    auxiliary: Path | None,
+    device: torch.device,
+    progress: Progress,
+) -> Found:
+    """Attack the shards in `outbox/SITE`.
+
+    Args:
+        auxiliary: a folder of public images, for an attacker who knows no pair of a patient.
+
+    Raises:
+        StageOrderError: nothing is encoded.
+        BadDataError: there are too few samples, patients or public images.
+    """
+    started = time.monotonic()
+    study.check_sites([site_name])
+    site = folder.site(site_name)
+    bound = bound_to(folder, study, site)
+    evidence = gather(folder, study, site, budget)
+    scene, truth = make_scene(folder, study, evidence, budget, auxiliary, device)
+    judge = Judge(scene, truth)
+    attacks: list[Rebuilt] = []
+    inferences: list[Inference] = []
+    left_out = {}
+    entries = attackers.entries()
+    with progress.bar(f"audit {site_name}", len(entries)) as advance:
+        for entry in entries:
+            attacker = entry.object()
+            excuse = attacker.excuse(scene)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(scene.seed)
+                if excuse:
+                    left_out[entry.name] = excuse
+                elif isinstance(attacker, Reconstructor):
+                    attacks.append(_attack(entry, attacker, scene, judge))
+                else:
+                    inferences += attacker.infer(scene, truth)
+            advance(1)
+    attacks.sort(key=lambda one: one.figures["leak"].value, reverse=True)
+    few = slice(CORRELATED)
+    return Found(
+        site=site_name,
+        bound=bound,
+        evidence=evidence,
+        scene=scene,
+        truth=truth,
+        attacks=attacks,
+        baselines=judge.baselines(),
+        inferences=inferences,
+        distance_correlation=measures.distance_correlation(truth.inputs[few], truth.maps[few]),
+        left_out=left_out,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _attack(entry: Entry[Any], attacker: Reconstructor, scene: Scene, judge: Judge) -> Rebuilt:
+    started = time.monotonic()
+    curve = []
+    for attempt in attacker.rebuild(scene):
+        curve.append((attempt.effort, judge.leak(attempt.rebuilt)))
+    return Rebuilt(
+        name=entry.name,
+        summary=entry.summary,
+        unit=attacker.unit,
+        knowledge=attacker.knowledge.format(known=len(scene.fit) + len(scene.check)),
+        figures=judge.figures(attempt.rebuilt),
+        r2=judge.r2(attempt.rebuilt),
+        curve=curve,
+        seconds=time.monotonic() - started,
+        rebuilt=attempt.rebuilt,
+    )

@@ -1,0 +1,161 @@
+"""Who knows what: the site's samples, shared out between the attackers and the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sltool.datasets.images import Decode, decode_batch, image_files
+from sltool.errors import BadDataError
+from sltool.registry import datasets
+from sltool.site.audit.attacker import Budget, Pairs, Scene
+from sltool.site.audit.evidence import Evidence
+from sltool.site.audit.patients import hold_out
+from sltool.site.augment import Augmenter
+from sltool.site.encode import clip_and_add_noise, load_privacy_layer
+from sltool.site.noise import fresh_noise
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Encoding, Study
+from sltool.study.study_file import validate
+
+Array = NDArray[Any]
+
+HELD_OUT = 0.2
+CHECKED = 0.15
+# A table's values on another day differ by this part of their standard deviations.
+ANOTHER_DAY = 0.1
+# Fewer public images teach an attacker nothing.
+FEWEST_PUBLIC = 20
+
+
+def make_scene(
+    folder: StudyFolder,
+    study: Study,
+    evidence: Evidence,
+    budget: Budget,
+    auxiliary: Path | None,
+    device: torch.device,
+) -> tuple[Scene, Pairs]:
+    """What the attackers have, and the truth about what they are after.
+
+    Raises:
+        BadDataError: there are too few patients, or too few public images.
+    """
+    rng = np.random.default_rng([evidence.seed, 0x48454C44])
+    pairs = evidence.pairs
+    held = hold_out(pairs.groups, HELD_OUT, budget.held_out, rng)
+    known = pairs.part(np.flatnonzero(~held))
+    _, numbers = np.unique(known.groups, return_inverse=True)
+    checked = hold_out(numbers, CHECKED, budget.held_out, rng)
+    if not held.any() or not checked.any() or checked.all():
+        raise BadDataError(
+            "there are too few patients to hold some out, or one of them has most of the samples",
+            where=folder.sites,
+            expected="ten patients or more",
+        )
+    truth = pairs.part(np.flatnonzero(held))
+    quiet = study.encoding.model_copy(update={"noise": 0.0})
+    layer = load_privacy_layer(folder, study).to(device).requires_grad_(False)
+    standardise = _standardiser(study, evidence, device)
+    public = None
+    if auxiliary is not None:
+        public = _public(auxiliary, study, layer, standardise, device)
+    scene = Scene(
+        fit=known.part(np.flatnonzero(~checked)),
+        check=known.part(np.flatnonzero(checked)),
+        maps=truth.maps,
+        labels=truth.labels,
+        layer=layer,
+        standardise=standardise,
+        clip_and_add_noise=lambda maps: clip_and_add_noise(maps, quiet, fresh_noise),
+        noise=study.encoding.noise,
+        views=_views(study.encoding, pairs.inputs.ndim == 4, evidence.seed),
+        columns=_columns(study),
+        classes=len(study.samples.labels.classes),
+        public=public,
+        budget=budget,
+        seed=evidence.seed,
+        device=device,
+    )
+    return scene, truth
+
+
+def _standardiser(
+    study: Study, evidence: Evidence, device: torch.device
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Inputs as in `Pairs` -> what the privacy layer sees."""
+    if len(study.samples.shape) == 1:
+        return lambda inputs: inputs
+    mean = torch.tensor(study.samples.mean, device=device).reshape(1, -1, 1, 1)
+    sd = torch.tensor(study.samples.sd, device=device).reshape(1, -1, 1, 1)
+    return lambda inputs: (inputs * (evidence.high - evidence.low) + evidence.low - mean) / sd
+
+
+def _views(encoding: Encoding, image: bool, seed: int) -> Callable[[Array], Array]:
+    """Another view of each input: an augmented image, or a row with values of another day."""
+    if not image:
+        rng = np.random.default_rng([seed, 0x56494557])
+
+        def another_day(rows: Array) -> Array:
+            spread = ANOTHER_DAY * rows.std(axis=0)
+            return np.asarray(rows + rng.normal(size=rows.shape) * spread, np.float32)
+
+        return another_day
+    # Not mirrored: another picture of a patient is not.
+    settings = encoding.augment.model_copy(update={"flip": False})
+    augment = Augmenter(encoding.model_copy(update={"augment": settings}), seed)
+    return lambda images: augment(torch.from_numpy(images), 2)[1::2].clamp(0, 1).numpy()
+
+
+def _columns(study: Study) -> tuple[str, ...]:
+    """The names of a table's columns."""
+    if len(study.samples.shape) != 1:
+        return ()
+    settings = validate(
+        datasets.get(study.dataset.name).Settings,
+        study.dataset.settings(),
+        where="study.yaml",
+        prefix="dataset",
+    )
+    names = getattr(settings, "columns", ())
+    if len(names) == study.samples.shape[0]:
+        return tuple(map(str, names))
+    return tuple(f"column {number + 1}" for number in range(study.samples.shape[0]))
+
+
+def _public(
+    folder: Path,
+    study: Study,
+    layer: torch.nn.Module,
+    standardise: Callable[[torch.Tensor], torch.Tensor],
+    device: torch.device,
+) -> Pairs:
+    """Public images and what the privacy layer, which everyone has, makes of them."""
+    shape = study.samples.shape
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise BadDataError("--auxiliary is for studies of images", where=folder)
+    decode = Decode(shape[1], shape[2], channels=shape[0])
+    images, _, _ = decode_batch(image_files(folder), decode)
+    if len(images) < FEWEST_PUBLIC:
+        raise BadDataError(
+            f"the folder has {len(images)} images that can be read",
+            where=folder,
+            expected=f"{FEWEST_PUBLIC} or more",
+        )
+    inputs = images.astype(np.float32) / 255
+    with torch.inference_mode():
+        maps = [
+            clip_and_add_noise(
+                layer(standardise(torch.from_numpy(inputs[at : at + 256]).to(device))),
+                study.encoding,
+                fresh_noise,
+            ).cpu()
+            for at in range(0, len(inputs), 256)
+        ]
+    numbers = np.arange(len(inputs))
+    return Pairs(inputs, torch.cat(maps).numpy(), np.zeros(len(inputs)), numbers)

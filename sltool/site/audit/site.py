@@ -1,0 +1,59 @@
+"""`audit` in a study's folder: recognises work that is done, and leaves `audit.json` and a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sltool.files import read_json, remove, write_json, write_text
+from sltool.progress import Progress
+from sltool.site.audit.attacker import BUDGETS
+from sltool.site.audit.document import AuditRecord, document
+from sltool.site.audit.evidence import bound_to
+from sltool.site.audit.page import page
+from sltool.site.audit.run import audit
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Study
+
+DAMAGED = "run `sltool audit --force`"
+
+
+def audit_site(
+    folder: StudyFolder,
+    study: Study,
+    name: str,
+    budget: str,
+    auxiliary: Path | None,
+    device: torch.device,
+    progress: Progress,
+    force: bool,
+) -> dict[str, Any]:
+    """Attack the shards of a site and write `sites/NAME/audit.json` and `audit.html`.
+
+    An audit with this budget of these very shards is not done again, unless public images are
+    given.
+
+    Returns:
+        What stands in `audit.json`.
+
+    Raises:
+        StageOrderError: nothing is encoded.
+        BadDataError: there are too few samples or patients.
+    """
+    study.check_sites([name])
+    site = folder.site(name)
+    if not force and auxiliary is None and site.audit.is_file() and site.audit_page.is_file():
+        # The record's own type says less than what it holds.
+        before: dict[str, Any] = dict(read_json(site.audit, AuditRecord, "the audit", DAMAGED))
+        bound = bound_to(folder, study, site)
+        if before["bound"] == bound and before["budget"] == budget:
+            progress.note(f"site {name}: these shards were audited before")
+            return before
+    remove(site.audit)
+    found = audit(folder, study, name, BUDGETS[budget], auxiliary, device, progress)
+    written = document(found)
+    write_text(site.audit_page, page(found))
+    write_json(site.audit, written)
+    return written

@@ -1,0 +1,166 @@
+"""The study's limits on what an attacker may get: `ship` refuses what exceeds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sltool.errors import PrivacyLimitError, UsageError
+from sltool.files import read_json
+from sltool.progress import Progress
+from sltool.shard.manifest import AcceptedRisk
+from sltool.shard.reader import read_manifest
+from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
+from sltool.shard.writer import sign_again
+from sltool.site.audit.document import AuditRecord
+from sltool.site.audit.evidence import bound_to
+from sltool.site.audit.site import DAMAGED
+from sltool.site.enrol import site_key
+from sltool.site.outbox import outbox_shards
+from sltool.site.ship import ShippingResult, ship
+from sltool.study.layout import SiteFolder, StudyFolder
+from sltool.study.schema import Study
+
+# In study.yaml -> in audit.json.
+LIMITS = {
+    "max_leak": "leak",
+    "max_linkage": "linkage_top1",
+    "max_exact_recovery": "exact_recovery",
+}
+
+
+def ship_within_limits(
+    folder: StudyFolder,
+    study: Study,
+    name: str,
+    destination: str,
+    progress: Progress,
+    force: bool,
+    accept_risk: str | None,
+) -> ShippingResult:
+    """`ship`, unless the study's `privacy` section forbids it.
+
+    Withdrawals ship in any case.
+
+    Args:
+        accept_risk: why to ship all the same; it travels in the signed manifests.
+
+    Raises:
+        PrivacyLimitError: the shards tell too much, or were not audited.
+        UsageError: the reason cannot be put in a manifest.
+        StageOrderError: nothing is encoded.
+    """
+    site = folder.site(name)
+    recipient = study.server.recipient
+    withdrawals = any(site.outbox.glob(f"*{WITHDRAWAL}"))
+    if not (withdrawals and not site.encoded.is_file()):
+        refused = _refusal(folder, study, site)
+        if refused is None and accept_risk is not None:
+            progress.note(f"site {name}: there is no risk to accept by the study's `privacy`")
+        if refused is not None and not _accepted(study, site, refused, accept_risk):
+            if withdrawals:
+                ship(site, destination, recipient, progress, force, only_withdrawals=True)
+                progress.note(f"site {name}: the withdrawals were shipped, the shards were not")
+            raise refused
+    return ship(site, destination, recipient, progress, force)
+
+
+def _accepted(
+    study: Study, site: SiteFolder, refused: PrivacyLimitError, accept_risk: str | None
+) -> bool:
+    """Whether somebody takes the risk, now or when these shards were signed."""
+    shards = outbox_shards(site)
+    if accept_risk is None:
+        before = [read_manifest(path)[0].accepted_risk for path in shards]
+        return all(one is not None and one.refusal == refused.reason for one in before)
+    try:
+        risk = AcceptedRisk(reason=accept_risk, refusal=refused.reason)
+    except ValidationError as error:
+        raise UsageError(
+            "the reason of --accept-risk cannot travel in a manifest",
+            expected="1 to 200 characters that can be shown, on one line",
+        ) from error
+    _sign_all(shards, risk, study, site)
+    return True
+
+
+def _sign_all(shards: Sequence[Path], risk: AcceptedRisk, study: Study, site: SiteFolder) -> None:
+    """Enter the accepted risk in every manifest; each names the one before by its new digest."""
+    key = site_key(site, study)
+    before: dict[str, str] = {}
+    for path in shards:
+        manifest = read_manifest(path)[0]
+        changes = {"accepted_risk": risk, "previous": before.get(manifest.place.split)}
+        new = manifest.model_copy(update=changes)
+        if new != manifest:
+            sign_again(path, new, key)
+        before[manifest.place.split] = new.digest
+
+
+def _refusal(folder: StudyFolder, study: Study, site: SiteFolder) -> PrivacyLimitError | None:
+    """Why the shards in the outbox may not ship by the study's `privacy` section, if so.
+
+    Raises:
+        StageOrderError: nothing is encoded.
+        BadDataError: `audit.json` is damaged.
+    """
+    if not study.privacy.is_set:
+        return None
+    level = study.privacy.audit or "quick"
+    command = f"sltool audit --site {site.name}" + (
+        " --budget thorough" if level != "quick" else ""
+    )
+    if not site.audit.is_file():
+        return _refused(site, "the shards have not been audited", f"run `{command}`")
+    record = read_json(site.audit, AuditRecord, "the audit", DAMAGED)
+    stale = _stale(folder, study, site, record)
+    if stale:
+        return _refused(site, f"the audit is of {stale}", f"run `{command}` again")
+    if level == "thorough" and record["budget"] != "thorough":
+        return _refused(site, "the study asks for a thorough audit", f"run `{command}`")
+    exceeded = _exceeded(study, record)
+    if exceeded:
+        return _refused(
+            site,
+            "; ".join(exceeded),
+            "agree on a privacy layer that tells less (more noise, fewer channels), or ship with "
+            '--accept-risk "REASON", which the server is told',
+        )
+    return None
+
+
+def _stale(folder: StudyFolder, study: Study, site: SiteFolder, record: AuditRecord) -> str:
+    """What the audit is of, if not of the shards in the outbox."""
+    found, wanted = record["bound"], bound_to(folder, study, site)
+    if found["encoding"] != wanted["encoding"]:
+        return "another encoding (its digest differs)"
+    if found["private"] != wanted["private"]:
+        return "other samples or another seed (private.h5 differs)"
+    if found["payloads"] != wanted["payloads"]:
+        return "other shards (client-encode ran again)"
+    return ""
+
+
+def _exceeded(study: Study, record: AuditRecord) -> list[str]:
+    """'leak is 0.93, more than max_leak: 0.3' for each limit that does not hold."""
+    told = []
+    for key, name in LIMITS.items():
+        limit = getattr(study.privacy, key)
+        if limit is None:
+            continue
+        value = record[name]["value"]  # type: ignore[literal-required]
+        if value > limit:
+            told.append(f"{name} is {value:.3g}, more than privacy.{key}: {limit:g}")
+    return told
+
+
+def _refused(site: SiteFolder, what: str, hint: str) -> PrivacyLimitError:
+    return PrivacyLimitError(
+        site.name,
+        what,
+        where=site.audit,
+        expected="an audit of these very shards within the limits of `privacy` in study.yaml",
+        hint=hint,
+    )

@@ -1,0 +1,197 @@
+"""`sltool audit`: layers whose leak is known, real pictures, and what it leaves behind."""
+
+from __future__ import annotations
+
+import html
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sltool.site.audit import attacker
+from sltool.site.audit.patients import by_similarity, hold_out, names_patients
+from tests.conftest import DATA, Sltool
+from tests.images import two_classes
+
+CT = "covid-ct-sao-paulo"
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets that fit a test."""
+    small = attacker.Budget("quick", 300, 60, steps=32, descent=32, optimised=8, rows=20_000)
+    monkeypatch.setitem(attacker.BUDGETS, "quick", small)
+
+
+def scans(folder: Path, each: int) -> Path:
+    """Some of the real slices, in the source's layout."""
+    if not (DATA / CT).exists():
+        pytest.skip(f"no real data at {DATA / CT}: set SLTOOL_TEST_DATA")
+    for name in ("COVID", "non-COVID"):
+        (folder / name).mkdir(parents=True)
+        for path in sorted((DATA / CT / name).glob("*.png"))[::4][:each]:
+            (folder / name / path.name).symlink_to(path.resolve())
+    return folder
+
+
+def encoded(sltool: Sltool, dataset: str, *settings: str, source: Path | None = None) -> Sltool:
+    """A study of one site, B, whose shards lie in the outbox."""
+    extra = ["--source", source] if source else []
+    chosen = [word for one in settings for word in ("--set", one)]
+    sltool("prepare", dataset, *extra, *chosen).ok()
+    sltool("partition", "--site", "B").ok()
+    sltool("client-encode", "--site", "B").ok()
+    return sltool
+
+
+def record(sltool: Sltool) -> dict[str, Any]:
+    return json.loads((sltool.folder / "sites" / "B" / "audit.json").read_text())
+
+
+def test_an_identity_layer_leaks_the_picture(sltool: Sltool, tmp_path: Path) -> None:
+    source = scans(tmp_path / "scans", 100)
+    encoded(sltool, "covid-ct", "dataset.size=32", "model.cut=0", source=source)
+    found = sltool("audit", "--json").ok().json
+    assert found["leak"] >= 0.95
+    assert found["linkage_top1"] >= 0.9
+    assert found["exact_recovery"] == 1
+
+
+def test_pure_noise_leaks_nothing(sltool: Sltool, tmp_path: Path) -> None:
+    source = scans(tmp_path / "scans", 100)
+    encoded(sltool, "covid-ct", "dataset.size=32", "encoding.noise=1000.0", source=source)
+    found = sltool("audit", "--json").ok().json
+    assert abs(found["leak"]) <= 0.05
+    assert found["linkage_top1"] < 0.15
+    assert found["exact_recovery"] == 0
+    assert found["distance_correlation"] < 0.2
+
+
+@pytest.mark.parametrize("activation", ["leaky-relu", "sigmoid"])
+def test_a_dense_layer_with_more_outputs_than_inputs_is_inverted_exactly(
+    sltool: Sltool, activation: str
+) -> None:
+    encoded(sltool, "cholesterol", f"model.activation={activation}", "encoding.dtype=float32")
+    found = sltool("audit", "--json").ok().json
+    assert found["attack"] == "closed-form"
+    assert found["exact_recovery"] == 1
+    assert found["leak"] > 0.9999
+    assert found["ssim"] is None
+    columns = record(sltool)["r2"]
+    assert list(columns) == ["age", "sex", "bmi", "bp", "TC", "HDL", "TG"]
+    assert min(columns.values()) > 0.999
+    sex = next(one for one in record(sltool)["inferences"] if one["name"] == "sex")
+    assert sex["value"] > 0.9 > sex["chance"]
+
+
+def test_fewer_outputs_than_inputs_are_not_inverted_exactly(sltool: Sltool) -> None:
+    encoded(sltool, "cholesterol", "model.widths=[2, 64, 64]")
+    found = sltool("audit", "--json").ok().json
+    assert found["exact_recovery"] < 0.1
+    assert 0.1 < found["leak"] < 0.9
+
+
+def test_real_pictures_end_to_end(sltool: Sltool, tmp_path: Path) -> None:
+    """Between a picture and nothing; public images of the same kind do almost as well."""
+    source = scans(tmp_path / "scans", 120)
+    wide = "model.filters=[16, 32, 64, 128, 256]"
+    encoded(sltool, "covid-ct", "dataset.size=32", wide, source=source)
+    ran = sltool("audit", "--auxiliary", DATA / CT / "COVID", "--json").ok()
+    found = record(sltool)
+    assert (
+        found["leak"]["low"] <= ran.json["leak"] == found["leak"]["value"] <= found["leak"]["high"]
+    )
+    assert 0.5 < found["leak"]["value"] < 1
+    names = [one["name"] for one in found["attackers"]]
+    assert set(names) == {
+        "ridge",
+        "patch-ridge",
+        "conv-decoder",
+        "dense-decoder",
+        "optimisation",
+        "public-conv-decoder",
+        "public-dense-decoder",
+    }
+    leaks = [one["leak"]["value"] for one in found["attackers"]]
+    assert leaks == sorted(leaks, reverse=True)
+    assert found["baselines"]["mean"]["leak"]["value"] == pytest.approx(0, abs=1e-6)
+    assert "names no patients" in found["patients"]
+    assert found["bound"]["noise"] == {"clip": None, "sd": 0.0}
+    page = (sltool.folder / "sites" / "B" / "audit.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 * (1 + 4 + 1)
+    assert "pseudonymised personal data" in found["sentence"]
+    assert found["sentence"] in html.unescape(page)
+    for name in ("audit.json", "audit.html"):
+        mode = (sltool.folder / "sites" / "B" / name).stat().st_mode
+        assert stat.S_IMODE(mode) == 0o600
+    assert "audited before" in sltool("audit").ok().err
+
+
+def test_it_says_when_an_attack_had_not_converged(sltool: Sltool, tmp_path: Path) -> None:
+    source = scans(tmp_path / "scans", 60)
+    encoded(sltool, "covid-ct", "dataset.size=32", "model.cut=0", source=source)
+    sltool("audit").ok()
+    curves = {one["name"]: one for one in record(sltool)["attackers"]}
+    ridge = curves["ridge"]
+    gain = ridge["curve"][-1]["leak"] - ridge["curve"][-2]["leak"]
+    assert gain > 0.02
+    assert not ridge["converged"]
+    assert curves["patch-ridge"]["converged"]
+
+
+def test_what_cannot_be_audited_is_said(sltool: Sltool, tmp_path: Path) -> None:
+    source = two_classes(tmp_path / "few", 6, ("COVID", "non-COVID"), side=32)
+    sltool("prepare", "covid-ct", "--source", source, "--set", "dataset.size=32").ok()
+    sltool("partition", "--site", "B").ok()
+    before = sltool("audit", "--site", "B")
+    assert before.code == 2
+    assert "client-encode --site B" in before.err
+    sltool("client-encode").ok()
+    few = sltool("audit", "--site", "B")
+    assert few.code == 3
+    assert "too few" in few.err
+
+
+def test_near_duplicates_are_never_on_both_sides() -> None:
+    rng = np.random.default_rng(0)
+    patients = rng.random((40, 1, 24, 24), dtype=np.float32)
+    slices = np.repeat(patients, 3, axis=0)
+    slices += rng.normal(scale=0.05, size=slices.shape).astype(np.float32)
+    grouping = by_similarity(slices)
+    assert grouping.count == 40
+    assert (grouping.groups.reshape(40, 3) == grouping.groups[::3, None]).all()
+    held = hold_out(grouping.groups, 0.2, 100, rng)
+    assert held.sum() == 24
+    assert not set(grouping.groups[held]) & set(grouping.groups[~held])
+
+
+def test_patients_are_named_where_one_has_two_samples() -> None:
+    assert names_patients(["a/1", "a/2", "b"])
+    assert not names_patients(["a", "b", "c"])
+
+
+PLUGIN = """
+from sltool.registry import attackers
+from sltool.site.audit.attacker import Attempt, Reconstructor
+
+@attackers.register("guess")
+class Guess(Reconstructor):
+    \"\"\"Guesses the mean row.\"\"\"
+
+    def rebuild(self, scene):
+        yield Attempt(1, scene.mean.repeat(len(scene.maps), axis=0))
+"""
+
+
+def test_an_attacker_can_be_a_plug_in(sltool: Sltool, tmp_path: Path) -> None:
+    path = tmp_path / "guess.py"
+    path.write_text(PLUGIN)
+    encoded(sltool, "cholesterol")
+    sltool("audit", "--plugins-dir", path).ok()
+    guess = next(one for one in record(sltool)["attackers"] if one["name"] == "guess")
+    assert guess["leak"]["value"] == pytest.approx(0, abs=1e-6)
+    listed = sltool("list", "attackers", "--plugins-dir", path, "--json").ok().json["attackers"]
+    assert {"guess", "closed-form"} <= {one["name"] for one in listed}
