@@ -126,12 +126,3 @@ def _opens_to_write(node: ast.Call) -> bool:
         and node.func.attr == "open"
         and any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes)
     )
-
-
-def test_no_module_is_too_long() -> None:
-    long = {
-        str(path.relative_to(ROOT)): lines
-        for path in MODULES
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 320
-    }
-    assert not long
