@@ -220,5 +220,5 @@ def test_a_changed_withdrawal_is_refused(trained: Sltool, place: int) -> None:
 def test_mistakes(trained: Sltool) -> None:
     ran = trained("withdraw", "--site", "B", "--patient", "nobody")
     assert ran.code == 3
-    assert "no patient of that id" in ran.err
+    assert "no patient with that id" in ran.err
     assert trained("withdraw", "--site", "Z", "--patient", "1").code == 2

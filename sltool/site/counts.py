@@ -12,39 +12,39 @@ ALL = "all"
 CountRow = dict[str, str | int]
 
 
-def count_parts(scan: Scan, kept: list[int], labels: Labels) -> list[CountRow]:
-    """A row for each of the source's lists and each part in it, then one over the list's parts.
+def count_parts(scan: Scan, rows: list[int], labels: Labels) -> list[CountRow]:
+    """For each of the source's lists: a row for each part of the body, then a row for all parts.
 
     Args:
-        kept: numbers of the scan's samples that count.
+        rows: the scan's samples to count.
 
     Returns:
         Rows with the keys `part`, `list`, `total`, each class's name (the positive one first),
-        `studies` and `patients`; none where the source does not tell parts.
+        `studies` (the number of examinations) and `patients`; empty if the source names no parts.
     """
     if scan.parts is None:
         return []
     members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for number in kept:
-        name, part = scan.parts[number]
-        members[name][part].append(number)
-        members[name][ALL].append(number)
+    for row in rows:
+        name, part = scan.parts[row]
+        members[name][part].append(row)
+        members[name][ALL].append(row)
     return [
-        _row(scan, name, part, members[name][part], labels)
+        _count_row(scan, name, part, members[name][part], labels)
         for name in sorted(members)
         for part in [*sorted(members[name].keys() - {ALL}), ALL]
     ]
 
 
-def _row(scan: Scan, name: str, part: str, numbers: list[int], labels: Labels) -> CountRow:
-    found = Counter(scan.labels[numbers].tolist())
-    classes = {one: found[code] for code, one in enumerate(labels.classes)}
+def _count_row(scan: Scan, name: str, part: str, rows: list[int], labels: Labels) -> CountRow:
+    class_counts = Counter(scan.labels[rows].tolist())
+    classes = {class_name: class_counts[code] for code, class_name in enumerate(labels.classes)}
     examinations = scan.examinations or scan.records
     return {
         "part": part,
         "list": name,
-        "total": len(numbers),
+        "total": len(rows),
         **dict(reversed(classes.items())),
-        "studies": len({(scan.groups[number], examinations[number]) for number in numbers}),
-        "patients": len({scan.groups[number] for number in numbers}),
+        "studies": len({(scan.groups[row], examinations[row]) for row in rows}),
+        "patients": len({scan.groups[row] for row in rows}),
     }

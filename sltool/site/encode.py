@@ -28,7 +28,7 @@ from sltool.site.noise import fresh_noise
 from sltool.site.outbox import is_complete
 from sltool.site.private_file import PrivateFile, open_private
 from sltool.site.stage_records import EncodedRecord, read_record
-from sltool.site.withdrawals import Withdrawals, told
+from sltool.site.withdrawals import Withdrawals, describe_withdrawn
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import SPLITS, Encoding, Study
 
@@ -37,10 +37,10 @@ BATCH_ROWS = 256
 
 @dataclass(frozen=True)
 class EncodingResult:
-    """What lies in a site's outbox.
+    """The content of a site's outbox.
 
-    `dead` is the share of the privacy layer's values that are zero or the same in every sample;
-    None for an outbox of before this was counted.
+    `dead` is the fraction of the privacy layer's values that are zero or the same in every sample;
+    None if the outbox was written by a version that did not count them.
     """
 
     site: str
@@ -58,7 +58,7 @@ def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
     Raises:
         StageOrderError: the weights are missing.
         BadDataError: the file is damaged.
-        StudyMismatchError: they do not fit the model.
+        StudyMismatchError: the weights do not fit the model.
     """
     path = folder.privacy_layer
     study.encoding_digest(path)
@@ -82,10 +82,10 @@ def encode(
     shard_bytes: int,
     force: bool,
 ) -> EncodingResult:
-    """Fill `outbox/SITE`; recognises an outbox that is already complete.
+    """Write the site's shards to `outbox/SITE`, unless the outbox is already complete.
 
     Raises:
-        StageOrderError: there is no private data or no key of this site.
+        StageOrderError: this site has no private data or no key.
         StudyMismatchError: the site's key is not the one in study.yaml.
     """
     started = time.monotonic()
@@ -95,56 +95,60 @@ def encode(
     withdrawals = Withdrawals.read(folder)
     with open_private(site.private, study.id, "sltool partition") as private:
         key = site_key(site, study)
-        keep = withdrawals.keeps_at(site, private.text("pseudonyms"))
-        gone = int((~keep).sum())
+        allowed = withdrawals.allowed_at(site, private.text("pseudonyms"))
+        withdrawn = int((~allowed).sum())
         state = {"encoding": digest, "private": sha256(site.private), "shard_bytes": shard_bytes}
         done = read_record(site.encoded, EncodedRecord)
         if not force and done and done["state"] == state and is_complete(site, done["shards"]):
-            if gone > done.get("withdrawn", 0):
+            if withdrawn > done.get("withdrawn", 0):
                 progress.note(
-                    f"{site.outbox} still holds {told(gone)}: shards were shipped, and the server "
-                    "leaves those rows out; --force encodes the others alone"
+                    f"{site.outbox} still contains {describe_withdrawn(withdrawn)}: its shards "
+                    "were shipped, and the server excludes those rows; --force encodes the other "
+                    "samples only"
                 )
             return _summary(site, done, time.monotonic() - started, again=True)
-        _tell(site, gone, study.encoding, progress)
+        _note_exclusions(site, withdrawn, study.encoding, progress)
         layer = load_privacy_layer(folder, study)
-        content = Content.of(study, digest, _shape(folder, study, layer))
+        content = Content.of(study, digest, _feature_shape(folder, study, layer))
         encoder = Encoder(study, layer.to(device), device, private.seed)
-        _empty(site)
+        _clear_outbox(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
-            written = _write_all(site, private, keep, content, encoder, key, shard_bytes, advance)
-            shards = list(written)
+            shards = list(
+                _write_shards(site, private, allowed, content, encoder, key, shard_bytes, advance)
+            )
     record: EncodedRecord = {
         "state": state,
         "samples": sum(manifest.samples for manifest in shards),
         "shards": [manifest.place.name for manifest in shards],
-        "withdrawn": gone,
+        "withdrawn": withdrawn,
         "dead": encoder.liveness.dead,
     }
     if encoder.liveness.dead >= MANY_DEAD:
-        progress.note(_warning(site_name, encoder.liveness.dead))
+        progress.note(_dead_values_warning(site_name, encoder.liveness.dead))
     write_json(site.encoded, record)
     return _summary(site, record, time.monotonic() - started, again=False)
 
 
-def _tell(site: SiteFolder, gone: int, encoding: Encoding, progress: Progress) -> None:
-    if gone:
-        progress.note(f"site {site.name}: {told(gone)} are left out")
+def _note_exclusions(
+    site: SiteFolder, withdrawn: int, encoding: Encoding, progress: Progress
+) -> None:
+    if withdrawn:
+        progress.note(f"site {site.name}: {describe_withdrawn(withdrawn)} are left out")
     if encoding.noise and site.shipped.is_file():
         progress.note(
-            f"shards of site {site.name} were shipped before: the mean of several noisy copies of "
-            "a feature map comes closer to the clean one with each"
+            f"shards of site {site.name} were shipped before: each further noisy copy of a feature "
+            "map lets an attacker average out more of the noise"
         )
 
 
-def _shape(folder: StudyFolder, study: Study, layer: nn.Module) -> tuple[int, ...]:
+def _feature_shape(folder: StudyFolder, study: Study, layer: nn.Module) -> tuple[int, ...]:
     shape, known = output_shape(layer, study), known_shape(folder.privacy_layer, study)
     if known not in (None, shape):
         raise StudyMismatchError(
-            f"the model '{study.model.name}' makes feature maps of shape {shape}",
+            f"the model '{study.model.name}' gives feature maps of shape {shape}",
             where=folder.privacy_layer,
             expected=f"{known}, as when the study was made",
-            hint="take the version of the model's plug-in that the study was made with",
+            hint="install the version of the model's plug-in that the study was made with",
         )
     return shape
 
@@ -157,7 +161,7 @@ def _summary(
     return EncodingResult(site.name, record["samples"], shards, size, seconds, again, dead)
 
 
-def _warning(site: str, dead: float) -> str:
+def _dead_values_warning(site: str, dead: float) -> str:
     return (
         f"site {site}: {dead:.0%} of the privacy layer's values are zero or the same in every "
         "sample here, so that the server has little to learn from; `sltool prepare --force` draws "
@@ -165,27 +169,27 @@ def _warning(site: str, dead: float) -> str:
     )
 
 
-def _empty(site: SiteFolder) -> None:
-    """Take away what an earlier or broken encoding left, so that `ship` cannot send it."""
+def _clear_outbox(site: SiteFolder) -> None:
+    """Remove the output of an earlier or interrupted encoding, so that `ship` cannot send it."""
     remove(site.encoded)
     for path in (*site.outbox.glob("*.h5"), *site.outbox.glob("*.h5.part")):
         remove(path)
 
 
 class Encoder:
-    """Samples -> what travels: standardise, privacy layer, clip, noise, dtype.
+    """Encodes samples: standardisation, privacy layer, clipping, noise, conversion to the dtype.
 
-    `liveness` counts what the privacy layer gave.
+    `liveness` counts dead values in the output of the privacy layer.
 
     Args:
-        seed: of the random versions of training images. The noise follows from nothing.
+        seed: of the random versions of training images. The noise does not depend on it.
     """
 
     def __init__(self, study: Study, layer: nn.Module, device: torch.device, seed: int) -> None:
         columns = (1, -1) + (1,) * (len(study.samples.shape) - 1)
         self._mean = torch.tensor(study.samples.mean, device=device).reshape(columns)
         self._sd = torch.tensor(study.samples.sd, device=device).reshape(columns)
-        # Pooling takes a third of the time where the channels of a pixel lie together.
+        # With the channels-last memory format, pooling takes a third of the time.
         self._layer: nn.Module = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device = device
         self._settings = study.encoding
@@ -197,7 +201,7 @@ class Encoder:
     def __call__(self, inputs: NDArray[Any], views: int = 1) -> NDArray[Any]:
         """(n, *shape) in the source's units -> (n * views, *feature_shape) in the shard's dtype.
 
-        The first view of a sample is of the sample itself, the others of random versions of it.
+        The first view of a sample is the sample itself, the others are random versions of it.
 
         Raises:
             BadDataError: a value does not fit the dtype.
@@ -219,7 +223,7 @@ class Encoder:
 def clip_and_add_noise(
     maps: torch.Tensor, settings: Encoding, noise: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Feature maps (n, ...) clipped to the L2 norm, and with the noise, that the study says.
+    """Feature maps (n, ...), clipped to `settings.clip` (L2 norm), plus `settings.noise` noise.
 
     Args:
         noise: maps -> standard normal numbers of the same shape.
@@ -232,40 +236,48 @@ def clip_and_add_noise(
     return maps
 
 
-def _write_all(
+def _write_shards(
     site: SiteFolder,
     private: PrivateFile,
-    keep: NDArray[np.bool_],
+    allowed: NDArray[np.bool_],
     content: Content,
     encoder: Encoder,
     key: SigningKey,
     shard_bytes: int,
     advance: Advance,
 ) -> Iterator[Manifest]:
+    """Write the shards of the allowed rows, split by split.
+
+    Args:
+        allowed: (N,) which rows of `private.h5` may be encoded.
+        content: of all shards of the site.
+        shard_bytes: size of a shard's feature maps, at most.
+    """
     labels = private.labels
     splits = np.array(private.text("split"))
     pseudonyms = np.array(private.text("pseudonyms"), dtype=f"S{ID_BYTES}")
     groups = np.array(private.text("group_pseudonyms"), dtype=f"S{GROUP_BYTES}")
     for split in SPLITS:
-        held = content.of_split(split)
-        rows = np.flatnonzero((splits == split) & keep)
+        split_content = content.of_split(split)
+        rows = np.flatnonzero((splits == split) & allowed)
+        size = _samples_per_shard(split_content, shard_bytes)
         previous = None
-        for sequence, part in enumerate(_cut(rows, _samples_per_shard(held, shard_bytes))):
+        for sequence, shard_rows in enumerate(_chunks(rows, size)):
             manifest = write_shard(
                 site.outbox,
-                held,
+                split_content,
                 ShardId(site=site.name, split=split, sequence=sequence),
                 previous,
-                _encoded(private, part, held.views, encoder, advance),
-                Rows(labels[part], pseudonyms[part], groups[part]),
+                _encoded(private, shard_rows, split_content.views, encoder, advance),
+                Rows(labels[shard_rows], pseudonyms[shard_rows], groups[shard_rows]),
                 key,
             )
             previous = manifest.digest
             yield manifest
 
 
-def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """A split's rows lie together in `private.h5`; cut them into shards."""
+def _chunks(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """The rows in chunks of at most `size`."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
@@ -280,14 +292,14 @@ def _encoded(
     encoder: Encoder,
     advance: Advance,
 ) -> Iterator[NDArray[Any]]:
-    """The feature maps of these rows, which ascend; what lies between them was withdrawn."""
+    """The feature maps of these rows, which are ascending; rows in between were withdrawn."""
     start = int(rows[0])
-    keep = np.zeros(int(rows[-1]) + 1 - start, np.bool_)
-    keep[rows - start] = True
+    selected = np.zeros(int(rows[-1]) + 1 - start, np.bool_)
+    selected[rows - start] = True
     done = 0
-    for batch in private.batches(start, start + len(keep), max(1, BATCH_ROWS // views)):
-        kept = keep[done : done + len(batch)]
+    for batch in private.batches(start, start + len(selected), max(1, BATCH_ROWS // views)):
+        in_batch = selected[done : done + len(batch)]
         done += len(batch)
-        if kept.any():
-            yield encoder(batch if kept.all() else batch[kept], views)
+        if in_batch.any():
+            yield encoder(batch if in_batch.all() else batch[in_batch], views)
         advance(len(batch))

@@ -12,10 +12,10 @@ from sltool.study.study_file import add_sites
 
 
 def enrol(folder: StudyFolder, study: Study, names: Sequence[str]) -> dict[str, str]:
-    """Make the keys that are missing and enter those sites in this copy of study.yaml.
+    """Make the missing keys, and add their sites to this copy of study.yaml.
 
     Returns:
-        Each site's public key.
+        Site name -> its public key.
 
     Raises:
         StudyMismatchError: study.yaml lists another key for a site.
@@ -36,11 +36,11 @@ def enrol(folder: StudyFolder, study: Study, names: Sequence[str]) -> dict[str, 
 
 
 def site_key(site: SiteFolder, study: Study) -> SigningKey:
-    """The site's private key, which study.yaml must list.
+    """The site's private key, whose public key study.yaml must list.
 
     Raises:
-        StageOrderError: the site has none.
-        StudyMismatchError: study.yaml lists another.
+        StageOrderError: the site has no key.
+        StudyMismatchError: study.yaml lists another key.
     """
     if not site.key.is_file():
         raise StageOrderError(
@@ -54,6 +54,6 @@ def site_key(site: SiteFolder, study: Study) -> SigningKey:
             f"the key of site {site.name} is not the one in study.yaml",
             where=site.key,
             expected=study.sites[site.name].key,
-            hint=f"enter {key.public} under sites.{site.name}.key, or bring back the old key",
+            hint=f"enter {key.public} under sites.{site.name}.key, or restore the old key",
         )
     return key

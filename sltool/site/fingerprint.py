@@ -1,6 +1,7 @@
-"""What a source looked like when it was read: its files' names, sizes and times of change.
+"""The state of a source when it was read: its files' names, sizes and modification times.
 
-It leads to patients by the files' names, so it is kept in private files alone, and travels in none.
+File names may identify patients, so a fingerprint is stored in private files only and never leaves
+the site.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from pathlib import Path
 
 from sltool.files import PART, canonical_json
 
-# A folder in which one of these lies was made by this tool.
-MADE = frozenset({"study.yaml", "comparison.json"})
+# A folder that contains one of these files was made by this tool.
+OWN_FILES = frozenset({"study.yaml", "comparison.json"})
 SHOWN = 3
-# (size in bytes, time of change in ns); of what cannot be looked at, (-1, 0).
-Look = tuple[int, int]
-UNREADABLE: Look = (-1, 0)
+# (size in bytes, modification time in ns); (-1, 0) if the file cannot be examined.
+FileState = tuple[int, int]
+UNREADABLE: FileState = (-1, 0)
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The files of a source by their names in it; none for data that comes with the tool."""
+    """The files of a source by their relative paths; empty for data that comes with the tool."""
 
-    files: Mapping[str, Look]
+    files: Mapping[str, FileState]
 
     @property
     def digest(self) -> str:
@@ -33,16 +34,16 @@ class Fingerprint:
         return hashlib.sha256(self.to_json()).hexdigest()
 
     def to_json(self) -> bytes:
-        """Canonical JSON, the same for the same files."""
+        """Canonical JSON: the same files give the same bytes."""
         return canonical_json(self.files)
 
     @classmethod
     def from_json(cls, content: Mapping[str, list[int]]) -> Fingerprint:
-        """The fingerprint of parsed JSON."""
+        """The fingerprint stored in parsed JSON."""
         return cls({name: (size, time) for name, (size, time) in content.items()})
 
     def changes_since(self, before: Fingerprint) -> str:
-        """'2 files added (a, b); 1 removed (c)'; '' where nothing changed. Names private files."""
+        """'2 files added (a, b); 1 file removed (c)', or ''. The text names private files."""
         kinds = {
             "added": self.files.keys() - before.files.keys(),
             "removed": before.files.keys() - self.files.keys(),
@@ -52,65 +53,65 @@ class Fingerprint:
                 if self.files[name] != before.files[name]
             },
         }
-        return "; ".join(_told(kind, names) for kind, names in kinds.items() if names)
+        return "; ".join(_describe(kind, names) for kind, names in kinds.items() if names)
 
 
-def _told(kind: str, names: Collection[str]) -> str:
+def _describe(kind: str, names: Collection[str]) -> str:
     shown = ", ".join(sorted(names)[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
     return f"{len(names)} file{'s' if len(names) > 1 else ''} {kind} ({shown})"
 
 
 def fingerprint(source: Path | None, own: Collection[Path] = ()) -> Fingerprint:
-    """Look at a source: a file, or a folder with all below it.
+    """The fingerprint of a source: a file, or a folder with all files below it.
 
-    Hidden files and folders are passed over, and so are folders of studies and comparisons.
+    Hidden files and folders and the folders of studies and comparisons are skipped.
 
     Args:
-        own: what this tool writes itself into a source that is a study's folder too.
+        own: paths that this tool writes, to be skipped if the source is also a study's folder.
     """
     if source is None:
         return Fingerprint({})
     root = source.resolve()
     if not root.is_dir():
-        return Fingerprint({root.name: _look(root)})
+        return Fingerprint({root.name: _state(root)})
     skipped = {os.fspath(path.resolve()) for path in own}
     return Fingerprint(dict(_files(os.fspath(root), "", skipped, frozenset())))
 
 
-def _look(entry: Path | os.DirEntry[str]) -> Look:
+def _state(entry: Path | os.DirEntry[str]) -> FileState:
     try:
-        found = entry.stat()
+        status = entry.stat()
     except OSError:
-        # A link to nothing, say. Whether it matters is the dataset's to say, when it reads it.
+        # A dangling link, for example. The dataset decides whether it needs the file.
         return UNREADABLE
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def _files(
     folder: str, prefix: str, skipped: Collection[str], above: frozenset[tuple[int, int]]
-) -> Iterator[tuple[str, Look]]:
-    """Walk a folder; links are followed, but not into a folder that is being walked.
+) -> Iterator[tuple[str, FileState]]:
+    """Walk a folder; links are followed, except to a folder that is already being walked.
 
     Args:
-        prefix: of the names: the folder's place in the source, with a slash behind it.
-        above: device and inode of the folders that this one lies in.
+        prefix: the folder's path within the source, with a trailing slash.
+        above: device and inode of all parent folders.
     """
     try:
-        here = Path(folder).stat()
-        with os.scandir(folder) as found:
-            entries = list(found)
+        status = Path(folder).stat()
+        with os.scandir(folder) as scanned:
+            entries = list(scanned)
     except OSError:
         yield prefix, UNREADABLE
         return
-    identity = (here.st_dev, here.st_ino)
-    if identity in above or (prefix and any(entry.name in MADE for entry in entries)):
+    identity = (status.st_dev, status.st_ino)
+    if identity in above or (prefix and any(entry.name in OWN_FILES for entry in entries)):
         return
     for entry in entries:
-        # What ends in .part is on its way to its name.
+        # Files that end in .part are incomplete: they are renamed when they are finished.
         if entry.name.startswith(".") or entry.name.endswith(PART) or entry.path in skipped:
             continue
         name = prefix + entry.name
         if entry.is_dir():
             yield from _files(entry.path, f"{name}/", skipped, above | {identity})
         else:
-            yield name, _look(entry)
+            yield name, _state(entry)

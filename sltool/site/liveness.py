@@ -1,13 +1,13 @@
-"""How much of what a privacy layer gives is dead: says nothing about the sample."""
+"""The fraction of a privacy layer's output that is dead: it says nothing about the sample."""
 
 from __future__ import annotations
 
 import torch
 
-# From this share on the site is warned. A layer drawn by `prepare` stays below 0.2 on real data.
+# From this fraction on the site is warned. Layers drawn by `prepare` stay below 0.2 on real data.
 MANY_DEAD = 0.5
-# Values closer than this, relative to their size, are the same: an activation's last bit hangs on
-# where in a batch the sample stands.
+# Relative difference below which values count as the same: the last bit of an activation depends on
+# the position of the sample in its batch.
 SAME = 1e-5
 
 
@@ -30,7 +30,7 @@ class Liveness:
 
     @property
     def dead(self) -> float:
-        """The share of all values, 0 to 1, that are zero or of a place that never changes."""
+        """The fraction of all values, 0 to 1, that are zero or the same in every sample."""
         if self._samples < 2:
             return 0.0
         constant = (self._high - self._low <= SAME * self._high.abs()) & (self._low != 0)

@@ -1,4 +1,4 @@
-"""Gaussian noise that nobody can compute again: of a key that is used once and kept nowhere."""
+"""Gaussian noise that nobody can reproduce: from a key that is used once and never stored."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from numpy.typing import NDArray
 
-# Draws at a time: few enough to stay in the processor's cache from the key stream to the cosine.
+# Draws computed at a time: few enough for all steps to stay in the processor's cache.
 BLOCK = 2**16
 
 
 def fresh_noise(maps: torch.Tensor) -> torch.Tensor:
     """Standard normal noise of the shape and on the device of `maps`, float32.
 
-    Each call takes 256 bits of a key from the operating system. What two encodings add therefore
-    never cancels out, and no search over seeds finds it.
+    Each call takes a 256-bit key from the operating system. The noise of two encodings is therefore
+    independent, and cannot be found by a search over seeds.
     """
     draws = standard_normal(secrets.token_bytes(32), maps.numel())
     return torch.from_numpy(draws).reshape(maps.shape).to(maps.device)
 
 
-def standard_normal(key: bytes, number: int) -> NDArray[np.float32]:
-    """(number,) float32 draws from the key stream of ChaCha20 (RFC 8439) by Box and Muller (1958).
+def standard_normal(key: bytes, count: int) -> NDArray[np.float32]:
+    """(count,) float32 draws from the key stream of ChaCha20 (RFC 8439) by Box and Muller (1958).
 
-    Uniform numbers of 32 bits bound them: |draw| < 6.8.
+    The 32-bit resolution of the uniform numbers bounds them: |draw| < 6.8.
 
     Args:
-        key: 32 bytes, for this one call: the nonce is always 0.
+        key: 32 bytes, used for this call only: the nonce is always 0.
     """
     stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
-    draws = np.empty(number + number % 2, np.float32)
+    draws = np.empty(count + count % 2, np.float32)
     for start in range(0, len(draws), BLOCK):
         block = draws[start : start + BLOCK]
         words = np.frombuffer(stream.update(bytes(block.nbytes)), "<u4")
         block[:] = _box_muller(words)
-    return draws[:number]
+    return draws[:count]
 
 
 def _box_muller(words: NDArray[np.uint32]) -> NDArray[np.float32]:
     """(2 n,) uniform words -> (2 n,) standard normal numbers."""
     radius, angle = np.split(words.astype(np.float32), 2)
-    # Half a step above 0, whose logarithm is not finite.
+    # Shifted by half a step: the logarithm of 0 is not finite.
     radius *= 2.0**-32
     radius += 2.0**-33
     np.log(radius, out=radius)

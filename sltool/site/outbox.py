@@ -1,4 +1,4 @@
-"""What lies finished in a site's outbox. Shipping it needs no network, so nothing imports torch."""
+"""The finished shards in a site's outbox. Imports no torch: shipping needs no model."""
 
 from __future__ import annotations
 

@@ -21,13 +21,13 @@ from sltool.site.split import Assignment, assign
 from sltool.site.withdrawals import (
     PRIVATE_COLUMNS,
     Withdrawals,
-    keep_former,
-    told,
+    describe_withdrawn,
+    save_former_pseudonyms,
 )
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import SPLITS, Study
 
-# Read at a time: little enough to stay in the processor's cache until it is written.
+# Bytes read at a time: few enough to stay in the processor's cache until they are written.
 SLAB_BYTES = 2**22
 
 
@@ -45,49 +45,51 @@ def partition(
     Patients who withdrew are left out.
 
     Args:
-        seed: of simulated sites. None, for a real one: draw the split, the order of rows and the
-            views from the system's entropy, so that nobody can tell the order of admission.
-        state: kept in each `private.h5`, to recognise work that is done.
+        seed: of simulated sites. None, for a real site: draw the split, the order of rows and the
+            views from the system's entropy, so that nobody can infer the order of admission.
+        state: stored in each `private.h5` to recognise finished work.
     """
     with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
-        people = _People.of(prepared)
-        kept = _not_withdrawn(folder, people, progress)
-        labels = prepared.labels[kept]
-        groups, official = np.array(people.groups)[kept], np.array(prepared.text("official"))[kept]
+        people = _People.read(prepared)
+        rows = _allowed_rows(folder, people, progress)
+        labels = prepared.labels[rows]
+        groups, official = np.array(people.groups)[rows], np.array(prepared.text("official"))[rows]
         assignment = assign(
             labels, groups.tolist(), official.tolist(), study.split, ratios, names, seed
         )
         _note_absent_classes(assignment, labels, study, progress)
         parts = []
-        for number, name in enumerate(names):
-            site_seed = None if seed is None else seed * 1000 + number
-            order = _shipping_order(assignment, number, site_seed)
+        for site_index, name in enumerate(names):
+            site_seed = None if seed is None else seed * 1000 + site_index
+            order = _shipping_order(assignment, site_index, site_seed)
             views_seed = secrets.randbits(128) if site_seed is None else site_seed
             site, splits = folder.site(name), assignment.split[order]
-            parts.append(_Part(site, kept[order], splits, views_seed))
+            parts.append(_Part(site, rows[order], splits, views_seed))
         _write_parts(study, prepared, people, parts, progress, state)
     return assignment
 
 
 @dataclass(frozen=True)
 class _People:
-    """Who the samples of `prepared.h5` belong to."""
+    """The record, patient and examination of each sample of `prepared.h5`."""
 
     records: list[str]
     groups: list[str]
     examinations: list[str]
 
     @classmethod
-    def of(cls, prepared: PrivateFile) -> _People:
+    def read(cls, prepared: PrivateFile) -> _People:
         return cls(*(prepared.text(name) for name in ("records", "groups", "examinations")))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One site's share: the rows of `prepared.h5` in shipping order, and the split of each.
+    """One site's samples.
 
     Attributes:
-        seed: of the views.
+        rows: (n,) rows of `prepared.h5`, in shipping order.
+        splits: (n,) index into `SPLITS` of each row.
+        seed: of the random versions of training images.
     """
 
     site: SiteFolder
@@ -96,23 +98,24 @@ class _Part:
     seed: int
 
 
-def _not_withdrawn(folder: StudyFolder, people: _People, progress: Progress) -> NDArray[np.int64]:
-    """The rows of `prepared.h5` that may be used."""
-    keep = Withdrawals.read(folder).keeps(people.records, people.groups)
-    if not keep.all():
-        progress.note(f"{told(int((~keep).sum()))} are at no site")
-    return np.flatnonzero(keep)
+def _allowed_rows(folder: StudyFolder, people: _People, progress: Progress) -> NDArray[np.int64]:
+    """The rows of `prepared.h5` whose patients have not withdrawn."""
+    allowed = Withdrawals.read(folder).allowed(people.records, people.groups)
+    if not allowed.all():
+        progress.note(f"{describe_withdrawn(int((~allowed).sum()))} are assigned to no site")
+    return np.flatnonzero(allowed)
 
 
 def _note_absent_classes(
     assignment: Assignment, labels: NDArray[np.generic], study: Study, progress: Progress
 ) -> None:
-    for number, site in enumerate(assignment.sites):
-        here = labels[(assignment.site == number) & (assignment.split == SPLITS.index("train"))]
+    is_training = assignment.split == SPLITS.index("train")
+    for site_index, site in enumerate(assignment.sites):
+        site_labels = labels[(assignment.site == site_index) & is_training]
         absent = [
             f"'{name}'"
             for code, name in enumerate(study.samples.labels.classes)
-            if not (here == code).any()
+            if not (site_labels == code).any()
         ]
         if absent:
             progress.note(f"site {site} has no training sample of the class {' '.join(absent)}")
@@ -120,16 +123,19 @@ def _note_absent_classes(
 
 def _shipping_order(assignment: Assignment, site: int, seed: int | None) -> NDArray[np.int64]:
     """The site's rows: training, validation, test, each shuffled."""
-    shuffled = _secretly_shuffled if seed is None else np.random.default_rng(seed).permutation
+    shuffle = _secret_permutation if seed is None else np.random.default_rng(seed).permutation
     parts = [
-        shuffled(np.flatnonzero((assignment.site == site) & (assignment.split == code)))
+        shuffle(np.flatnonzero((assignment.site == site) & (assignment.split == code)))
         for code in range(len(SPLITS))
     ]
     return np.concatenate(parts)
 
 
-def _secretly_shuffled(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """In an order of the system's entropy alone: from some rows' places no other's follows."""
+def _secret_permutation(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows, shuffled by the system's entropy alone.
+
+    Knowing the positions of some rows reveals nothing about those of the others.
+    """
     return rows[np.argsort(np.frombuffer(secrets.token_bytes(8 * len(rows)), np.uint64))]
 
 
@@ -148,17 +154,20 @@ def _write_parts(
             file = stack.enter_context(create_private(part.site.private, study.id, state))
             # As text: HDF5 has no integer of 128 bits.
             file.attrs["seed"] = str(part.seed)
-            making = _Inputs.make(file, part_of(part.site.private), prepared.inputs, len(part.rows))
-            inputs.append(stack.enter_context(making))
+            created = _Inputs.make(
+                file, part_of(part.site.private), prepared.inputs, len(part.rows)
+            )
+            inputs.append(stack.enter_context(created))
             _write_columns(file, prepared, people, part)
         _scatter(prepared, parts, inputs, progress)
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """A site's inputs: a plain array in its file, whose rows are written in any order.
+    """A site's inputs: a contiguous array in its file, whose rows are written in any order.
 
-    Not mapped into memory: to write where the disk has no space would end the process.
+    The array is not mapped into memory: writing to a mapping on a full disk raises SIGBUS, which
+    ends the process.
     """
 
     handle: int
@@ -169,7 +178,7 @@ class _Inputs:
     def make(
         cls, file: h5py.File, part: Path, source: h5py.Dataset, rows: int
     ) -> Iterator[_Inputs]:
-        """Add a contiguous dataset for `rows` rows like those of `source`."""
+        """Add a contiguous dataset of `rows` rows with the row shape and dtype of `source`."""
         unfilled = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         unfilled.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         unfilled.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -177,14 +186,14 @@ class _Inputs:
         target = file.create_dataset("inputs", shape=shape, dtype=source.dtype, dcpl=unfilled)
         offset = target.id.get_offset()
         with part.open("r+b", buffering=0) as raw:
-            # A full disk is noticed before the work, and writes in any order are faster.
+            # Reserve the space: a full disk is noticed early, and random writes are faster.
             if target.nbytes and hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(raw.fileno(), offset, target.nbytes)
             yield cls(raw.fileno(), offset)
 
-    def write(self, place: int, row: NDArray[Any]) -> None:
-        """Put `row`, C-contiguous, at its place."""
-        data, offset = row.data.cast("B"), self.offset + place * row.nbytes
+    def write(self, index: int, row: NDArray[Any]) -> None:
+        """Write `row`, which is C-contiguous, as row `index`."""
+        data, offset = row.data.cast("B"), self.offset + index * row.nbytes
         while data:
             count = os.pwrite(self.handle, data, offset)
             data, offset = data[count:], offset + count
@@ -193,23 +202,23 @@ class _Inputs:
 def _scatter(
     prepared: PrivateFile, parts: list[_Part], inputs: list[_Inputs], progress: Progress
 ) -> None:
-    """Copy the inputs to their places in one pass, a bounded block in memory at a time."""
+    """Copy each sample's input to its site's file in one pass, one block in memory at a time."""
     total, row_bytes = len(prepared.inputs), prepared.inputs.nbytes // len(prepared.inputs)
-    owner, place = np.full(total, -1), np.zeros(total, dtype=np.int64)
-    for number, part in enumerate(parts):
-        owner[part.rows] = number
-        place[part.rows] = np.arange(len(part.rows))
-    targets = zip(owner.tolist(), place.tolist(), strict=True)
+    part_index, target_row = np.full(total, -1), np.zeros(total, dtype=np.int64)
+    for index, part in enumerate(parts):
+        part_index[part.rows] = index
+        target_row[part.rows] = np.arange(len(part.rows))
+    targets = zip(part_index.tolist(), target_row.tolist(), strict=True)
     with progress.bar("partition", total) as advance:
         for batch in prepared.batches(0, total, max(1, SLAB_BYTES // row_bytes)):
-            for row, (number, where) in zip(batch, targets, strict=False):
-                if number >= 0:
-                    inputs[number].write(where, row)
+            for sample, (index, row) in zip(batch, targets, strict=False):
+                if index >= 0:
+                    inputs[index].write(row, sample)
             advance(len(batch))
 
 
 def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part: _Part) -> None:
-    """The columns beside the inputs, and the table that leads from a pseudonym to the patient."""
+    """Write all columns but the inputs, and the table that maps pseudonyms to patients."""
     file["labels"] = prepared.labels[part.rows]
     splits = [SPLITS[code] for code in part.splits]
     digits = secrets.token_hex(16 * len(part.rows))
@@ -226,7 +235,7 @@ def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part
         for column in (people.records, people.groups, people.examinations)
     )
     rows = zip(pseudonyms, groups, splits, *originals, strict=True)
-    keep_former(part.site)
+    save_former_pseudonyms(part.site)
     write_csv(
         part.site.pseudonyms,
         (dict(zip(PRIVATE_COLUMNS, row, strict=True)) for row in rows),
@@ -235,7 +244,7 @@ def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part
 
 
 def _group_pseudonyms(people: _People, rows: NDArray[np.int64]) -> list[str]:
-    """A random id for each patient and, after a slash, for each examination of a patient."""
+    """A random id for each patient, followed by a slash and one for the examination, if named."""
     ids: dict[tuple[str, ...], str] = {}
 
     def random_id(*key: str) -> str:

@@ -1,4 +1,4 @@
-"""`partition` in a study's folder: simulated sites, or one real one; skips what is done."""
+"""`partition` in a study's folder: simulated sites or one real site; skips finished work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sltool.study.study_file import load_study
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """Samples of each split at each site; `again` where they lay there before."""
+    """Samples of each split at each site; `again` if the sites had been made before."""
 
     counts: dict[str, dict[str, int]]
     again: bool
@@ -35,17 +35,17 @@ def make_sites(
     force: bool,
     progress: Progress,
 ) -> PartitionResult:
-    """Make `sites/NAME` and a key for each, and list them in study.yaml.
+    """Make `sites/NAME` and a key for each site, and list the sites in study.yaml.
 
     Args:
-        ratios: shares of simulated sites A, B, C ..., '7:2:1'.
+        ratios: shares of simulated sites A, B, C ..., such as '7:2:1'.
         site: the real site that all rows belong to; then `ratios` is not used.
-        seed: of the simulated sites, by default 0. What is random at a real site comes from the
+        seed: of the simulated sites, by default 0; not used at a real site, which draws from the
             system's entropy.
 
     Raises:
         StageOrderError: nothing is prepared.
-        UsageError: the ratios do not parse or leave a site empty, or other sites lie there.
+        UsageError: the ratios do not parse or leave a site empty, or the folder holds other sites.
     """
     seed = _chosen_seed(site, seed, progress)
     study = load_study(folder)
@@ -53,7 +53,7 @@ def make_sites(
     names = site_names(len(shares)) if site is None else [check_site_name(site)]
     state = _state(folder, study, shares, names, seed)
     stale = [] if site is not None else sorted(set(folder.site_names()) - set(names))
-    # What is made anew need not be readable.
+    # Files that --force replaces need not be readable.
     before = {} if force else _before(folder, study, [*names, *stale])
     if not force:
         if len(before) == len(names) and set(before.values()) == {state}:
@@ -66,7 +66,7 @@ def make_sites(
                 f"there are sites here ({', '.join(before)}) that were made from other samples, "
                 "ratios or seed",
                 where=folder.sites,
-                hint=_what_force_does(names, stale),
+                hint=_force_hint(names, stale),
             )
     assignment = partition(folder, study, shares, names, progress, seed, state)
     for name in stale:
@@ -81,17 +81,17 @@ def _chosen_seed(site: str | None, seed: int | None, progress: Progress) -> int 
         return seed or 0
     if seed is not None:
         progress.note(
-            "--seed is not used at a real site: who knew it could tell the order of admission; "
-            "split and order come from the system's entropy"
+            "--seed is not used at a real site: anyone who knew it could infer the order of "
+            "admission; split and order come from the system's entropy"
         )
     return None
 
 
-def _what_force_does(names: list[str], stale: list[str]) -> str:
+def _force_hint(names: list[str], stale: list[str]) -> str:
     deletes = f"deletes the data of {', '.join(stale)} and " if stale else ""
     return (
         f"work in another folder; or --force {deletes}makes {', '.join(names)} with new "
-        "pseudonyms: shards that were shipped before will not fit them"
+        "pseudonyms, which do not match shards that were shipped before"
     )
 
 
@@ -110,7 +110,7 @@ def _state(
 
 
 def _before(folder: StudyFolder, study: Study, names: list[str]) -> dict[str, str]:
-    """The state of each of the sites that lie there."""
+    """The stored state of each of these sites that already exists."""
     states = {}
     for name in names:
         path = folder.site(name).private

@@ -1,4 +1,4 @@
-"""`prepare`: a source's samples, decoded and of one shape, in `prepared.h5`."""
+"""`prepare`: decode a source's samples to a common shape and write them to `prepared.h5`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from sltool.site.counts import count_parts
 from sltool.site.fingerprint import Fingerprint
 from sltool.site.preview import preview
 from sltool.site.private_file import create_private, open_private, write_text_column
-from sltool.site.withdrawals import Withdrawals, told
+from sltool.site.withdrawals import Withdrawals, describe_withdrawn
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Labels, Study
 
-# Samples in a job: few, so that no worker has much left to do when the others are done.
+# Samples in a job: few, so that all workers finish at about the same time.
 BATCH = 16
 CHUNK_BYTES = 2**20
 WRITEBACK_BYTES = 2**26
@@ -44,9 +44,10 @@ UNREADABLE_LIMIT = 0.01
 
 @dataclass(frozen=True)
 class PreparationResult:
-    """What `prepare` did; `again` where the same source had been prepared before.
+    """What `prepare` did; `again` if the same source had been prepared before.
 
-    `counts` are the samples of each class, `parts` the rows of `sltool.site.counts`.
+    `counts` maps each class to its number of samples; `parts` holds the rows of
+    `sltool.site.counts`.
     """
 
     dataset: str
@@ -59,7 +60,7 @@ class PreparationResult:
 
 
 class PreparedRecord(TypedDict):
-    """`PreparationResult` as `prepared.h5` keeps it."""
+    """`PreparationResult` as stored in `prepared.h5`."""
 
     dataset: str
     samples: int
@@ -69,7 +70,7 @@ class PreparedRecord(TypedDict):
     notes: list[str]
 
 
-# A batch: the arrays (n, *shape), their numbers in the scan, and what was unreadable.
+# A batch: the arrays (n, *shape), their rows in the scan, and the unreadable samples.
 Batch = tuple[NDArray[Any], list[int], list[Refused]]
 
 
@@ -81,18 +82,19 @@ def prepare(
     progress: Progress,
     workers: int,
     state: str,
-    looked: Fingerprint,
+    source_fingerprint: Fingerprint,
 ) -> PreparationResult:
     """Write `prepared.h5` and, if samples were refused, `refused.csv`.
 
     Patients who withdrew are left out.
 
     Args:
-        looked: what the source looked like before it was read; kept in `prepared.h5`.
+        state: digest of the settings and the source; stored to recognise finished work.
+        source_fingerprint: taken before the source was read; stored in `prepared.h5`.
 
     Raises:
-        BadDataError: nothing usable, too many unreadable files, or the dataset gives what `Scan`
-            does not allow.
+        BadDataError: there is no usable sample, too many files are unreadable, or the dataset
+            returns something that `Scan` does not allow.
     """
     scan = check_scan(dataset.scan(source), study.dataset.name, study.samples)
     check = InputCheck(study.dataset.name, study.samples.shape)
@@ -105,29 +107,30 @@ def prepare(
         )
     for line in preview(scan, study, folder.study_file) if scan.understood else ():
         progress.note(line)
-    keep = Withdrawals.read(folder).keeps(scan.records, scan.groups)
-    if not keep.any():
-        raise BadDataError("all samples are of patients who withdrew", where=source or "")
-    notes = [] if keep.all() else [f"{told(int((~keep).sum()))} were left out"]
+    allowed = Withdrawals.read(folder).allowed(scan.records, scan.groups)
+    if not allowed.any():
+        raise BadDataError("all samples belong to patients who withdrew", where=source or "")
+    withdrawn_count = int((~allowed).sum())
+    notes = [f"{describe_withdrawn(withdrawn_count)} were left out"] if withdrawn_count else []
     refused = list(scan.refused)
     with (
         create_private(folder.prepared, study.id, state) as file,
-        early_writeback(part_of(folder.prepared), WRITEBACK_BYTES) as wrote,
+        early_writeback(part_of(folder.prepared), WRITEBACK_BYTES) as report_written,
     ):
-        kept = _write_inputs(file, scan, keep, check, refused, progress, workers, wrote)
+        rows = _write_inputs(file, scan, allowed, check, refused, progress, workers, report_written)
         _check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
-        counts = _write_columns(file, scan, kept, study.samples.labels)
-        parts = count_parts(scan, kept, study.samples.labels)
-        notes = [*scan.notes, *_absent(counts), *notes]
-        result = PreparationResult(study.dataset.name, len(kept), counts, parts, refused, notes)
+        counts = _write_columns(file, scan, rows, study.samples.labels)
+        parts = count_parts(scan, rows, study.samples.labels)
+        notes = [*scan.notes, *_absent_class_notes(counts), *notes]
+        result = PreparationResult(study.dataset.name, len(rows), counts, parts, refused, notes)
         file.attrs["result"] = json.dumps(asdict(result))
-        file["source"] = np.frombuffer(looked.to_json(), np.uint8)
+        file["source"] = np.frombuffer(source_fingerprint.to_json(), np.uint8)
     _write_refused(folder.refused, refused)
     return result
 
 
 def prepared_source(folder: StudyFolder, study: Study) -> Fingerprint | None:
-    """What the source of `prepared.h5` looked like; None where there is none."""
+    """The fingerprint of the source of `prepared.h5`; None if there is none."""
     if not folder.prepared.is_file():
         return None
     with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
@@ -149,7 +152,7 @@ def prepared_before(folder: StudyFolder, study: Study, state: str) -> Preparatio
         samples=result["samples"],
         counts=result["counts"],
         parts=result["parts"],
-        refused=[Refused(one["record"], one["reason"]) for one in result["refused"]],
+        refused=[Refused(entry["record"], entry["reason"]) for entry in result["refused"]],
         notes=result["notes"],
         again=True,
     )
@@ -158,44 +161,50 @@ def prepared_before(folder: StudyFolder, study: Study, state: str) -> Preparatio
 def _write_inputs(
     file: h5py.File,
     scan: Scan,
-    keep: NDArray[np.bool_],
+    allowed: NDArray[np.bool_],
     check: InputCheck,
     refused: list[Refused],
     progress: Progress,
     workers: int,
-    wrote: Advance,
+    report_written: Advance,
 ) -> list[int]:
-    """Stream the arrays to the file; returns the numbers of the samples that were readable.
+    """Stream the arrays to the file; returns the rows of the scan that were written.
 
     Args:
-        keep: (N,) which samples may be written.
-        wrote: is told the bytes that were written.
+        allowed: (N,) which samples may be written.
+        refused: unreadable samples are appended.
+        report_written: called with the number of bytes that were written.
     """
     inputs: h5py.Dataset | None = None
-    kept: list[int] = []
+    written: list[int] = []
     with progress.bar("prepare", len(scan)) as advance:
-        for arrays, numbers, unreadable in _batches(scan, check, workers):
-            check.check(arrays, numbers)
-            advance(len(numbers) + len(unreadable))
-            wanted = keep[numbers]
-            if not wanted.all():
-                arrays, numbers = arrays[wanted], np.array(numbers)[wanted].tolist()
-            if numbers:
-                shape = arrays.shape[1:]
+        for arrays, rows, unreadable in _batches(scan, check, workers):
+            check.check(arrays, rows)
+            advance(len(rows) + len(unreadable))
+            selected = allowed[rows]
+            if not selected.all():
+                arrays, rows = arrays[selected], np.array(rows)[selected].tolist()
+            if rows:
                 if inputs is None:
-                    inputs = file.create_dataset(
-                        "inputs",
-                        shape=(0, *shape),
-                        maxshape=(None, *shape),
-                        dtype=arrays.dtype,
-                        chunks=(max(1, CHUNK_BYTES // arrays[0].nbytes), *shape),
-                    )
-                inputs.resize(len(kept) + len(numbers), axis=0)
-                inputs[len(kept) :] = arrays
-                wrote(arrays.nbytes)
-            kept += numbers
+                    inputs = _create_inputs(file, arrays)
+                inputs.resize(len(written) + len(rows), axis=0)
+                inputs[len(written) :] = arrays
+                report_written(arrays.nbytes)
+            written += rows
             refused += unreadable
-    return kept
+    return written
+
+
+def _create_inputs(file: h5py.File, arrays: NDArray[Any]) -> h5py.Dataset:
+    """An empty, resizable dataset for samples like `arrays` (n, *shape)."""
+    shape = arrays.shape[1:]
+    return file.create_dataset(
+        "inputs",
+        shape=(0, *shape),
+        maxshape=(None, *shape),
+        dtype=arrays.dtype,
+        chunks=(max(1, CHUNK_BYTES // arrays[0].nbytes), *shape),
+    )
 
 
 def _batches(scan: Scan, check: InputCheck, workers: int) -> Iterator[Batch]:
@@ -208,13 +217,13 @@ def _batches(scan: Scan, check: InputCheck, workers: int) -> Iterator[Batch]:
         paths = list(scan.inputs.paths)
         decode = partial(decode_batch, decode=scan.inputs.decode)
         jobs = [paths[span.start : span.stop] for span in spans]
-        with _processes(workers if len(scan) >= PARALLEL_FROM else 1) as pool:
+        with _process_pool(workers if len(scan) >= PARALLEL_FROM else 1) as pool:
             decoded = _in_order(pool, decode, jobs, workers)
-            for span, (arrays, kept, reasons) in zip(spans, decoded, strict=True):
+            for span, (arrays, readable, reasons) in zip(spans, decoded, strict=True):
                 records = scan.records[span.start : span.stop]
-                told = zip(records, reasons, strict=True)
-                unreadable = [Refused(record, reason) for record, reason in told if reason]
-                yield arrays, [span.start + number for number in kept], unreadable
+                outcomes = zip(records, reasons, strict=True)
+                unreadable = [Refused(record, reason) for record, reason in outcomes if reason]
+                yield arrays, [span.start + index for index in readable], unreadable
     else:
         load = partial(_load_span, loader=scan.inputs, records=scan.records, check=check)
         with ThreadPoolExecutor(workers) as threads:
@@ -222,13 +231,13 @@ def _batches(scan: Scan, check: InputCheck, workers: int) -> Iterator[Batch]:
 
 
 @contextmanager
-def _processes(workers: int) -> Iterator[Executor]:
+def _process_pool(workers: int) -> Iterator[Executor]:
     if workers == 1:
         with ThreadPoolExecutor(1) as pool:
             yield pool
     else:
-        # Not forked from here: torch's threads may hold locks in this process. The fork server is
-        # a clean process, and imports what the workers need once for all of them.
+        # A direct fork could copy locks that torch's threads hold. The fork server has no other
+        # threads, and imports what the workers need once for all of them.
         server = "forkserver" in get_all_start_methods()
         context = get_context("forkserver" if server else "spawn")
         if server:
@@ -238,23 +247,23 @@ def _processes(workers: int) -> Iterator[Executor]:
 
 
 def _in_order(pool: Executor, work: Any, jobs: list[Any], workers: int) -> Iterator[Any]:
-    """`map` with a bounded number of jobs under way."""
+    """Like `map`, but with a bounded number of pending jobs."""
     waiting = iter(jobs)
-    under_way = [pool.submit(work, job) for job in islice(waiting, 2 * workers)]
-    while under_way:
-        yield under_way.pop(0).result()
-        under_way += [pool.submit(work, job) for job in islice(waiting, 1)]
+    pending = [pool.submit(work, job) for job in islice(waiting, 2 * workers)]
+    while pending:
+        yield pending.pop(0).result()
+        pending += [pool.submit(work, job) for job in islice(waiting, 1)]
 
 
 def _load_span(span: range, loader: Loader, records: Sequence[str], check: InputCheck) -> Batch:
-    arrays, kept, refused = [], [], []
-    for number in span:
+    arrays, rows, refused = [], [], []
+    for row in span:
         try:
-            arrays.append(loader(number))
-            kept.append(number)
+            arrays.append(loader(row))
+            rows.append(row)
         except UnreadableSampleError as error:
-            refused.append(Refused(records[number], str(error)))
-    return check.stacked(arrays, kept), kept, refused
+            refused.append(Refused(records[row], str(error)))
+    return check.stacked(arrays, rows), rows, refused
 
 
 def _check_unreadable(unreadable: int, total: int, refused: list[Refused]) -> None:
@@ -267,27 +276,27 @@ def _check_unreadable(unreadable: int, total: int, refused: list[Refused]) -> No
 
 
 def _first_reasons(refused: list[Refused]) -> str:
-    return "look at " + "; ".join(f"{one.record}: {one.reason}" for one in refused[:3])
+    return "look at " + "; ".join(f"{sample.record}: {sample.reason}" for sample in refused[:3])
 
 
-def _write_columns(file: h5py.File, scan: Scan, kept: list[int], labels: Labels) -> dict[str, int]:
-    """Write the columns beside `inputs`; returns the count of each class."""
-    values = scan.labels[kept]
+def _write_columns(file: h5py.File, scan: Scan, rows: list[int], labels: Labels) -> dict[str, int]:
+    """Write all columns but `inputs`; returns the number of samples of each class."""
+    values = scan.labels[rows]
     file["labels"] = values
-    write_text_column(file, "records", [scan.records[number] for number in kept])
-    write_text_column(file, "groups", [scan.groups[number] for number in kept])
+    write_text_column(file, "records", [scan.records[row] for row in rows])
+    write_text_column(file, "groups", [scan.groups[row] for row in rows])
     for name, column in (("examinations", scan.examinations), ("official", scan.official)):
-        write_text_column(file, name, [column[number] if column else "" for number in kept])
+        write_text_column(file, name, [column[row] if column else "" for row in rows])
     if scan.sites:
-        write_text_column(file, "sites", [scan.sites[number] for number in kept])
+        write_text_column(file, "sites", [scan.sites[row] for row in rows])
     if labels.kind == "regression":
         return {}
-    found = Counter(values.tolist())
-    return {name: found[number] for number, name in enumerate(labels.classes)}
+    class_counts = Counter(values.tolist())
+    return {name: class_counts[index] for index, name in enumerate(labels.classes)}
 
 
-def _absent(counts: dict[str, int]) -> list[str]:
-    """A note on the classes without a sample: right for some hospitals, and may be a slip."""
+def _absent_class_notes(counts: dict[str, int]) -> list[str]:
+    """A note that names the classes without a sample: correct at some hospitals, else a mistake."""
     absent = " ".join(f"'{name}'" for name, count in counts.items() if count == 0)
     return [f"no sample of the class {absent}: right if this hospital has none"] if absent else []
 

@@ -1,4 +1,4 @@
-"""What a source was taken for, told before it is decoded."""
+"""A summary of how a source was read, shown before it is decoded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SHOWN = 5
 
 
 def preview(scan: Scan, study: Study, study_file: Path) -> list[str]:
-    """Lines for the source's owner; the first says how to correct what they say."""
+    """Lines for the source's owner to check; the first says how to correct mistakes."""
     labels = study.samples.labels
     lines = [
-        "this is how the source was read. What is wrong is corrected under `dataset` in "
-        f"{study_file}: stop with Ctrl-C, edit, and run the command again",
+        "this is how the source was read. To correct a mistake, stop with Ctrl-C, edit `dataset` "
+        f"in {study_file}, and run the command again",
         *scan.understood,
     ]
     if labels.kind == "regression":
@@ -26,26 +26,26 @@ def preview(scan: Scan, study: Study, study_file: Path) -> list[str]:
         unit = f" {labels.unit}" if labels.unit else ""
         lines.append(f"{len(scan)} samples; label {low:g} to {high:g}{unit}, median {middle:g}")
     else:
-        found = Counter(scan.labels.tolist())
-        counts = [f"{found[code]} {name}" for code, name in enumerate(labels.classes)]
+        class_counts = Counter(scan.labels.tolist())
+        counts = [f"{class_counts[code]} {name}" for code, name in enumerate(labels.classes)]
         positive = f" ('{labels.classes[1]}' is the positive class)" * (labels.kind == "binary")
         lines.append(f"{len(scan)} samples: {', '.join(counts)}{positive}")
     patients = Counter(scan.groups)
     most = max(patients.values())
     each = f"with up to {most} samples each" if most > 1 else "a sample each"
     lines.append(f"{len(patients)} patients, {each}")
-    return [*lines, *_refused(scan.refused)]
+    return [*lines, *_refused_lines(scan.refused)]
 
 
-def _refused(refused: list[Refused]) -> list[str]:
-    """'12 refused' with the first of each kind."""
+def _refused_lines(refused: list[Refused]) -> list[str]:
+    """A line for each of the most common reasons, with its first record."""
     if not refused:
         return []
-    reasons = Counter(one.reason for one in refused)
-    first = {one.reason: one.record for one in reversed(refused)}
+    reasons = Counter(sample.reason for sample in refused)
+    first = {sample.reason: sample.record for sample in reversed(refused)}
     lines = [
         f"refused {count}: {reason} ({'first: ' if count > 1 else ''}{first[reason]})"
         for reason, count in reasons.most_common(SHOWN)
     ]
-    more = len(reasons) - SHOWN
-    return [*lines, f"refused for {more} other reasons: see refused.csv"] if more > 0 else lines
+    hidden = len(reasons) - SHOWN
+    return [*lines, f"refused for {hidden} other reasons: see refused.csv"] if hidden > 0 else lines

@@ -1,9 +1,9 @@
-"""The hospital's own HDF5 files: `prepared.h5` (all samples) and `private.h5` (one site's).
+"""The hospital's own HDF5 files: `prepared.h5` (all samples) and `private.h5` (one site's samples).
 
-Both hold, for N samples: `inputs` (N, *shape) uint8 or float32 in the source's units, `labels` (N,)
-float32 or int64, and text columns: `prepared.h5` has `records`, `groups`, `examinations` and
+For N samples, both contain `inputs` (N, *shape) uint8 or float32 in the source's units, `labels`
+(N,) float32 or int64, and text columns: `prepared.h5` has `records`, `groups`, `examinations` and
 `official`; `private.h5` has `split`, `pseudonyms` and `group_pseudonyms`, rows in shipping order.
-Neither ever travels.
+Neither file ever leaves the hospital.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ class PrivateFile:
 
     @property
     def seed(self) -> int:
-        """The seed of the random versions of training images, of 128 bits at a real site."""
+        """The seed of the random versions of training images; 128 bits at a real site."""
         with self._checked:
             return int(self.file.attrs["seed"])
 
     @property
     def state(self) -> str:
-        """What the file was made from, to recognise work that is done."""
+        """A digest of what the file was made from, to recognise finished work."""
         with self._checked:
             return str(self.file.attrs["state"])
 
     def document(self, name: str, kind: type[Document]) -> Document:
-        """A JSON document, an attribute or, where it may be long, a dataset; see `read_json`."""
+        """A JSON document, stored as a dataset if it may be long, else as an attribute."""
         with self._checked:
             stored = self.file[name][:].tobytes() if name in self.file else self.file.attrs[name]
             text = stored if isinstance(stored, bytes) else str(stored)
@@ -83,7 +83,7 @@ class PrivateFile:
 
 @contextmanager
 def _readable(path: Path, made_by: str) -> Iterator[None]:
-    """Say of what h5py cannot find or read that the file is damaged."""
+    """Raise `BadDataError` (the file is damaged) for whatever h5py cannot find or read."""
     try:
         yield
     except (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -97,20 +97,20 @@ def open_private(path: Path, study_id: str, made_by: str) -> Iterator[PrivateFil
     """Open a private file of this study for reading.
 
     Raises:
-        StageOrderError: it is not there yet; `made_by` says which stage makes it.
+        StageOrderError: the file does not exist yet; `made_by` is the command that makes it.
         BadDataError: it is not a private file of this study.
     """
     if not path.is_file():
         raise StageOrderError(
-            f"{path.name} is not there yet", where=path, hint=f"run `{made_by}` first"
+            f"{path.name} does not exist yet", where=path, hint=f"run `{made_by}` first"
         )
     with _readable(path, made_by):
-        # Without a cache, chunks that have no filter are read straight into their place.
+        # Without a chunk cache, uncompressed chunks are read directly into the result.
         file = h5py.File(path, "r", rdcc_nbytes=0)
     with file:
         with _readable(path, made_by):
-            of = file.attrs.get("study")
-        if of != study_id:
+            stored_id = file.attrs.get("study")
+        if stored_id != study_id:
             raise BadDataError(
                 f"{path.name} belongs to another study",
                 where=path,
@@ -122,7 +122,7 @@ def open_private(path: Path, study_id: str, made_by: str) -> Iterator[PrivateFil
 
 @contextmanager
 def create_private(path: Path, study_id: str, state: str) -> Iterator[h5py.File]:
-    """Make a private file; it appears under its name when the body has succeeded."""
+    """Create a private file; it gets its final name when the body has succeeded."""
     with publish(path) as part, create_hdf5(part) as file:
         file.attrs["study"] = study_id
         file.attrs["state"] = state

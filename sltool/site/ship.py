@@ -22,7 +22,7 @@ from sltool.study.layout import SiteFolder
 
 @dataclass(frozen=True)
 class ShippingResult:
-    """What `ship` did; `again` where everything lay there before."""
+    """What `ship` did; `again` if the destination already had everything."""
 
     site: str
     shards: int
@@ -39,41 +39,42 @@ def ship(
     force: bool,
     only_withdrawals: bool = False,
 ) -> ShippingResult:
-    """Copy every shard and withdrawal of the outbox that does not lie at `destination`.
+    """Copy every shard and withdrawal of the outbox that `destination` does not contain yet.
 
-    What counts is what lies there, not what was sent there once: a path may be another disk today.
+    The destination itself is checked, since what was sent there once may be gone: the same path may
+    now be another disk.
 
     Args:
         destination: a folder, or a URL that fsspec understands, such as s3://bucket/prefix.
-        recipient: the server's age recipient, to encrypt for; None: files travel readable.
-        only_withdrawals: leave the shards where they are.
+        recipient: the server's age recipient, to encrypt for; None: do not encrypt.
+        only_withdrawals: do not ship shards.
 
     Raises:
         StageOrderError: nothing is encoded and nothing withdrawn.
         StorageError: the destination cannot be written.
     """
     withdrawals = sorted(site.outbox.glob(f"*{WITHDRAWAL}"))
-    wanted = not only_withdrawals and (not withdrawals or site.encoded.is_file())
-    shards = outbox_shards(site) if wanted else []
+    with_shards = not only_withdrawals and (not withdrawals or site.encoded.is_file())
+    shards = outbox_shards(site) if with_shards else []
     record = read_record(site.shipped, ShippedRecord) or {}
-    place = _place(destination)
+    storage = _storage(destination)
     before = record.get(destination, {})
     digests = {path: sha256(path) for path in [*withdrawals, *shards]}
     known = [sent for files in record.values() for sent in files.values()]
     todo = [
         path
         for path, digest in digests.items()
-        if force or not place.has(path.name, digest, known, before.get(path.name))
+        if force or not storage.has(path.name, digest, known, before.get(path.name))
     ]
     sent = {path.name: before[path.name] for path in digests if path.name in before}
     with progress.bar(f"ship {site.name}", len(todo)) as advance:
         for path in todo:
-            with _travelling(site, path, recipient) as travelling:
-                place.put(travelling)
+            with _file_to_send(site, path, recipient) as outgoing:
+                storage.put(outgoing)
                 sent[path.name] = Sent(
                     outbox=digests[path],
-                    travelled=sha256(travelling),
-                    bytes=travelling.stat().st_size,
+                    travelled=sha256(outgoing),
+                    bytes=outgoing.stat().st_size,
                 )
             advance(1)
     write_json(site.shipped, {**record, destination: sent})
@@ -82,8 +83,8 @@ def ship(
 
 
 @contextmanager
-def _travelling(site: SiteFolder, path: Path, recipient: str | None) -> Iterator[Path]:
-    """The file as it travels: itself, or encrypted in the site's own folder for a while."""
+def _file_to_send(site: SiteFolder, path: Path, recipient: str | None) -> Iterator[Path]:
+    """The file itself, or a temporary encrypted copy in the site's private folder."""
     if recipient is None:
         yield path
         return
@@ -95,29 +96,29 @@ def _travelling(site: SiteFolder, path: Path, recipient: str | None) -> Iterator
         remove(encrypted)
 
 
-class _Place(Protocol):
+class _Storage(Protocol):
     """Where files are shipped to."""
 
     def put(self, path: Path) -> None:
-        """Bring a file there, under its own name."""
+        """Copy a file there, under its own name."""
 
     def has(self, name: str, digest: str, known: list[Sent], before: Sent | None) -> bool:
-        """Whether the outbox's file `name` lies there, readable or encrypted.
+        """Whether the storage contains the outbox's file `name`, as it is or encrypted.
 
         Args:
-            digest: its hex SHA-256.
-            known: what was ever sent, to recognise what was encrypted.
+            digest: hex SHA-256 of the file in the outbox.
+            known: everything that was ever sent, to recognise encrypted copies.
             before: what was sent under this name to this destination.
         """
 
 
-def _place(destination: str) -> _Place:
+def _storage(destination: str) -> _Storage:
     if "://" not in destination:
         return _Disk(Path(destination))
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
 
-    with _told(destination):
+    with _storage_errors(destination):
         fs, prefix = fsspec.core.url_to_fs(destination)
     if isinstance(fs, LocalFileSystem):
         return _Disk(Path(prefix))
@@ -126,7 +127,7 @@ def _place(destination: str) -> _Place:
 
 @dataclass(frozen=True)
 class _Disk:
-    """A folder: the server's inbox, or on a disk."""
+    """A folder: the server's inbox, or any other."""
 
     folder: Path
 
@@ -137,33 +138,33 @@ class _Disk:
         encrypted = {sent["travelled"] for sent in known if sent["outbox"] == digest}
         return any(
             self._is(folder / name, {digest}) or self._is(folder / (name + AGE), encrypted)
-            for folder in (self.folder, *self._taken())
+            for folder in (self.folder, *self._queue_folders())
         )
 
-    def _taken(self) -> list[Path]:
-        """Where a server's queue puts what it took from this folder, if this is its inbox."""
+    def _queue_folders(self) -> list[Path]:
+        """If this folder is a server's inbox: the folders that its queue moves files to."""
         if self.folder.name != "inbox":
             return []
         return [self.folder.with_name("accepted"), self.folder.with_name("held")]
 
     @staticmethod
     def _is(path: Path, digests: set[str]) -> bool:
-        # What this user may not read may be a server's that takes from a shared folder: then the
-        # file is sent again, and the queue says that it had been accepted.
+        # A server that shares this folder may own files that this user cannot read. Then the shard
+        # is sent again, and the queue recognises it as already accepted.
         readable = bool(digests) and os.access(path, os.R_OK) and path.is_file()
         return readable and sha256(path) in digests
 
 
 @dataclass(frozen=True)
 class _Bucket:
-    """A place behind a URL. To read files back would cost: their sizes have to do there."""
+    """Storage behind a URL. Downloading files has a cost, so only their sizes are compared."""
 
     fs: Any
     prefix: str
     url: str
 
     def put(self, path: Path) -> None:
-        with _told(f"{self.url}/{path.name}"):
+        with _storage_errors(f"{self.url}/{path.name}"):
             self.fs.put_file(str(path), f"{self.prefix}/{path.name}")
 
     def has(self, name: str, digest: str, known: list[Sent], before: Sent | None) -> bool:
@@ -172,7 +173,7 @@ class _Bucket:
         return any(self._size(f"{name}{suffix}") == before["bytes"] for suffix in ("", AGE))
 
     def _size(self, name: str) -> int | None:
-        with _told(f"{self.url}/{name}"):
+        with _storage_errors(f"{self.url}/{name}"):
             try:
                 size: int | None = self.fs.info(f"{self.prefix}/{name}")["size"]
             except FileNotFoundError:
@@ -181,8 +182,8 @@ class _Bucket:
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
-    """Say what fsspec and its kinds of storage raise."""
+def _storage_errors(where: str) -> Iterator[None]:
+    """Turn the errors of fsspec and its file systems into `StorageError`."""
     try:
         yield
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Which sample is for training, validation or test, and at which site it lies."""
+"""Assign samples to the splits (training, validation, test) and to the sites."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STRATA = 10
 
 @dataclass(frozen=True)
 class Assignment:
-    """Where each of the N samples goes.
+    """The split and the site of each of N samples.
 
     Attributes:
         split: (N,) index into `SPLITS`.
@@ -36,10 +36,10 @@ class Assignment:
         """Samples of each split at each site."""
         return {
             name: {
-                split: int(((self.site == number) & (self.split == code)).sum())
+                split: int(((self.site == site_index) & (self.split == code)).sum())
                 for code, split in enumerate(SPLITS)
             }
-            for number, name in enumerate(self.sites)
+            for site_index, name in enumerate(self.sites)
         }
 
 
@@ -47,7 +47,7 @@ def parse_ratios(text: str) -> list[float]:
     """'7:2:1' -> [7, 2, 1].
 
     Raises:
-        UsageError: it does not parse, or a part is not positive.
+        UsageError: the text does not parse, or a ratio is not positive.
     """
     try:
         ratios = [float(part) for part in text.split(":")]
@@ -60,14 +60,14 @@ def parse_ratios(text: str) -> list[float]:
     return ratios
 
 
-def site_names(number: int) -> list[str]:
-    """A, B ... Z, AA, AB ..."""
+def site_names(sites: int) -> list[str]:
+    """Names for so many simulated sites: A, B ... Z, AA, AB ..."""
     names = (
         "".join(letters)
         for length in count(1)
         for letters in product(string.ascii_uppercase, repeat=length)
     )
-    return [next(names) for _ in range(number)]
+    return [next(names) for _ in range(sites)]
 
 
 def assign(
@@ -79,9 +79,16 @@ def assign(
     names: list[str],
     seed: int | None,
 ) -> Assignment:
-    """Split first, then share each split over the sites; stratified, and no group is torn.
+    """Draw the splits, then distribute each split over the sites, stratified by label.
+
+    All samples of a patient go to the same split and the same site.
 
     Args:
+        labels: (N,) class indices or regression targets.
+        groups: N patients.
+        official: N splits from the source's own lists, or ''.
+        ratios: each site's share.
+        names: the sites' names.
         seed: None: draw from the system's entropy.
 
     Raises:
@@ -94,71 +101,73 @@ def assign(
     if shares[0] <= 0:
         raise UsageError("split.validation and split.test leave nothing for training")
     if split.official and any(official):
-        splits = _official(official, patients, strata, shares, rng)
+        splits = _official_splits(official, patients, strata, shares, rng)
     else:
-        splits = _share_out(patients, strata, shares, rng)
+        splits = _draw_parts(patients, strata, shares, rng)
     sites = np.zeros(len(labels), dtype=np.int64)
     for code in range(len(SPLITS)):
         rows = np.flatnonzero(splits == code)
-        sites[rows] = _share_out(patients[rows], strata[rows], list(ratios), rng)
+        sites[rows] = _draw_parts(patients[rows], strata[rows], list(ratios), rng)
     result = Assignment(splits, sites, names)
     for name, counts in result.counts().items():
         if counts["train"] == 0:
             raise UsageError(
                 f"site {name} would have no training sample",
                 expected=f"a share of at least one patient; there are {patients.max() + 1}",
-                hint="give fewer sites or other --ratios",
+                hint="use fewer sites or other --ratios",
             )
     return result
 
 
 def _strata(labels: NDArray[np.generic]) -> NDArray[np.int64]:
+    """(N,) stratum of each sample: its class, or the quantile of its regression target."""
     if np.issubdtype(labels.dtype, np.integer):
         return np.asarray(np.unique(labels, return_inverse=True)[1])
     edges = np.quantile(labels.astype(float), np.linspace(0, 1, STRATA + 1)[1:-1])
     return np.searchsorted(edges, labels.astype(float)).astype(np.int64)
 
 
-def _share_out(
+def _draw_parts(
     groups: NDArray[np.int64],
     strata: NDArray[np.int64],
     shares: list[float],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Draw a part for every group; returns each sample's part.
+    """Draw a part (split or site) for every group; returns the index of each sample's part.
 
-    Every part has seats of each stratum, in proportion to its share. The groups, in random order,
-    draw a part with a chance that is the number of free seats there for their samples. For groups
-    of one sample this is a stratified draw without replacement, exact to a sample.
+    Every part has seats for each stratum, in proportion to its share. The groups, in random order,
+    draw a part with a probability in proportion to the free seats that it has for their samples.
+    If each group is a single sample, this is stratified sampling without replacement, and the parts
+    have their exact sizes.
     """
     if len(groups) == 0:
         return np.zeros(0, dtype=np.int64)
     _, groups = np.unique(groups, return_inverse=True)
     table = np.zeros((groups.max() + 1, strata.max() + 1))
     np.add.at(table, (groups, strata), 1)
-    # Plain lists: arrays of a few numbers would cost several times as much.
+    # Plain lists: numpy is several times slower on arrays of a few elements.
     free = _seats(table.sum(axis=0), np.asarray(shares) / sum(shares)).tolist()
     samples = [[(code, size) for code, size in enumerate(row) if size] for row in table.tolist()]
     part = np.zeros(len(table), dtype=np.int64)
     draws = rng.random(len(table)).tolist()
     for group in rng.permutation(len(table)).tolist():
-        own = samples[group]
-        chances = [sum(max(seats[code], 0) * size for code, size in own) for seats in free]
-        if not any(chances):
-            chances = [max(sum(seats), 1e-9) for seats in free]
-        total = list(accumulate(chances))
-        chosen = bisect_right(total, draws[group] * total[-1])
+        sizes = samples[group]
+        weights = [sum(max(seats[code], 0) * size for code, size in sizes) for seats in free]
+        if not any(weights):
+            weights = [max(sum(seats), 1e-9) for seats in free]
+        cumulative = list(accumulate(weights))
+        chosen = bisect_right(cumulative, draws[group] * cumulative[-1])
         part[group] = chosen
-        for code, size in own:
+        for code, size in sizes:
             free[chosen][code] -= size
     return part[groups]
 
 
 def _seats(sizes: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Whole seats (parts, strata) that add up to the strata's sizes and nearly to each share.
+    """Integer seats (parts, strata): exact sums for the strata, nearly exact ones for the shares.
 
-    Rounding runs over the strata one after the other, so a small part is not rounded to nothing in
-    every stratum.
+    The rounding error is carried from stratum to stratum, so that a small part is not rounded to 0
+    in every stratum.
     """
     ideal = np.outer(shares, sizes).cumsum(axis=1)
     edges = np.rint(ideal.cumsum(axis=0))
@@ -166,24 +175,25 @@ def _seats(sizes: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[n
     return np.diff(by_part, axis=1, prepend=0)
 
 
-def _official(
+def _official_splits(
     official: Sequence[str],
     patients: NDArray[np.int64],
     strata: NDArray[np.int64],
     shares: list[float],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """The source's own lists; a part that they lack is drawn from their training samples.
+    """The splits of the source's own lists; one that they lack is drawn from the training samples.
 
-    A patient in two lists goes as a whole to the one that is further from training.
+    All samples of a patient in several lists go to the test split if one of the lists is the test
+    list, else to validation.
     """
     splits = np.array([SPLITS.index(name) if name else 0 for name in official])
-    furthest = np.zeros(patients.max() + 1, dtype=np.int64)
-    np.maximum.at(furthest, patients, splits)
-    splits = furthest[patients]
+    patient_split = np.zeros(patients.max() + 1, dtype=np.int64)
+    np.maximum.at(patient_split, patients, splits)
+    splits = patient_split[patients]
     for code in (1, 2):
         if not (splits == code).any() and shares[code] > 0:
             rows = np.flatnonzero(splits == 0)
-            drawn = _share_out(patients[rows], strata[rows], [1 - shares[code], shares[code]], rng)
+            drawn = _draw_parts(patients[rows], strata[rows], [1 - shares[code], shares[code]], rng)
             splits[rows[drawn == 1]] = code
     return splits

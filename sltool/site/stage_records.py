@@ -12,13 +12,13 @@ from sltool.files import read_json
 
 Record = TypeVar("Record")
 
-# Of a shard, as `ShardId.name` makes it: a record must not lead out of the outbox.
+# The format of `ShardId.name`: a record must not name files outside the outbox.
 SHARD_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}-(train|validation|test)-[0-9]{5}\.h5$"
 ShardName = Annotated[str, StringConstraints(pattern=SHARD_NAME)]
 
 
 class EncodedRecord(TypedDict):
-    """`encoded.json`: what was encoded from what.
+    """`encoded.json`: the inputs and the shards of the last encoding.
 
     `withdrawn` counts the rows left out; `dead` as in `sltool.site.encode.EncodingResult`.
     """
@@ -31,9 +31,9 @@ class EncodedRecord(TypedDict):
 
 
 class Sent(TypedDict):
-    """A file as it lies in the outbox, and as it travelled: the same unless it was encrypted.
+    """Digests of a shipped file: in the outbox, and as sent, which differ if it was encrypted.
 
-    `outbox` and `travelled` are hex SHA-256, `bytes` the size of what travelled.
+    `outbox` and `travelled` are hex SHA-256; `bytes` is the size of the file as sent.
     """
 
     outbox: str
@@ -46,11 +46,11 @@ ShippedRecord = dict[str, dict[str, Sent]]
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:
-    """The record, or None where the stage has not finished.
+    """The record, or None if the stage has not finished.
 
     Raises:
         StorageError: the file cannot be read.
-        BadDataError: it is damaged.
+        BadDataError: the file is damaged.
     """
     if not path.exists():
         return None

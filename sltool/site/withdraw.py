@@ -1,4 +1,4 @@
-"""`withdraw`: a patient's rows may not be used any more."""
+"""`withdraw`: stop all use of a patient's samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sltool.errors import BadDataError, StageOrderError
 from sltool.files import remove
 from sltool.shard.withdrawal import write_withdrawal
 from sltool.site.enrol import site_key
-from sltool.site.withdrawals import add_withdrawn, people_of
+from sltool.site.withdrawals import add_withdrawn, site_people
 from sltool.study.layout import SiteFolder
 from sltool.study.schema import Study
 
@@ -19,8 +19,8 @@ class WithdrawalResult:
     """The signed file in the outbox, and how many samples it names.
 
     Attributes:
-        encode_again: the outbox held the samples and nothing had been shipped, so its shards are
-            not shipped any more.
+        encode_again: the outbox contained shards that had not been shipped. They are no longer
+            shipped; the site has to be encoded again.
     """
 
     site: str
@@ -30,9 +30,9 @@ class WithdrawalResult:
 
 
 def withdraw(site: SiteFolder, study: Study, patient: str) -> WithdrawalResult:
-    """List `patient` in `withdrawn.csv`, and sign a withdrawal of all samples to the outbox.
+    """Add `patient` to `withdrawn.csv`, and write a signed withdrawal to the outbox.
 
-    That is under every pseudonym that the samples ever had.
+    The withdrawal names all samples of the patient, under every pseudonym that they ever had.
 
     Args:
         patient: as in the column `patient` of `sites/SITE/pseudonyms.csv`.
@@ -43,24 +43,24 @@ def withdraw(site: SiteFolder, study: Study, patient: str) -> WithdrawalResult:
     """
     study.check_sites([site.name])
     key = site_key(site, study)
-    rows = _rows_of(site, patient)
-    # First, so that a crash in between leaves a patient who is encoded no more.
+    rows = _patient_rows(site, patient)
+    # First, so that after a crash in between the patient is already excluded from encoding.
     add_withdrawn(site, rows)
     pseudonyms = [row["pseudonym"] for row in rows]
     path = write_withdrawal(site.outbox, study, site.name, pseudonyms, key)
-    return WithdrawalResult(site.name, len(pseudonyms), path, _retract(site))
+    return WithdrawalResult(site.name, len(pseudonyms), path, _discard_unshipped(site))
 
 
-def _retract(site: SiteFolder) -> bool:
-    """Keep an encoding that nobody has seen yet from being shipped."""
+def _discard_unshipped(site: SiteFolder) -> bool:
+    """Stop the shards in the outbox from being shipped, if none was yet; True if there were any."""
     if site.shipped.is_file() or not site.encoded.is_file():
         return False
     remove(site.encoded)
     return True
 
 
-def _rows_of(site: SiteFolder, patient: str) -> list[dict[str, str]]:
-    people = people_of(site)
+def _patient_rows(site: SiteFolder, patient: str) -> list[dict[str, str]]:
+    people = site_people(site)
     if not people:
         raise StageOrderError(
             f"site {site.name} has no pseudonyms yet",
@@ -70,8 +70,8 @@ def _rows_of(site: SiteFolder, patient: str) -> list[dict[str, str]]:
     found = [row for row in people if row["patient"] == patient]
     if not found:
         raise BadDataError(
-            f"site {site.name} has no patient of that id",
+            f"site {site.name} has no patient with that id",
             where=site.pseudonyms,
-            expected="an id as it stands in the column `patient`",
+            expected="an id from the column `patient`",
         )
     return found

@@ -1,4 +1,4 @@
-"""`sites/SITE/withdrawn.csv`: who withdrew, so that no stage at the site encodes him again."""
+"""`sites/SITE/withdrawn.csv`: patients who withdrew, so that no stage encodes them again."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from sltool.files import read_csv, write_csv
 from sltool.study.layout import SiteFolder, StudyFolder
 
 COLUMNS = ("pseudonym", "record", "patient")
-# Of `pseudonyms.csv`.
+# The columns of `pseudonyms.csv`.
 PRIVATE_COLUMNS = ("pseudonym", "group", "split", "record", "patient", "examination")
 RESTORE = "bring the table back from a backup: without it, patients who withdrew are encoded again"
 
 
 def read_people(path: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
-    """The rows of a table that leads to patients; [] where there is none.
+    """The rows of a table that identifies patients; [] if the file does not exist.
 
     Raises:
         BadDataError: the table lacks one of `columns`, or a value in it.
-        StorageError: it cannot be read.
+        StorageError: the table cannot be read.
     """
     return read_csv(path, columns, RESTORE) if path.is_file() else []
 
 
-def people_of(site: SiteFolder) -> list[dict[str, str]]:
+def site_people(site: SiteFolder) -> list[dict[str, str]]:
     """`pseudonym, record, patient` of every sample that the site ever had, each pseudonym once."""
     tables = (site.pseudonyms, site.former_pseudonyms, site.withdrawn)
     rows = [row for table in tables for row in read_people(table)]
     return list({row["pseudonym"]: row for row in rows}.values())
 
 
-def keep_former(site: SiteFolder) -> None:
-    """Keep the pseudonyms that `partition` is about to replace: they may have been shipped."""
+def save_former_pseudonyms(site: SiteFolder) -> None:
+    """Save the pseudonyms that `partition` is about to replace: they may have been shipped."""
     former = read_people(site.former_pseudonyms, PRIVATE_COLUMNS[:1])
     replaced = read_people(site.pseudonyms)
     if replaced:
@@ -45,7 +45,7 @@ def keep_former(site: SiteFolder) -> None:
 
 
 def add_withdrawn(site: SiteFolder, rows: Iterable[dict[str, str]]) -> None:
-    """Enter rows of `people_of` into the site's list."""
+    """Add rows of `site_people` to the site's list."""
     listed = {row["pseudonym"]: row for row in read_people(site.withdrawn)}
     listed |= {row["pseudonym"]: row for row in rows}
     table = ({column: row[column] for column in COLUMNS} for row in listed.values())
@@ -54,7 +54,7 @@ def add_withdrawn(site: SiteFolder, rows: Iterable[dict[str, str]]) -> None:
 
 @dataclass(frozen=True)
 class Withdrawals:
-    """Who withdrew at any site of this folder: one patient is the same at all of them."""
+    """Who withdrew at any site of this folder; a withdrawal at one site applies to all."""
 
     pseudonyms: frozenset[str]
     records: frozenset[str]
@@ -62,7 +62,7 @@ class Withdrawals:
 
     @classmethod
     def read(cls, folder: StudyFolder) -> Withdrawals:
-        """All lists in the study's folder.
+        """Read all lists in the study's folder.
 
         Raises:
             BadDataError: a list is damaged.
@@ -70,24 +70,28 @@ class Withdrawals:
         rows = [row for path in folder.withdrawn_lists() for row in read_people(path)]
         return cls(*(frozenset(row[column] for row in rows) for column in COLUMNS))
 
-    def keeps(self, records: Sequence[str], patients: Sequence[str]) -> NDArray[np.bool_]:
-        """(N,) which samples neither are a withdrawn record nor belong to a withdrawn patient."""
+    def allowed(self, records: Sequence[str], patients: Sequence[str]) -> NDArray[np.bool_]:
+        """(N,) True for samples whose record and whose patient are not withdrawn."""
         pairs = zip(records, patients, strict=True)
         return np.array(
-            [one not in self.records and who not in self.patients for one, who in pairs], np.bool_
+            [
+                record not in self.records and patient not in self.patients
+                for record, patient in pairs
+            ],
+            np.bool_,
         )
 
-    def keeps_at(self, site: SiteFolder, pseudonyms: Sequence[str]) -> NDArray[np.bool_]:
-        """(N,) which of the rows of the site's `private.h5` may be encoded."""
+    def allowed_at(self, site: SiteFolder, pseudonyms: Sequence[str]) -> NDArray[np.bool_]:
+        """(N,) True for the rows of the site's `private.h5` that may be encoded."""
         if not self.pseudonyms:
             return np.ones(len(pseudonyms), np.bool_)
-        rows = people_of(site)
-        kept = self.keeps([row["record"] for row in rows], [row["patient"] for row in rows])
-        gone = {row["pseudonym"] for row, keep in zip(rows, kept, strict=True) if not keep}
-        gone |= self.pseudonyms
-        return np.array([one not in gone for one in pseudonyms], np.bool_)
+        rows = site_people(site)
+        allowed = self.allowed([row["record"] for row in rows], [row["patient"] for row in rows])
+        withdrawn = {row["pseudonym"] for row, ok in zip(rows, allowed, strict=True) if not ok}
+        withdrawn |= self.pseudonyms
+        return np.array([pseudonym not in withdrawn for pseudonym in pseudonyms], np.bool_)
 
 
-def told(samples: int) -> str:
+def describe_withdrawn(samples: int) -> str:
     """'3 samples of patients who withdrew'."""
     return f"{samples} sample{'' if samples == 1 else 's'} of patients who withdrew"

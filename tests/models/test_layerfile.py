@@ -92,5 +92,5 @@ def test_a_plug_in_that_makes_another_shape_now(sltool: Sltool) -> None:
     plugin.write_text(code.format(by=7))
     ran = sltool.run("client-encode", *options)
     assert ran.code == StudyMismatchError.exit_code
-    assert "makes feature maps of shape (1,)" in ran.err
+    assert "gives feature maps of shape (1,)" in ran.err
     assert "(7,), as when the study was made" in ran.err
