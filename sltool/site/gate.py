@@ -1,4 +1,4 @@
-"""The study's limits on what an attacker may get: `ship` refuses what exceeds them."""
+"""The study's privacy limits: `ship` refuses shards that exceed them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sltool.site.ship import ShippingResult, ship
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import Study
 
-# In study.yaml -> in audit.json.
+# Key in study.yaml -> key in audit.json.
 LIMITS = {
     "max_leak": "leak",
     "max_linkage": "linkage_top1",
@@ -42,14 +42,14 @@ def ship_within_limits(
 ) -> ShippingResult:
     """`ship`, unless the study's `privacy` section forbids it.
 
-    Withdrawals ship in any case.
+    Withdrawals are shipped in any case.
 
     Args:
-        accept_risk: why to ship all the same; it travels in the signed manifests.
+        accept_risk: the reason to ship nevertheless; it is written to the signed manifests.
 
     Raises:
-        PrivacyLimitError: the shards tell too much, or were not audited.
-        UsageError: the reason cannot be put in a manifest.
+        PrivacyLimitError: the shards exceed a limit, or were not audited.
+        UsageError: the reason is not valid in a manifest.
         StageOrderError: nothing is encoded.
     """
     site = folder.site(name)
@@ -59,7 +59,7 @@ def ship_within_limits(
         refused = _refusal(folder, study, site)
         if refused is None and accept_risk is not None:
             progress.note(f"site {name}: there is no risk to accept by the study's `privacy`")
-        if refused is not None and not _accepted(study, site, refused, accept_risk):
+        if refused is not None and not _risk_accepted(study, site, refused, accept_risk):
             if withdrawals:
                 ship(site, destination, recipient, progress, force, only_withdrawals=True)
                 progress.note(f"site {name}: the withdrawals were shipped, the shards were not")
@@ -67,40 +67,40 @@ def ship_within_limits(
     return ship(site, destination, recipient, progress, force)
 
 
-def _accepted(
+def _risk_accepted(
     study: Study, site: SiteFolder, refused: PrivacyLimitError, accept_risk: str | None
 ) -> bool:
-    """Whether somebody takes the risk, now or when these shards were signed."""
+    """Whether the risk is accepted: by `accept_risk`, or in the manifests of all shards."""
     shards = outbox_shards(site)
     if accept_risk is None:
-        before = [read_manifest(path)[0].accepted_risk for path in shards]
-        return all(one is not None and one.refusal == refused.reason for one in before)
+        accepted = [read_manifest(path)[0].accepted_risk for path in shards]
+        return all(risk is not None and risk.refusal == refused.reason for risk in accepted)
     try:
         risk = AcceptedRisk(reason=accept_risk, refusal=refused.reason)
     except ValidationError as error:
         raise UsageError(
-            "the reason of --accept-risk cannot travel in a manifest",
-            expected="1 to 200 characters that can be shown, on one line",
+            "the reason of --accept-risk is not valid in a manifest",
+            expected="1 to 200 printable characters on one line",
         ) from error
     _sign_all(shards, risk, study, site)
     return True
 
 
 def _sign_all(shards: Sequence[Path], risk: AcceptedRisk, study: Study, site: SiteFolder) -> None:
-    """Enter the accepted risk in every manifest; each names the one before by its new digest."""
+    """Add the accepted risk to every manifest and sign it again, with its predecessor's digest."""
     key = site_key(site, study)
-    before: dict[str, str] = {}
+    previous: dict[str, str] = {}
     for path in shards:
         manifest = read_manifest(path)[0]
-        changes = {"accepted_risk": risk, "previous": before.get(manifest.place.split)}
+        changes = {"accepted_risk": risk, "previous": previous.get(manifest.place.split)}
         new = manifest.model_copy(update=changes)
         if new != manifest:
             sign_again(path, new, key)
-        before[manifest.place.split] = new.digest
+        previous[manifest.place.split] = new.digest
 
 
 def _refusal(folder: StudyFolder, study: Study, site: SiteFolder) -> PrivacyLimitError | None:
-    """Why the shards in the outbox may not ship by the study's `privacy` section, if so.
+    """The error to raise if the study's `privacy` section forbids shipping the outbox, else None.
 
     Raises:
         StageOrderError: nothing is encoded.
@@ -115,7 +115,7 @@ def _refusal(folder: StudyFolder, study: Study, site: SiteFolder) -> PrivacyLimi
     if not site.audit.is_file():
         return _refused(site, "the shards have not been audited", f"run `{command}`")
     record = read_json(site.audit, AuditRecord, "the audit", DAMAGED)
-    stale = _stale(folder, study, site, record)
+    stale = _audited_instead(folder, study, site, record)
     if stale:
         return _refused(site, f"the audit is of {stale}", f"run `{command}` again")
     if level == "thorough" and record["budget"] != "thorough":
@@ -125,35 +125,37 @@ def _refusal(folder: StudyFolder, study: Study, site: SiteFolder) -> PrivacyLimi
         return _refused(
             site,
             "; ".join(exceeded),
-            "agree on a privacy layer that tells less (more noise, fewer channels), or ship with "
-            '--accept-risk "REASON", which the server is told',
+            "agree on a privacy layer that leaks less (more noise, fewer channels), or ship with "
+            '--accept-risk "REASON", which is shown to the server',
         )
     return None
 
 
-def _stale(folder: StudyFolder, study: Study, site: SiteFolder, record: AuditRecord) -> str:
-    """What the audit is of, if not of the shards in the outbox."""
-    found, wanted = record["bound"], bound_to(folder, study, site)
-    if found["encoding"] != wanted["encoding"]:
+def _audited_instead(
+    folder: StudyFolder, study: Study, site: SiteFolder, record: AuditRecord
+) -> str:
+    """What the audit examined instead of the shards in the outbox; '' if it examined these."""
+    audited, outbox = record["bound"], bound_to(folder, study, site)
+    if audited["encoding"] != outbox["encoding"]:
         return "another encoding (its digest differs)"
-    if found["private"] != wanted["private"]:
+    if audited["private"] != outbox["private"]:
         return "other samples or another seed (private.h5 differs)"
-    if found["payloads"] != wanted["payloads"]:
+    if audited["payloads"] != outbox["payloads"]:
         return "other shards (client-encode ran again)"
     return ""
 
 
 def _exceeded(study: Study, record: AuditRecord) -> list[str]:
-    """'leak is 0.93, more than max_leak: 0.3' for each limit that does not hold."""
-    told = []
+    """'leak is 0.93, more than privacy.max_leak: 0.3' for each limit that is exceeded."""
+    exceeded = []
     for key, name in LIMITS.items():
         limit = getattr(study.privacy, key)
         if limit is None:
             continue
         value = record[name]["value"]  # type: ignore[literal-required]
         if value > limit:
-            told.append(f"{name} is {value:.3g}, more than privacy.{key}: {limit:g}")
-    return told
+            exceeded.append(f"{name} is {value:.3g}, more than privacy.{key}: {limit:g}")
+    return exceeded
 
 
 def _refused(site: SiteFolder, what: str, hint: str) -> PrivacyLimitError:
@@ -161,6 +163,6 @@ def _refused(site: SiteFolder, what: str, hint: str) -> PrivacyLimitError:
         site.name,
         what,
         where=site.audit,
-        expected="an audit of these very shards within the limits of `privacy` in study.yaml",
+        expected="an audit of exactly these shards, within the limits of `privacy` in study.yaml",
         hint=hint,
     )

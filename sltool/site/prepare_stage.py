@@ -1,4 +1,4 @@
-"""`prepare` in a study's folder: make the study if there is none, then read the source."""
+"""`prepare` in a study's folder: create the study if there is none, then read the source."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from sltool.study.study_file import load_study, render, replace_samples, validat
 from sltool.study.yaml_text import parse_yaml
 
 WARNING = (
-    "the means and standard deviations of this site's own patients now stand in study.yaml, which "
-    "every site and the server read: averages over all rows, of every column and the label. With "
-    "few rows they say much about each; --standardise-from takes a public table instead"
+    "the means and standard deviations of this site's own patients are now in study.yaml, which "
+    "every site and the server can read: they are computed over all rows, for every column and the "
+    "label. With few rows they reveal much about each; --standardise-from uses a public table "
+    "instead"
 )
 # A dataset's settings, and notes.
-Adapted = tuple[dict[str, Any], list[str]]
+ScaledSettings = tuple[dict[str, Any], list[str]]
 
 
 def prepare_study(
@@ -42,20 +43,19 @@ def prepare_study(
     progress: Progress,
     scale: Scale | None = None,
 ) -> PreparationResult:
-    """Make study.yaml and privacy-layer.safetensors if need be, then `prepared.h5`.
+    """Make study.yaml and privacy-layer.safetensors if they are missing, then `prepared.h5`.
 
     Args:
-        name: the dataset; None where study.yaml names it.
-        overrides: 'key=value' for keys of a new study.yaml; in a study that is there they must
-            say what it says.
-        workers: processes that decode images.
-        seed: of the privacy layer, which is then public; None: from the system's entropy.
-        scale: the table that the means and standard deviations are computed from, of a study that
-            nobody has agreed on yet.
+        name: the dataset; None if study.yaml names it.
+        overrides: 'key=value' for keys of a new study.yaml; they must agree with an existing one.
+        workers: number of processes that decode images.
+        seed: of the privacy layer, which is then public; None: use the system's entropy.
+        scale: the table to compute the means and standard deviations from, for a study that has no
+            sites yet.
 
     Raises:
-        UsageError: no dataset is named, or a new study's setting is wrong.
-        StudyMismatchError: the folder holds a study of another dataset, or an agreed one that does
+        UsageError: no dataset is named, or a setting of a new study is wrong.
+        StudyMismatchError: the folder's study is of another dataset, or has sites already and does
             not fit its own settings.
     """
     notes: list[str] = []
@@ -66,14 +66,14 @@ def prepare_study(
     else:
         study, notes = _new(folder, name, source, overrides, scale)
     dataset = _dataset(study)
-    study = _agreed(folder, study, dataset, seed, force, progress)
-    looked = fingerprint(source, folder.own)
-    state = _state(study, looked)
+    study = _update_study(folder, study, dataset, seed, force, progress)
+    current = fingerprint(source, folder.own)
+    state = _state(study, current)
     done = None if force else prepared_before(folder, study, state)
     if done is None:
         if not force:
-            _tell_changes(folder, study, looked, progress)
-        done = prepare(folder, study, dataset, source, progress, workers, state, looked)
+            _note_changes(folder, study, current, progress)
+        done = prepare(folder, study, dataset, source, progress, workers, state, current)
     return replace(done, notes=[*notes, *done.notes])
 
 
@@ -81,14 +81,15 @@ def prepare_study(
 class Scale:
     """The table that a study's means and standard deviations are computed from.
 
-    `private` where it is the site's own, whose figures all sites and the server then read.
+    `private` if it is the site's own table, whose statistics all sites and the server can then
+    read.
     """
 
     table: Path
     private: bool
 
-    def apply(self, kind: type[Dataset], settings: Mapping[str, Any]) -> Adapted:
-        """The dataset's settings with the table's figures, and notes."""
+    def apply(self, kind: type[Dataset], settings: Mapping[str, Any]) -> ScaledSettings:
+        """The dataset's settings with the table's statistics, and notes."""
         settings, notes = kind.scaled(settings, self.table)
         return settings, [WARNING, *notes] if self.private else notes
 
@@ -102,7 +103,7 @@ def _rescaled(folder: StudyFolder, study: Study, scale: Scale) -> tuple[Study, l
         return study, []
     if study.sites:
         raise UsageError(
-            "this study is agreed on: its standardisation stays",
+            "this study is agreed on: its standardisation cannot change",
             where=folder.study_file,
             hint="leave --standardise-from and --from-this-site out, or make a new study",
         )
@@ -128,7 +129,7 @@ def _existing(folder: StudyFolder, name: str | None, overrides: Sequence[str]) -
 
 
 def _overridden(study: Study, overrides: Sequence[str]) -> tuple[Study, Section]:
-    """The study with those keys, and its dataset's settings with their defaults."""
+    """The study with these overrides, and its dataset's settings with their defaults."""
     content = study.model_dump(mode="json")
     for override in overrides:
         _override(content, override)
@@ -140,23 +141,23 @@ def synthetic_source(folder: StudyFolder, name: str | None, samples: int, seed: 
     """Write a synthetic source for the dataset into the study's folder; returns its path.
 
     Raises:
-        UsageError: no dataset is named, or it has no stand-in.
+        UsageError: no dataset is named, or it has no synthetic source.
     """
     if name is None and folder.study_file.exists():
         name = load_study(folder).dataset.name
     if name is None:
-        raise _which_dataset(folder)
+        raise _no_dataset_named(folder)
     source: Path = datasets.get(name).synthetic_source(
         folder.synthetic / f"{name}-{samples}-{seed}", samples, seed
     )
     return source
 
 
-def _which_dataset(folder: StudyFolder) -> UsageError:
+def _no_dataset_named(folder: StudyFolder) -> UsageError:
     return UsageError(
-        "which dataset? There is no study.yaml here that says so",
+        "no dataset is named, and this folder has no study.yaml that names it",
         where=folder.root,
-        hint="run `sltool prepare DATASET`; `sltool list datasets` shows what there is",
+        hint="run `sltool prepare DATASET`; `sltool list datasets` shows the available ones",
     )
 
 
@@ -167,11 +168,11 @@ def _new(
     overrides: Sequence[str],
     scale: Scale | None,
 ) -> tuple[Study, list[str]]:
-    # Not above: a study that is there needs no torch here, which is slow to import.
+    # Imported here, since it imports torch, which is slow and not needed for an existing study.
     from sltool.models.base import outline
 
     if name is None:
-        raise _which_dataset(folder)
+        raise _no_dataset_named(folder)
     kind = datasets.get(name)
     if source is not None or kind.needs_source:
         kind.need_source(source)
@@ -185,9 +186,9 @@ def _new(
     chosen = dict(content["dataset"])
     chosen.pop("name")
     if scale is not None:
-        chosen, told = scale.apply(kind, chosen)
+        chosen, scale_notes = scale.apply(kind, chosen)
         content["dataset"] = {"name": name, **chosen}
-        notes = [*notes, *told]
+        notes = [*notes, *scale_notes]
     options = validate(kind.Settings, chosen, where="--set", prefix="dataset")
     content["samples"] = kind(options).samples().model_dump(mode="json")
     study = validate(Study, content, where="--set")
@@ -219,7 +220,7 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def study_text(study: Study) -> str:
-    """A commented study.yaml, every key with its value."""
+    """The text of study.yaml: every key with its value and a comment."""
     kind = datasets.get(study.dataset.name)
     model = models.get(study.model.name)
     sections: Mapping[str, object] = {
@@ -254,7 +255,7 @@ def _dataset(study: Study) -> Dataset:
     return dataset
 
 
-def _agreed(
+def _update_study(
     folder: StudyFolder,
     study: Study,
     dataset: Dataset,
@@ -262,14 +263,14 @@ def _agreed(
     force: bool,
     progress: Progress,
 ) -> Study:
-    """Bring `samples` and the privacy layer in line with the settings.
+    """Update `samples` and the privacy layer to match the settings.
 
-    Once a site is listed, the study is agreed on: then they may change by --force alone.
+    Once a site is listed, the study is agreed on: then only --force may change them.
     """
-    open_to_change = force or not study.sites
+    may_change = force or not study.sites
     samples = dataset.samples()
     if samples != study.samples:
-        if not open_to_change:
+        if not may_change:
             raise StudyMismatchError(
                 "the `samples` section does not follow from the `dataset` section",
                 where=folder.study_file,
@@ -287,9 +288,9 @@ def _agreed(
         try:
             load_privacy_layer(folder, study)
         except StudyMismatchError:
-            if not open_to_change:
+            if not may_change:
                 raise
-            progress.note("new weights for the privacy layer, which fits the changed model")
+            progress.note("new weights were drawn for the privacy layer, since the model changed")
             _write_privacy_layer(folder, study, seed, progress)
     elif study.sites and not force:
         study.encoding_digest(folder.privacy_layer)
@@ -305,25 +306,25 @@ def _write_privacy_layer(
 
     if seed is not None:
         progress.note(
-            "the privacy layer follows from the seed, so that it is public: for simulations alone"
+            "the privacy layer is determined by the seed, so it is public: for simulations only"
         )
     write_layer(folder.privacy_layer, draw_privacy_layer(study, seed, folder.root), study)
 
 
-def _tell_changes(
-    folder: StudyFolder, study: Study, looked: Fingerprint, progress: Progress
+def _note_changes(
+    folder: StudyFolder, study: Study, current: Fingerprint, progress: Progress
 ) -> None:
-    """Say on the terminal, and in no file, how the source differs from what was prepared before."""
+    """Report how the source has changed: on the terminal only, since file names are private."""
     before = prepared_source(folder, study)
-    changes = looked.changes_since(before) if before else ""
+    changes = current.changes_since(before) if before else ""
     if changes:
-        progress.note(f"the source is not what was prepared before: {changes}; preparing anew")
+        progress.note(f"the source has changed since it was prepared: {changes}; preparing anew")
 
 
-def _state(study: Study, looked: Fingerprint) -> str:
+def _state(study: Study, source_fingerprint: Fingerprint) -> str:
     made_from = {
         "dataset": study.dataset.model_dump(mode="json"),
         "samples": study.samples.model_dump(mode="json"),
-        "source": looked.digest,
+        "source": source_fingerprint.digest,
     }
     return hashlib.sha256(canonical_json(made_from)).hexdigest()

@@ -136,7 +136,7 @@ def test_the_site_s_own_scale_comes_with_a_warning_and_stays_once_agreed(
     source = written(people(40), tmp_path / "t.csv")
     assert sltool("prepare", "table", "--source", source, *NARROW).code == 2
     ran = sltool("prepare", "--source", source, "--from-this-site").ok()
-    assert "of this site's own patients now stand in study.yaml" in ran.err
+    assert "of this site's own patients are now in study.yaml" in ran.err
     sltool("partition").ok()
     ran = sltool("prepare", "--source", source, "--from-this-site").ok()
     assert "already prepared" in ran.out
