@@ -15,7 +15,7 @@ from sltool.shard.reader import read_manifest
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
 from sltool.shard.writer import sign_again
 from sltool.site.audit.document import AuditRecord
-from sltool.site.audit.evidence import bound_to
+from sltool.site.audit.evidence import audit_subject
 from sltool.site.audit.site import DAMAGED
 from sltool.site.enrol import site_key
 from sltool.site.outbox import outbox_shards
@@ -135,7 +135,7 @@ def _audited_instead(
     folder: StudyFolder, study: Study, site: SiteFolder, record: AuditRecord
 ) -> str:
     """What the audit examined instead of the shards in the outbox; '' if it examined these."""
-    audited, outbox = record["bound"], bound_to(folder, study, site)
+    audited, outbox = record["bound"], audit_subject(folder, study, site)
     if audited["encoding"] != outbox["encoding"]:
         return "another encoding (its digest differs)"
     if audited["private"] != outbox["private"]:

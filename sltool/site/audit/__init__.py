@@ -1,1 +1,1 @@
-"""What an attacker would rebuild from a site's shards, measured at the site before they ship."""
+"""What an attacker could reconstruct from a site's shards, measured before they are shipped."""

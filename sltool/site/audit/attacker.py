@@ -1,4 +1,4 @@
-"""What an attacker is: what he has, what he is asked for, and how much effort he may spend."""
+"""The attackers' interface: what they know, what they return, and their budget."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Budget:
-    """How much effort the attackers of an audit may spend.
+    """The limits on the effort of an audit's attackers.
 
     Attributes:
-        samples: of the site, at most, known ones and attacked ones together.
-        held_out: samples that are attacked, at most.
-        steps: of training a convolutional decoder; one with a dense stem gets half.
-        descent: steps of optimising an image, and `optimised`, how many images.
-        rows: patches that a ridge regression sees, at most.
+        samples: most samples of the site, known and attacked ones together.
+        held_out: most samples that are attacked.
+        steps: training steps of a convolutional decoder; a dense decoder gets half.
+        descent: gradient steps for each optimised image.
+        optimised: number of images that are optimised.
+        rows: most patches that a ridge regression is fitted to.
     """
 
     name: Literal["quick", "thorough"]
@@ -40,7 +41,7 @@ class Budget:
 
 QUICK = Budget("quick", 2_000, 400, steps=512, descent=160, optimised=32, rows=100_000)
 THOROUGH = Budget("thorough", 10_000, 1_000, steps=4_096, descent=1_600, optimised=128, rows=10**6)
-BUDGETS: dict[str, Budget] = {one.name: one for one in (QUICK, THOROUGH)}
+BUDGETS: dict[str, Budget] = {budget.name: budget for budget in (QUICK, THOROUGH)}
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Pairs:
 
     Attributes:
         inputs: (n, C, H, W) from 0 to 1, or table rows (n, columns) as the network sees them.
-        maps: (n, *feature_shape) as they were shipped.
+        maps: (n, *feature_shape) as shipped.
         labels: (n,).
-        groups: (n,) numbers of patients.
+        groups: (n,) index of each sample's patient.
     """
 
     inputs: Array
@@ -63,7 +64,7 @@ class Pairs:
         return len(self.maps)
 
     def part(self, rows: Array) -> Pairs:
-        """Those rows."""
+        """The pairs of these rows."""
         columns = (self.inputs, self.maps, self.labels, self.groups)
         return Pairs(*(column[rows] for column in columns))
 
@@ -73,15 +74,17 @@ class Scene:
     """What an attacker has: shards to invert, and pairs of other patients to learn from.
 
     Attributes:
-        fit: pairs to learn from; `check`: of yet other patients, to choose settings by.
-        maps: (n, *feature_shape), the feature maps under attack, and `labels` (n,), which travel
-            with them.
+        fit: pairs to learn from.
+        check: pairs of other patients again, for model selection.
+        maps: (n, *feature_shape), the feature maps under attack.
+        labels: (n,), shipped together with `maps`.
         layer: the privacy layer, in inference mode.
-        standardise: inputs as in `Pairs` -> what the layer sees; differentiable.
-        protect: what follows the layer, without the noise; differentiable.
+        standardise: inputs as in `Pairs` -> inputs of the layer; differentiable.
+        clip_and_add_noise: output of the layer -> feature maps, without noise; differentiable.
         noise: the standard deviation of the noise on the maps.
-        views: makes another view of each of some inputs, as the same patient gives another day.
+        views: makes another view of each input, such as a second image of the same patient.
         columns: names of a table's columns; () for images.
+        classes: number of classes; 0 for regression.
         public: pairs from public images, if there are any; their groups have no meaning.
     """
 
@@ -103,7 +106,7 @@ class Scene:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """The shape of a sample."""
         return tuple(self.fit.inputs.shape[1:])
 
     @property
@@ -112,18 +115,18 @@ class Scene:
 
     @property
     def mean(self) -> Array:
-        """The mean sample (1, *shape) of what the attacker knows: a guess without a shard."""
+        """The mean (1, *shape) of the samples that the attacker knows: a guess without a shard."""
         return np.asarray(self.fit.inputs.mean(axis=0, keepdims=True), np.float32)
 
-    def through(self, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as in `Pairs` -> feature maps without noise; differentiable."""
         return self.clip_and_add_noise(self.layer(self.standardise(inputs)))
 
     @torch.inference_mode()
     def encode(self, inputs: Array, batch: int = 256) -> Array:
-        """As `through`, for arrays."""
+        """`forward` for arrays, in batches."""
         parts = [
-            self.through(torch.from_numpy(inputs[start : start + batch]).to(self.device)).cpu()
+            self.forward(torch.from_numpy(inputs[start : start + batch]).to(self.device)).cpu()
             for start in range(0, len(inputs), batch)
         ]
         return np.asarray(torch.cat(parts).numpy())
@@ -131,11 +134,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What an attacker has rebuilt at some effort.
+    """An attacker's reconstruction after a certain effort.
 
     Attributes:
-        effort: in the attacker's own unit (`Reconstructor.unit`).
-        rebuilt: (m, *shape), of the first m feature maps under attack.
+        effort: in the attacker's own unit (`Attacker.unit`).
+        rebuilt: (m, *shape), the samples of the first m feature maps under attack.
     """
 
     effort: int
@@ -143,56 +146,61 @@ class Attempt:
 
 
 class Attacker:
-    """Registered by `@attackers.register("name")`; its docstring's first line says what it does.
+    """Base of attackers, which are registered by `@attackers.register("name")`.
+
+    Reports show the first line of the subclass's docstring.
 
     Attributes:
-        unit: what its effort is counted in.
-        knowledge: what it knows beside the shards and the privacy layer; {known} is how many pairs.
+        unit: what the effort is counted in.
+        knowledge: what the attacker knows besides the shards and the privacy layer; {known} is
+            replaced by the number of known pairs.
     """
 
     unit: str = "pairs"
     knowledge: str = "{known} samples of other patients"
 
-    def excuse(self, scene: Scene) -> str:
-        """Why it has nothing to do here, or ''."""
+    def skip_reason(self, scene: Scene) -> str:
+        """Why the attacker does not apply to this scene; '' if it does."""
         return ""
 
 
 class Reconstructor(Attacker, ABC):
-    """Rebuilds samples from feature maps."""
+    """Reconstructs samples from feature maps."""
 
     @abstractmethod
     def rebuild(self, scene: Scene) -> Iterator[Attempt]:
-        """Attempts at growing effort, each twice the one before; the last one counts."""
+        """Attempts at increasing effort, doubled from each to the next; the last one counts."""
 
 
 @dataclass(frozen=True)
 class Inference:
-    """Something that an attacker finds out without a picture.
+    """Something that an attacker infers without reconstructing a sample.
 
     Attributes:
         name: 'linkage_top1', 'label' ...
-        figure: how often, or how well.
-        chance: the same for one who guesses without a shard.
-        told: a sentence that says what was measured.
+        figure: the success rate or score.
+        chance: the same for a guess without a shard.
+        description: what was measured.
     """
 
     name: str
     figure: Figure
     chance: float
-    told: str
+    description: str
 
 
 class Inferrer(Attacker, ABC):
-    """Finds out something about patients: who, whether, which attribute."""
+    """Infers facts about patients: identity, membership, attributes."""
 
     @abstractmethod
     def infer(self, scene: Scene, truth: Pairs) -> list[Inference]:
-        """Args:
-        truth: the samples under attack; for queries and for scoring alone.
+        """Run the attack and score it.
+
+        Args:
+            truth: the samples under attack, for queries and scoring only.
         """
 
 
 def doublings(whole: int, times: int = 3) -> list[int]:
-    """Efforts up to the whole, each twice the one before: 800 -> [100, 200, 400, 800]."""
+    """Efforts up to `whole`, doubled from each to the next: 800 -> [100, 200, 400, 800]."""
     return sorted({max(1, whole >> shift) for shift in range(times + 1)})

@@ -1,8 +1,8 @@
 """Learned inversion: networks from feature maps to samples, trained on pairs of other patients.
 
-Each starts from a linear inversion and learns what that misses, so little training goes far. What
-is rebuilt after so many steps is by the running mean of the weights, at the step that did best on
-patients who were neither learned from nor attacked.
+Each network learns the residual of a linear inversion, so that little training suffices. The
+reconstruction after a number of steps uses the exponential moving average of the weights, at the
+step with the smallest error on patients who are neither learned from nor attacked.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Array = NDArray[Any]
 
 BATCH = 16
 RATE = 2e-3
-# Of the structural similarity in the loss, beside the squared error.
+# Weight of the structural similarity in the loss, relative to the squared error.
 SIMILARITY = 0.1
-# Places a side of the feature map that a training step sees: what is farther off says little.
+# Side of the square of the feature map that a training step uses: distant values say little.
 CROP = 32
 WIDTH = 32
 HIDDEN = 256
-# Places a side that a dense stem keeps of a feature map.
+# Side to which a dense stem pools the feature map.
 STEM = 16
 CHECKED = 128
 AVERAGE = 0.99
 
 
 class ConvDecoder(nn.Module):
-    """Convolutions at the feature map's size, then pixels: (n, C, h, w) -> (n, c, H, W)."""
+    """Convolutions on the feature map, then a pixel shuffle: (n, C, h, w) -> (n, c, H, W)."""
 
     def __init__(self, channels: int, image_channels: int, step: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class ConvDecoder(nn.Module):
         _start_from_zero(self.last)
 
     def forward(self, maps: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        """`start`: (n, c, H, W), what a linear inversion makes of the maps."""
+        """`start`: (n, c, H, W), the linear inversion of the maps."""
         x = F.relu(self.first(torch.cat([maps, F.pixel_unshuffle(start, self.step)], dim=1)))
         for layer in self.middle:
             x = x + F.relu(layer(x))
@@ -58,14 +58,14 @@ class ConvDecoder(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """A dense stem over the whole feature map, then upsampling: for maps that are no grid."""
+    """A dense stem over the whole feature map, then upsampling; the maps need not be a grid."""
 
     def __init__(self, maps: tuple[int, ...], image: tuple[int, ...]) -> None:
         super().__init__()
         pool = len(maps) == 3 and max(maps[1:]) > STEM
         self.pool = nn.AdaptiveAvgPool2d(STEM) if pool else nn.Identity()
         inputs = maps[0] * STEM * STEM if pool else int(np.prod(maps))
-        self.side = [max(1, one // 8) for one in image[1:]]
+        self.side = [max(1, size // 8) for size in image[1:]]
         self.size = image[1:]
         self.stem = nn.Sequential(nn.Flatten(), nn.Linear(inputs, HIDDEN), nn.ReLU())
         self.spread = nn.Linear(HIDDEN, WIDTH * self.side[0] * self.side[1])
@@ -137,56 +137,59 @@ def _attempts(
     """Train, and rebuild after each doubling of the steps.
 
     Args:
-        crop: pixels a side for each place of the feature map, to train on parts; 0: on the whole.
+        crop: image pixels per feature-map position and axis, to train on random crops; 0: train on
+            whole images.
     """
     device = scene.device
     network = network.to(device)
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE)  # type: ignore[no-untyped-call]
     mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=average)
-    scale = Scale.of(fit.maps)
-    few = check.part(np.arange(min(len(check), CHECKED)))
+    scale = Scale.fit(fit.maps)
+    checked = check.part(np.arange(min(len(check), CHECKED)))
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     rng = np.random.default_rng(scene.seed)
-    begun = start(fit.maps)
-    best, rebuilt = _error(start(few.maps), few), start(scene.maps)
+    initial = start(fit.maps)
+    best, rebuilt = _error(start(checked.maps), checked), start(scene.maps)
     marks = doublings(steps)
     for step in range(1, steps + 1):
         rows = rng.integers(0, len(fit), BATCH)
-        batch = [scale(fit.maps[rows]), *map(torch.from_numpy, (begun[rows], fit.inputs[rows]))]
-        maps, guess, wanted = (one.to(device) for one in _cropped(batch, crop, rng))
-        loss = _loss(network(maps, guess), wanted)
+        batch = [scale(fit.maps[rows]), *map(torch.from_numpy, (initial[rows], fit.inputs[rows]))]
+        maps, guess, target = (tensor.to(device) for tensor in _cropped(batch, crop, rng))
+        loss = _loss(network(maps, guess), target)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         mean.update_parameters(network)
         if step in marks:
-            error = _error(_rebuild(mean, scale, start, few.maps, device), few)
+            error = _error(_rebuild(mean, scale, start, checked.maps, device), checked)
             if error < best:
                 best, rebuilt = error, _rebuild(mean, scale, start, scene.maps, device)
             yield Attempt(step, rebuilt)
 
 
-def _loss(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    error = F.mse_loss(found, wanted)
-    return error if found.dim() == 2 else error + SIMILARITY * (1 - ssim(found, wanted).mean())
+def _loss(rebuilt: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    error = F.mse_loss(rebuilt, target)
+    if rebuilt.dim() == 2:
+        return error
+    return error + SIMILARITY * (1 - ssim(rebuilt, target).mean())
 
 
-def _error(found: Array, pairs: Pairs) -> float:
-    return float(_loss(torch.from_numpy(found), torch.from_numpy(pairs.inputs)))
+def _error(rebuilt: Array, pairs: Pairs) -> float:
+    return float(_loss(torch.from_numpy(rebuilt), torch.from_numpy(pairs.inputs)))
 
 
 def _cropped(batch: list[torch.Tensor], crop: int, rng: np.random.Generator) -> list[torch.Tensor]:
-    """Maps, guesses and images, all of one random place of at most CROP x CROP of the maps."""
+    """The same random crop, of at most CROP x CROP map positions, of maps, guesses and images."""
     if not crop:
         return batch
     maps, *images = batch
-    height, width = (min(one, CROP) for one in maps.shape[2:])
+    height, width = (min(size, CROP) for size in maps.shape[2:])
     y = int(rng.integers(maps.shape[2] - height + 1))
     x = int(rng.integers(maps.shape[3] - width + 1))
     part = maps[:, :, y : y + height, x : x + width]
     rows = slice(y * crop, (y + height) * crop)
     columns = slice(x * crop, (x + width) * crop)
-    return [part, *(one[:, :, rows, columns] for one in images)]
+    return [part, *(image[:, :, rows, columns] for image in images)]
 
 
 @torch.no_grad()
@@ -199,8 +202,8 @@ def _rebuild(
     batch: int = 32,
 ) -> Array:
     parts = []
-    for at in range(0, len(maps), batch):
-        some = maps[at : at + batch]
-        guess = torch.from_numpy(start(some)).to(device)
-        parts.append(network(scale(some).to(device), guess).cpu())
+    for first in range(0, len(maps), batch):
+        block = maps[first : first + batch]
+        guess = torch.from_numpy(start(block)).to(device)
+        parts.append(network(scale(block).to(device), guess).cpu())
     return np.asarray(torch.cat(parts).numpy())

@@ -1,4 +1,4 @@
-"""What an audit rests on: the shards in the outbox beside the samples they were made of."""
+"""The data of an audit: the shards in the outbox, and the samples they were encoded from."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Noise(TypedDict):
     sd: float
 
 
-class Bound(TypedDict):
-    """What an audit is about; it says nothing about shards that differ in any of this.
+class AuditSubject(TypedDict):
+    """What was audited; an audit is not valid for shards that differ in any of these.
 
     Attributes:
         encoding: the encoding digest.
-        privacy_layer, private: hex SHA-256 of `privacy-layer.safetensors` and of `private.h5`,
-            which holds the site's samples and its seed.
-        payloads: of each shard its name and the SHA-256 of its payload, which a new signature
-            leaves as it is.
+        privacy_layer: hex SHA-256 of `privacy-layer.safetensors`.
+        private: hex SHA-256 of `private.h5`, which contains the site's samples and its seed.
+        payloads: shard name -> SHA-256 of its payload, which does not change when the shard is
+            signed again.
     """
 
     encoding: str
@@ -52,14 +52,14 @@ class Bound(TypedDict):
     payloads: dict[str, str]
 
 
-def bound_to(folder: StudyFolder, study: Study, site: SiteFolder) -> Bound:
-    """What the shards in the outbox are.
+def audit_subject(folder: StudyFolder, study: Study, site: SiteFolder) -> AuditSubject:
+    """The identity of the shards that are now in the outbox.
 
     Raises:
         StageOrderError: `client-encode` has not finished.
     """
     shards = outbox_shards(site)
-    return Bound(
+    return AuditSubject(
         encoding=study.encoding_digest(folder.privacy_layer),
         privacy_layer=sha256(folder.privacy_layer),
         private=sha256(site.private),
@@ -74,23 +74,23 @@ class Evidence:
 
     Attributes:
         pairs: at most `Budget.samples` of the site's samples, in random order.
-        whole: how many the shards hold.
-        seed: the site's; what is random in an audit follows from it.
+        shipped: number of samples in the shards.
         low, high: the values in the source's units that 0 and 1 stand for; of images.
+        seed: the site's seed, which determines all random choices of the audit.
     """
 
     pairs: Pairs
     grouping: Grouping
-    whole: int
+    shipped: int
     low: float
     high: float
     seed: int
 
 
 def gather(folder: StudyFolder, study: Study, site: SiteFolder, budget: Budget) -> Evidence:
-    """Samples and the feature maps that were shipped of them.
+    """The site's samples and their feature maps in the outbox.
 
-    Which samples are taken, if there are too many, follows from the site's seed.
+    If there are more samples than the budget allows, the site's seed determines the selection.
 
     Raises:
         StageOrderError: nothing is encoded.
@@ -101,7 +101,7 @@ def gather(folder: StudyFolder, study: Study, site: SiteFolder, budget: Budget) 
         rows = {name: row for row, name in enumerate(private.text("pseudonyms"))}
         names = private.text("group_pseudonyms")
         shards = outbox_shards(site)
-        order = _order(shards, study, content, rows)
+        order = _shipped_rows(shards, study, content, rows)
         if len(order) < FEWEST:
             raise BadDataError(
                 f"site {site.name} has shipped {len(order)} samples, too few to audit",
@@ -114,48 +114,50 @@ def gather(folder: StudyFolder, study: Study, site: SiteFolder, budget: Budget) 
         return _evidence(private, study, chosen, order, names, maps, rng)
 
 
-def _order(shards: list[Path], study: Study, content: Content, rows: dict[str, int]) -> Array:
-    """The rows of `private.h5` that the shards hold, in the shards' order."""
-    found = []
+def _shipped_rows(
+    shards: list[Path], study: Study, content: Content, rows: dict[str, int]
+) -> Array:
+    """The rows of `private.h5` that the shards contain, in the shards' order."""
+    shipped = []
     for path in shards:
         with open_shard(path, study, content, arriving=False) as reader:
             for name in reader.rows().pseudonyms:
                 if name.decode() not in rows:
                     raise _other_samples(path)
-                found.append(rows[name.decode()])
-    return np.array(found, dtype=np.int64)
+                shipped.append(rows[name.decode()])
+    return np.array(shipped, dtype=np.int64)
 
 
 def _other_samples(path: Path) -> BadDataError:
     return BadDataError(
-        "the shard holds other samples than the site's private.h5",
+        "the shard contains samples that are not in the site's private.h5",
         where=path,
         hint="run `sltool client-encode --force`, then audit again",
     )
 
 
 def _choose(order: Array, names: list[str], most: int, rng: np.random.Generator) -> Array:
-    """At most so many rows, whole patients where they are named, in the shards' order."""
+    """At most `most` rows, patient by patient if the source names patients; in shard order."""
     if len(order) <= most:
         return order
     groups = by_name([names[row] for row in order]).groups
-    places = rng.permutation(int(groups.max()) + 1)[groups]
-    return order[np.sort(np.argsort(places, kind="stable")[:most])]
+    ranks = rng.permutation(int(groups.max()) + 1)[groups]
+    return order[np.sort(np.argsort(ranks, kind="stable")[:most])]
 
 
 def _maps(
     shards: list[Path], study: Study, content: Content, rows: dict[str, int], chosen: set[int]
 ) -> Iterator[Array]:
-    """Blocks of the chosen samples' feature maps, of each sample the first view, as float32."""
+    """Blocks of the chosen samples' feature maps: the first view of each sample, as float32."""
     for path in shards:
         with open_shard(path, study, content, arriving=False) as reader:
             views = reader.manifest.content.views
-            mine = [rows[name.decode()] in chosen for name in reader.rows().pseudonyms]
-            keep = np.zeros(len(mine) * views, bool)
-            keep[::views] = mine
+            in_audit = [rows[name.decode()] in chosen for name in reader.rows().pseudonyms]
+            selected = np.zeros(len(in_audit) * views, bool)
+            selected[::views] = in_audit
             start = 0
             for block in reader.features(ROWS):
-                yield block[keep[start : start + len(block)]].astype(np.float32)
+                yield block[selected[start : start + len(block)]].astype(np.float32)
                 start += len(block)
 
 
@@ -168,7 +170,7 @@ def _evidence(
     maps: Array,
     rng: np.random.Generator,
 ) -> Evidence:
-    raw = _read(private, chosen)
+    raw = _read_inputs(private, chosen)
     low, high = (0.0, 255.0) if raw.dtype == np.uint8 else (float(raw.min()), float(raw.max()))
     if raw.ndim == 4:
         inputs = ((raw.astype(np.float32) - low) / max(high - low, 1e-12)).astype(np.float32)
@@ -184,13 +186,13 @@ def _evidence(
     return Evidence(pairs, grouping, len(order), low, high, private.seed)
 
 
-def _read(private: PrivateFile, chosen: Array) -> Array:
-    """The inputs of some rows, read in slabs."""
-    wanted = np.zeros(private.inputs.shape[0], bool)
-    wanted[chosen] = True
+def _read_inputs(private: PrivateFile, chosen: Array) -> Array:
+    """The inputs of the chosen rows, in their order, read in blocks."""
+    selected = np.zeros(private.inputs.shape[0], bool)
+    selected[chosen] = True
     blocks, start = [], 0
-    for batch in private.batches(0, len(wanted)):
-        blocks.append(batch[wanted[start : start + len(batch)]])
+    for batch in private.batches(0, len(selected)):
+        blocks.append(batch[selected[start : start + len(batch)]])
         start += len(batch)
-    place = np.cumsum(wanted) - 1
-    return np.asarray(np.concatenate(blocks)[place[chosen]])
+    position = np.cumsum(selected) - 1
+    return np.asarray(np.concatenate(blocks)[position[chosen]])

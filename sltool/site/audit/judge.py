@@ -1,4 +1,4 @@
-"""How well each attempt came off, on the held-out samples."""
+"""Scores each attempt on the held-out samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class Judge:
-    """Compares what was rebuilt with the truth; attackers never see it."""
+    """Compares reconstructions with the truth, which attackers never see."""
 
     def __init__(self, scene: Scene, truth: Pairs) -> None:
         self._scene = scene
@@ -28,35 +28,35 @@ class Judge:
             self._tolerance = measures.tolerances(scene.fit.inputs)
 
     def leak(self, rebuilt: Array) -> float:
-        """L of the first samples: of a table, the share of the variance that was rebuilt."""
+        """The leak L of the first samples; for a table, the fraction of variance explained."""
         return self._leak(rebuilt).value
 
     def similarity(self, rebuilt: Array) -> Array:
-        """How good each rebuilt sample is, (m,): SSIM, or less its squared error for a row."""
+        """The quality of each rebuilt sample, (m,): SSIM, or a row's negative squared error."""
         truth = self._truth.inputs[: len(rebuilt)]
         if self._scene.is_image:
             return measures.ssim_of(truth, rebuilt)
         return -measures.squared_error(truth, rebuilt)
 
     def figures(self, rebuilt: Array) -> dict[str, Figure]:
-        """'leak' and 'exact_recovery'; of images 'ssim' and 'psnr' too."""
+        """'leak' and 'exact_recovery'; for images also 'ssim' and 'psnr'."""
         truth, groups = self._part(len(rebuilt))
         seed = self._scene.seed
-        found = {"leak": self._leak(rebuilt)}
+        figures = {"leak": self._leak(rebuilt)}
         if self._scene.is_image:
             for name, values in (
                 ("ssim", measures.ssim_of(truth, rebuilt)),
                 ("psnr", measures.psnr(truth, rebuilt)),
                 ("exact_recovery", measures.recovered_images(truth, rebuilt)),
             ):
-                found[name] = measures.mean_figure(values, groups, seed)
+                figures[name] = measures.mean_figure(values, groups, seed)
         else:
             exact = measures.recovered_rows(truth, rebuilt, self._tolerance)
-            found["exact_recovery"] = measures.mean_figure(exact, groups, seed)
-        return found
+            figures["exact_recovery"] = measures.mean_figure(exact, groups, seed)
+        return figures
 
     def r2(self, rebuilt: Array) -> dict[str, float | None]:
-        """R2 of each column of a table; None where it is constant."""
+        """R2 of each column of a table; None if the column is constant."""
         if self._scene.is_image:
             return {}
         truth, _ = self._part(len(rebuilt))
@@ -68,7 +68,7 @@ class Judge:
 
     def baselines(self) -> dict[str, dict[str, Figure]]:
         """The figures of guesses without a feature map: the mean, and the mean of the class."""
-        found = {"mean": self.figures(self._mean)}
+        baselines = {"mean": self.figures(self._mean)}
         if self._scene.classes:
             fit = self._scene.fit
             by_class = np.concatenate(
@@ -79,10 +79,10 @@ class Judge:
                     for label in range(self._scene.classes)
                 ]
             )
-            found["mean of the class"] = self.figures(
+            baselines["mean of the class"] = self.figures(
                 by_class[self._scene.labels.astype(int)].astype(np.float32)
             )
-        return found
+        return baselines
 
     def _part(self, count: int) -> tuple[Array, Array]:
         return self._truth.inputs[:count], self._truth.groups[:count]
@@ -93,7 +93,7 @@ class Judge:
         if self._scene.is_image:
             scores = measures.ssim_of(truth, rebuilt)
             return measures.leaks(scores, self._ssim_of_mean[: len(rebuilt)], groups, seed)
-        # In units of the column's spread among the held-out, so that each column counts the same.
+        # In units of the column's variance among the held-out samples: columns weigh the same.
         spread = np.maximum(((truth - self._scene.mean) ** 2).mean(axis=0), 1e-12)
         error = (((truth - rebuilt) ** 2) / spread).mean(axis=1)
         return measures.mean_figure(1 - error, groups, seed)

@@ -1,4 +1,4 @@
-"""How well something was rebuilt: each measure per sample, and its 95 % interval over patients.
+"""Measures of a reconstruction's quality, per sample, and their 95 % intervals over patients.
 
 Images are (n, C, H, W) from 0 to 1; table rows are (n, columns) in units of each column's standard
 deviation.
@@ -23,33 +23,32 @@ Array = NDArray[Any]
 WINDOW = 11
 SIGMA = 1.5
 K1, K2 = 0.01, 0.03
-# An image counts as recovered exactly where its root mean square error is below one grey level.
+# An image counts as recovered exactly if its root mean square error is below one grey level.
 GREY_LEVEL = 1 / 255
 DRAWS = 1000
 DIGITS = 12
-# No column is known more finely than to this part of its standard deviation.
+# Smallest tolerance of a column, in standard deviations.
 FINEST = 0.01
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure on the held-out patients, with its 95 % interval (equal to it if there is none)."""
+    """A figure on the held-out patients and its 95 % interval.
+
+    Without an interval, `low` and `high` equal `value`.
+    """
 
     value: float
     low: float
     high: float
 
-    def document(self) -> dict[str, float]:
-        """As JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high}
-
 
 def ssim(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Structural similarity of pairs of images, (n, C, H, W) x 2 -> (n,), mean over channels.
 
-    It is `skimage.metrics.structural_similarity` with `gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False, data_range=1`. In images of fewer than 11 pixels a side the window
-    is as large as fits.
+    Equals `skimage.metrics.structural_similarity` with `gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=1`. For images smaller than 11 x 11 pixels, the window
+    is reduced to fit.
     """
     side = min(WINDOW, *images.shape[2:])
     window = _gaussian(side - (side + 1) % 2).to(images)
@@ -97,15 +96,15 @@ def psnr(originals: Array, rebuilt: Array) -> Array:
 
 
 def recovered_images(originals: Array, rebuilt: Array) -> Array:
-    """Whether each image was recovered to less than one grey level (root mean square), (n,)."""
+    """Whether each image's root mean square error is below one grey level, (n,)."""
     return np.asarray(squared_error(originals, rebuilt) < GREY_LEVEL**2)
 
 
 def tolerances(known: Array) -> Array:
-    """How close to the truth a column has to come to be recovered, (columns,).
+    """The largest error at which a column counts as recovered, (columns,).
 
-    That is half of the smallest step between the values that it takes (an age in whole years is
-    known when rounding gives it), and at least 1 % of its standard deviation.
+    It is half of the smallest step between the column's values (an age in whole years is recovered
+    if rounding gives it), and at least 1 % of the standard deviation.
 
     Args:
         known: rows (n, columns) that the attacker knows, in standard deviations.
@@ -121,21 +120,21 @@ def recovered_rows(originals: Array, rebuilt: Array, tolerance: Array) -> Array:
 
 
 def r2_by_column(originals: Array, rebuilt: Array, mean: Array) -> Array:
-    """The share of each column's variance that was rebuilt, (columns,); NaN where it is constant.
+    """The fraction of each column's variance that was explained, (columns,); NaN if constant.
 
     Args:
-        mean: the row that an attacker guesses who has seen nothing: the mean of the known rows.
+        mean: (columns,) the guess without a shard: the mean of the known rows.
     """
-    left = ((originals - rebuilt) ** 2).sum(axis=0)
-    whole = ((originals - mean) ** 2).sum(axis=0)
-    return np.asarray(np.where(whole > 0, 1 - left / np.where(whole > 0, whole, 1), np.nan))
+    residual = ((originals - rebuilt) ** 2).sum(axis=0)
+    total = ((originals - mean) ** 2).sum(axis=0)
+    return np.asarray(np.where(total > 0, 1 - residual / np.where(total > 0, total, 1), np.nan))
 
 
 def distance_correlation(originals: Array, maps: Array) -> float:
     """Distance correlation of samples and feature maps (n, ...) x 2, bias-corrected; 0 to 1.
 
-    0 where they are independent (Szekely & Rizzo, "The distance correlation t-test of independence
-    in high dimension", 2013). The uncorrected one tends to 1 in many dimensions whatever the data.
+    0 means independence (Szekely & Rizzo, "The distance correlation t-test of independence in high
+    dimension", 2013). In high dimensions, the uncorrected statistic tends to 1 for any data.
     """
     if len(originals) < 4:
         return math.nan
@@ -155,39 +154,42 @@ def _centred(samples: Array) -> Array:
     return np.asarray(centred)
 
 
-def leak(score: float, of_mean: float) -> float:
-    """L: 0 for what the mean image scores, 1 for the picture itself (SSIM 1)."""
-    return (score - of_mean) / (1 - of_mean) if of_mean < 1 else 0.0
+def leak(score: float, mean_score: float) -> float:
+    """L: 0 for the SSIM of the mean image (`mean_score`), 1 for the original itself (SSIM 1)."""
+    return (score - mean_score) / (1 - mean_score) if mean_score < 1 else 0.0
 
 
-def leaks(scores: Array, of_mean: Array, groups: Array, seed: int) -> Figure:
-    """The leak of samples with these scores (n,), beside those of the mean image (n,)."""
+def leaks(scores: Array, mean_scores: Array, groups: Array, seed: int) -> Figure:
+    """The leak of samples with these scores (n,), relative to those of the mean image (n,)."""
     return bootstrap(
-        lambda counts: _leak_of(counts @ scores, counts @ of_mean), groups, seed, len(scores)
+        lambda weights: _resampled_leaks(weights @ scores, weights @ mean_scores),
+        groups,
+        seed,
+        len(scores),
     )
 
 
-def _leak_of(scores: Array, of_mean: Array) -> Array:
-    return np.asarray((scores - of_mean) / np.maximum(1 - of_mean, 1e-12))
+def _resampled_leaks(scores: Array, mean_scores: Array) -> Array:
+    return np.asarray((scores - mean_scores) / np.maximum(1 - mean_scores, 1e-12))
 
 
 def mean_figure(values: Array, groups: Array, seed: int) -> Figure:
-    """The mean of one value a sample, (n,)."""
-    return bootstrap(lambda counts: counts @ values.astype(float), groups, seed, len(values))
+    """The mean over samples of `values`, (n,)."""
+    return bootstrap(lambda weights: weights @ values.astype(float), groups, seed, len(values))
 
 
 def bootstrap(
     statistic: Callable[[Array], Array], groups: Array, seed: int, samples: int
 ) -> Figure:
-    """A statistic with the 95 % percentile interval of a bootstrap that draws whole groups.
+    """A statistic and its 95 % percentile interval, from a bootstrap that draws whole groups.
 
     Args:
-        statistic: from shares of the samples (B, n), each row with the sum 1, to (B,) values.
+        statistic: weights of the samples (B, n), whose rows sum to 1 -> values (B,).
         groups: (n,) the patient of each sample.
     """
     _, patients = np.unique(groups, return_inverse=True)
     count = int(patients.max()) + 1
-    # Rounded, since a rate of 1 must not become more than 1.
+    # Rounded, so that a rate of 1 does not exceed 1.
     value = round(float(statistic(np.full((1, samples), 1 / samples))[0]), DIGITS)
     if count < 2:
         return Figure(value, value, value)

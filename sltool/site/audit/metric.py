@@ -1,4 +1,4 @@
-"""How like two feature maps are: a distance learned from what other patients' views differ by."""
+"""Distances of feature maps, learned from the differences between views of other patients."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from sltool.site.audit.ridge import Scale
 
 Array = NDArray[Any]
 
-# Principal components of the feature maps that a distance looks at, at most.
+# Most principal components of the feature maps that a distance uses.
 COMPONENTS = 128
 KNOWN = 1000
-# Beside the mean variance between views: no direction is without any.
+# Added to the covariance, relative to the mean variance, to make it invertible.
 FLOOR = 0.05
 
 
 class ViewMetric:
-    """Mahalanobis distance by the covariance between a shipped map and another view's map.
+    """Mahalanobis distance under the covariance of the differences between two views' maps.
 
-    The attacker has the privacy layer, so he can encode other views of patients whom he knows.
+    The attacker has the privacy layer, and can encode other views of the known patients.
     """
 
     def __init__(self, scene: Scene) -> None:
         known = scene.fit.part(np.arange(min(len(scene.fit), KNOWN)))
-        self._scale = Scale.of(known.maps)
+        self._scale = Scale.fit(known.maps)
         shipped = self._scale(known.maps).flatten(1)
         self._mean = shipped.mean(dim=0)
-        count = min(COMPONENTS, *shipped.shape)
-        _, _, axes = torch.svd_lowrank(shipped - self._mean, q=count)
+        components = min(COMPONENTS, *shipped.shape)
+        _, _, axes = torch.svd_lowrank(shipped - self._mean, q=components)
         self._axes = axes
-        viewed = self._project(scene.encode(scene.views(known.inputs)))
-        between = self._project(known.maps) - viewed
-        covariance = (between.T @ between).double() / len(between)
+        other_views = self._project(scene.encode(scene.views(known.inputs)))
+        differences = self._project(known.maps) - other_views
+        covariance = (differences.T @ differences).double() / len(differences)
         floor = FLOOR * covariance.diagonal().mean() + 1e-12
-        whole = covariance + floor * torch.eye(len(covariance)).double()
-        self._whitening = torch.linalg.inv(torch.linalg.cholesky(whole)).T.float()
+        regularised = covariance + floor * torch.eye(len(covariance)).double()
+        self._whitening = torch.linalg.inv(torch.linalg.cholesky(regularised)).T.float()
 
     def _project(self, maps: Array) -> torch.Tensor:
         return (self._scale(maps).flatten(1) - self._mean) @ self._axes
 
     def distances(self, queries: Array, maps: Array) -> Array:
         """Feature maps (q, ...) and (m, ...) -> (q, m)."""
-        one, other = (self._project(one) @ self._whitening for one in (queries, maps))
-        return np.asarray(torch.cdist(one, other).numpy())
+        x, y = (self._project(batch) @ self._whitening for batch in (queries, maps))
+        return np.asarray(torch.cdist(x, y).numpy())
 
-    def plain(self, queries: Array, maps: Array) -> Array:
+    def euclidean(self, queries: Array, maps: Array) -> Array:
         """The Euclidean distances of the standardised maps, (q, m)."""
-        one, other = (self._scale(one).flatten(1) for one in (queries, maps))
-        return np.asarray(torch.cdist(one, other).numpy())
+        x, y = (self._scale(batch).flatten(1) for batch in (queries, maps))
+        return np.asarray(torch.cdist(x, y).numpy())

@@ -1,4 +1,4 @@
-"""`audit.html`: what an audit found, for people. How it looks is `templates/audit.html`."""
+"""`audit.html`: the result of an audit, for people; rendered by `templates/audit.html`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sltool.page import Cell, DataTable, TableRow, render
 from sltool.site.audit.document import headline, sentence, warnings
 from sltool.site.audit.measures import Figure
 from sltool.site.audit.pictures import cases
-from sltool.site.audit.run import GAIN, Found, Rebuilt
+from sltool.site.audit.run import GAIN, AttackResult, AuditResult
 
 # Okabe & Ito's colours, as in the project's other charts.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
@@ -22,57 +22,60 @@ NAMES = {
 }
 
 
-def page(found: Found) -> str:
-    """The text of the page, pictures inside."""
+def page(result: AuditResult) -> str:
+    """The text of the page, including its pictures."""
     content = {
-        "title": f"What an attacker gets from the shards of site {found.site}",
-        "sentence": sentence(found),
-        "warnings": warnings(found),
-        "headline": _headline(found),
-        "attacked": len(found.truth),
-        "cases": cases(found),
-        "attackers": _attackers(found),
-        "columns": _columns(found),
-        "inferences": _inferences(found),
-        "curves": [_curve(number, one) for number, one in enumerate(found.attacks)],
+        "title": f"What an attacker gets from the shards of site {result.site}",
+        "sentence": sentence(result),
+        "warnings": warnings(result),
+        "headline": _headline(result),
+        "attacked": len(result.truth),
+        "cases": cases(result),
+        "attackers": _attackers(result),
+        "columns": _columns(result),
+        "inferences": _inferences(result),
+        "curves": [_curve(index, attack) for index, attack in enumerate(result.attacks)],
         "gain": GAIN,
-        "setup": _setup(found),
+        "setup": _setup(result),
     }
     return render("sltool.site.audit", "audit.html", content)
 
 
-def _headline(found: Found) -> DataTable:
-    rows = [TableRow([Cell(NAMES[name]), _cell(one)]) for name, one in headline(found).items()]
-    rows.append(TableRow([Cell("distance correlation"), Cell(f"{found.distance_correlation:.3f}")]))
+def _headline(result: AuditResult) -> DataTable:
+    rows = [
+        TableRow([Cell(NAMES[name]), _cell(figure)]) for name, figure in headline(result).items()
+    ]
+    correlation = f"{result.distance_correlation:.3f}"
+    rows.append(TableRow([Cell("distance correlation"), Cell(correlation)]))
     return DataTable(["figure", "value"], rows)
 
 
-def _attackers(found: Found) -> DataTable:
-    names = list(found.attacks[0].figures)
+def _attackers(result: AuditResult) -> DataTable:
+    names = list(result.attacks[0].figures)
     columns = ["attacker", *(NAMES[name] for name in names), "converged", "time [s]"]
     rows = [
         TableRow(
             [
-                Cell(one.name, one.summary),
-                *(_cell(one.figures[name]) for name in names),
-                Cell("yes" if one.converged else "no"),
-                Cell(f"{one.seconds:.1f}", sort=one.seconds),
+                Cell(attack.name, attack.summary),
+                *(_cell(attack.figures[name]) for name in names),
+                Cell("yes" if attack.converged else "no"),
+                Cell(f"{attack.seconds:.1f}", sort=attack.seconds),
             ],
-            reference=number == 0,
+            reference=index == 0,
         )
-        for number, one in enumerate(found.attacks)
+        for index, attack in enumerate(result.attacks)
     ]
     rows += [
         TableRow(
             [Cell(f"baseline: {name}"), *(_cell(figures[key]) for key in names), Cell(""), Cell("")]
         )
-        for name, figures in found.baselines.items()
+        for name, figures in result.baselines.items()
     ]
     return DataTable(columns, rows)
 
 
-def _columns(found: Found) -> DataTable | None:
-    r2 = found.attacks[0].r2
+def _columns(result: AuditResult) -> DataTable | None:
+    r2 = result.attacks[0].r2
     if not r2:
         return None
     rows = [
@@ -82,12 +85,18 @@ def _columns(found: Found) -> DataTable | None:
     return DataTable(["column", "R2"], rows)
 
 
-def _inferences(found: Found) -> DataTable | None:
-    if not found.inferences:
+def _inferences(result: AuditResult) -> DataTable | None:
+    if not result.inferences:
         return None
     rows = [
-        TableRow([Cell(one.name, one.told), _cell(one.figure), Cell(f"{one.chance:.3f}")])
-        for one in found.inferences
+        TableRow(
+            [
+                Cell(inference.name, inference.description),
+                _cell(inference.figure),
+                Cell(f"{inference.chance:.3f}"),
+            ]
+        )
+        for inference in result.inferences
     ]
     return DataTable(["what", "attacker", "a guess"], rows)
 
@@ -97,35 +106,35 @@ def _cell(figure: Figure) -> Cell:
     return Cell(f"{figure.value:.3f}", note, figure.value)
 
 
-def _curve(number: int, one: Rebuilt) -> dict[str, str]:
+def _curve(index: int, attack: AttackResult) -> dict[str, str]:
     """A line of the chart: 80 pixels for each doubling, 170 for L from 0 to 1."""
-    first = 4 - len(one.curve)
+    first = 4 - len(attack.curve)
     points = [
         f"{50 + 80 * (first + step)},{190 - 170 * min(max(leak, -0.1), 1.0):.1f}"
-        for step, (_, leak) in enumerate(one.curve)
+        for step, (_, leak) in enumerate(attack.curve)
     ]
     return {
-        "name": one.name,
+        "name": attack.name,
         "points": " ".join(points),
-        "colour": COLOURS[number % len(COLOURS)],
-        "dashes": DASHES[number // len(COLOURS) % len(DASHES)],
+        "colour": COLOURS[index % len(COLOURS)],
+        "dashes": DASHES[index // len(COLOURS) % len(DASHES)],
     }
 
 
-def _setup(found: Found) -> list[tuple[str, Any]]:
-    bound, scene = found.bound, found.scene
+def _setup(result: AuditResult) -> list[tuple[str, Any]]:
+    subject, scene = result.subject, result.scene
     return [
         ("budget", scene.budget.name),
-        ("samples in the shards", found.evidence.whole),
+        ("samples in the shards", result.evidence.shipped),
         ("known to the attackers", len(scene.fit) + len(scene.check)),
-        ("attacked", len(found.truth)),
-        ("patients", found.evidence.grouping.told),
-        ("encoding digest", bound["encoding"]),
-        ("SHA-256 of the privacy layer", bound["privacy_layer"]),
-        ("SHA-256 of private.h5", bound["private"]),
-        ("clipped to the norm", bound["noise"]["clip"] or "no"),
-        ("standard deviation of the noise", bound["noise"]["sd"]),
-        ("shards", ", ".join(bound["payloads"])),
-        *((f"left out: {name}", why) for name, why in found.left_out.items()),
-        ("time", f"{found.seconds:.0f} s"),
+        ("attacked", len(result.truth)),
+        ("patients", result.evidence.grouping.description),
+        ("encoding digest", subject["encoding"]),
+        ("SHA-256 of the privacy layer", subject["privacy_layer"]),
+        ("SHA-256 of private.h5", subject["private"]),
+        ("clipped to the norm", subject["noise"]["clip"] or "no"),
+        ("standard deviation of the noise", subject["noise"]["sd"]),
+        ("shards", ", ".join(subject["payloads"])),
+        *((f"left out: {name}", why) for name, why in result.left_out.items()),
+        ("time", f"{result.seconds:.0f} s"),
     ]

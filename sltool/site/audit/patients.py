@@ -1,7 +1,7 @@
-"""Who belongs together: no attacker may learn from a patient whom he attacks.
+"""Grouping of samples by patient: no attacker may learn from a patient who is attacked.
 
-Where a source names no patients, two slices of one patient would fall on both sides, and a decoder
-that remembers one "rebuilds" the other. So near-duplicates are put together first, by similarity.
+If a source names no patients, two slices of a patient could be both learned from and attacked, and
+a decoder that memorises one would "reconstruct" the other. So near-duplicates are grouped first.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Correlation, after the mean image is taken out, from which two images count as near-duplicates;
-# the next where a group grows beyond the share: then chains of similar images run through the data.
+# Correlations, without the mean image, from which two images count as near-duplicates. The next
+# value is tried if chains of similar images make a group larger than LARGEST of the samples.
 ALIKE = (0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.999, 0.9999)
 LARGEST = 0.1
 SIDE = 16
@@ -25,16 +25,16 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class Grouping:
-    """Groups of samples that stay on one side.
+    """Groups of samples that are either all attacked or all learned from.
 
     Attributes:
-        groups: (n,) numbers from 0.
-        told: how they were made, a sentence for the report.
+        groups: (n,) group indices from 0.
+        description: how the groups were made, for the report.
         named: whether they are the source's own patients.
     """
 
     groups: Array
-    told: str
+    description: str
     named: bool
 
     @property
@@ -43,8 +43,8 @@ class Grouping:
 
 
 def names_patients(groups: Sequence[str]) -> bool:
-    """Whether a patient ever has two samples; else the source may not have named them."""
-    return len({patient_of(one) for one in groups}) < len(groups)
+    """Whether any patient has two samples; if none has, the source may not name patients."""
+    return len({patient_of(group) for group in groups}) < len(groups)
 
 
 def patient_of(group: str) -> str:
@@ -54,33 +54,33 @@ def patient_of(group: str) -> str:
 
 def by_name(groups: Sequence[str]) -> Grouping:
     """The source's patients."""
-    _, numbers = np.unique([patient_of(one) for one in groups], return_inverse=True)
-    count = int(numbers.max()) + 1
-    return Grouping(numbers, f"{count} patients as the source names them", named=True)
+    _, patients = np.unique([patient_of(group) for group in groups], return_inverse=True)
+    count = int(patients.max()) + 1
+    return Grouping(patients, f"{count} patients as the source names them", named=True)
 
 
 def by_similarity(inputs: Array) -> Grouping:
-    """Near-duplicates together: images (n, C, H, W), or rows (n, columns) that are equal."""
+    """Group near-duplicate images (n, C, H, W), or equal rows (n, columns)."""
     if inputs.ndim == 2:
-        _, numbers = np.unique(inputs, axis=0, return_inverse=True)
-        numbers = numbers.reshape(-1)
-        told = "the source names no patients: equal rows were grouped"
-        return Grouping(numbers, f"{told}, {int(numbers.max()) + 1} groups", named=False)
-    small = _small(inputs)
+        _, groups = np.unique(inputs, axis=0, return_inverse=True)
+        groups = groups.reshape(-1)
+        description = "the source names no patients: equal rows were grouped"
+        return Grouping(groups, f"{description}, {int(groups.max()) + 1} groups", named=False)
+    thumbnails = _thumbnails(inputs)
     for threshold in ALIKE:
-        numbers = _components(small, threshold)
-        if np.bincount(numbers).max() <= max(2, LARGEST * len(inputs)):
+        groups = _components(thumbnails, threshold)
+        if np.bincount(groups).max() <= max(2, LARGEST * len(inputs)):
             break
-    told = (
+    description = (
         f"the source names no patients: {len(inputs)} images were grouped by similarity "
-        f"(correlation of {threshold} or more without the mean image), {int(numbers.max()) + 1} "
-        f"groups, the largest of {np.bincount(numbers).max()}"
+        f"(correlation of {threshold} or more without the mean image), {int(groups.max()) + 1} "
+        f"groups, the largest of {np.bincount(groups).max()}"
     )
-    return Grouping(numbers, told, named=False)
+    return Grouping(groups, description, named=False)
 
 
-def _small(images: Array) -> Array:
-    """(n, C, H, W) -> unit vectors (n, SIDE * SIDE) of the thumbnails less their mean."""
+def _thumbnails(images: Array) -> Array:
+    """(n, C, H, W) -> unit vectors (n, SIDE * SIDE) of the thumbnails minus their mean."""
     import torch
     from torch.nn import functional as F
 
@@ -92,7 +92,7 @@ def _small(images: Array) -> Array:
 
 
 def _components(vectors: Array, threshold: float) -> Array:
-    """The connected components of what is alike, (n,)."""
+    """(n,) the connected components of the graph of similar vectors."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -108,13 +108,13 @@ def _components(vectors: Array, threshold: float) -> Array:
 
 
 def hold_out(groups: Array, share: float, most: int, rng: np.random.Generator) -> Array:
-    """Which samples (n,) are held out: whole groups, in random order, up to the share."""
-    wanted = min(most, max(1, round(share * len(groups))))
-    held = np.zeros(len(groups), bool)
-    for number in rng.permutation(int(groups.max()) + 1):
-        mine = groups == number
-        if held.sum() + mine.sum() <= wanted:
-            held |= mine
-        if held.sum() >= wanted:
+    """(n,) True for the samples that are held out: whole groups, at random, up to the share."""
+    target = min(most, max(1, round(share * len(groups))))
+    held_out = np.zeros(len(groups), bool)
+    for group in rng.permutation(int(groups.max()) + 1):
+        members = groups == group
+        if held_out.sum() + members.sum() <= target:
+            held_out |= members
+        if held_out.sum() >= target:
             break
-    return held
+    return held_out

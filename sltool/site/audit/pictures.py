@@ -1,4 +1,4 @@
-"""Original, shipped and rebuilt, side by side: PNGs by Pillow. They show patients."""
+"""PNGs of original, shipped and rebuilt samples, side by side. They show patients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.site.audit.judge import Judge
-from sltool.site.audit.run import Found
+from sltool.site.audit.run import AuditResult
 
 Array = NDArray[Any]
 
@@ -29,12 +29,12 @@ class Case:
     rebuilt: str
 
 
-def cases(found: Found) -> list[Case]:
-    """The worst, median and best case for the patient, by the strongest attacker; of images."""
-    if not found.scene.is_image:
+def cases(result: AuditResult) -> list[Case]:
+    """The worst, median and best case for the patient, by the strongest attacker; [] for rows."""
+    if not result.scene.is_image:
         return []
-    rebuilt = found.attacks[0].rebuilt
-    scores = Judge(found.scene, found.truth).similarity(rebuilt)
+    rebuilt = result.attacks[0].rebuilt
+    scores = Judge(result.scene, result.truth).similarity(rebuilt)
     order = np.argsort(scores)
     chosen = {
         "worst case: rebuilt best": order[-1],
@@ -44,8 +44,8 @@ def cases(found: Found) -> list[Case]:
     return [
         Case(
             f"{title}, SSIM {scores[row]:.2f}",
-            _png(found.truth.inputs[row]),
-            _channels(found.truth.maps[row]),
+            _png(result.truth.inputs[row]),
+            _channels(result.truth.maps[row]),
             _png(rebuilt[row]),
         )
         for title, row in chosen.items()
@@ -53,7 +53,7 @@ def cases(found: Found) -> list[Case]:
 
 
 def _channels(maps: Array) -> list[str]:
-    """A picture of each of the first channels; what is no grid is shown as a strip."""
+    """A picture of each of the first channels; maps that are not a grid are shown as a strip."""
     planes = maps if maps.ndim == 3 else maps.reshape(1, 1, -1)
     return [_png(_stretched(plane)[None]) for plane in planes[:CHANNELS]]
 
@@ -64,7 +64,7 @@ def _stretched(plane: Array) -> Array:
 
 
 def _png(picture: Array) -> str:
-    """(C, H, W) from 0 to 1 -> a PNG in base64, not smoothed."""
+    """(C, H, W) from 0 to 1 -> a PNG in base64, enlarged without interpolation."""
     from PIL import Image
 
     pixels = (picture.clip(0, 1) * 255).round().astype(np.uint8)

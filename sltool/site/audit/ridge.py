@@ -1,4 +1,4 @@
-"""Linear inversion: ridge regressions, their strength chosen on patients they have not seen."""
+"""Linear inversion: ridge regressions, whose strength is chosen on other patients."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sltool.site.audit.attacker import Pairs, Scene
 
 Array = NDArray[Any]
 
-# Ridge strengths beside the mean variance of a feature.
+# Ridge strengths, relative to the mean variance of a feature.
 STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4)
-# More pairs than this are not worth the cube of their number in a global regression.
+# Most pairs of a global regression, whose cost is cubic in their number.
 MOST_PAIRS = 4000
-# Features of a patch: a wider patch sees more, and costs its square.
+# Most features of a patch: the cost of a regression is quadratic in their number.
 PATCH_FEATURES = 250
 BATCH = 16
-# Images by which a ridge's strength is chosen.
+# Number of images on which a ridge's strength is chosen.
 CHECKED = 128
 
 
 def stride(scene: Scene) -> int:
-    """Pixels of the image a side for each place of the feature map; 0 where there is no such."""
+    """Image pixels per feature-map position and axis; 0 if the map is not a grid over the image."""
     image, maps = scene.shape, scene.maps.shape[1:]
     if len(image) != 3 or len(maps) != 3 or image[1] % maps[1]:
         return 0
@@ -37,17 +37,17 @@ def stride(scene: Scene) -> int:
 
 @dataclass
 class Scale:
-    """Feature maps (n, C, ...) -> standardised ones, by channel or by column."""
+    """Standardises feature maps (n, C, ...) by channel or by column."""
 
     mean: torch.Tensor
     sd: torch.Tensor
 
     @classmethod
-    def of(cls, maps: Array) -> Scale:
-        whole = torch.from_numpy(maps)
-        axes = [axis for axis in range(whole.dim()) if axis != 1]
-        sd = whole.std(dim=axes, keepdim=True, correction=0)
-        return cls(whole.mean(dim=axes, keepdim=True), torch.where(sd > 1e-12, sd, 1.0))
+    def fit(cls, maps: Array) -> Scale:
+        values = torch.from_numpy(maps)
+        axes = [axis for axis in range(values.dim()) if axis != 1]
+        sd = values.std(dim=axes, keepdim=True, correction=0)
+        return cls(values.mean(dim=axes, keepdim=True), torch.where(sd > 1e-12, sd, 1.0))
 
     def __call__(self, maps: Array) -> torch.Tensor:
         return (torch.from_numpy(maps) - self.mean) / self.sd
@@ -57,13 +57,13 @@ Rebuild = Callable[[Array], Array]
 
 
 def global_ridge(fit: Pairs, check: Pairs) -> Rebuild:
-    """Each value of a sample from all values of its feature map, in the dual form.
+    """A ridge regression of each sample on all values of its feature map, in dual form.
 
     Returns:
         A function from feature maps (n, ...) to samples (n, *shape).
     """
     fit = fit.part(np.arange(min(len(fit), MOST_PAIRS)))
-    scale = Scale.of(fit.maps)
+    scale = Scale.fit(fit.maps)
     features = scale(fit.maps).flatten(1)
     offset = features.mean(dim=0)
     features = features - offset
@@ -71,38 +71,38 @@ def global_ridge(fit: Pairs, check: Pairs) -> Rebuild:
     targets = torch.from_numpy(fit.inputs).flatten(1) - mean
     values, vectors = torch.linalg.eigh((features @ features.T).double())
     values, vectors = values.clamp(min=0).float(), vectors.float()
-    turned = vectors.T @ targets
+    rotated = vectors.T @ targets
     part = check.part(np.arange(min(len(check), CHECKED)))
     checked = ((scale(part.maps).flatten(1) - offset) @ features.T) @ vectors
-    wanted = torch.from_numpy(part.inputs).flatten(1) - mean
+    expected = torch.from_numpy(part.inputs).flatten(1) - mean
     level = float(values.mean())
 
     def error(strength: float) -> float:
-        found = (checked / (values + strength * level)) @ turned
-        return float(((found - wanted) ** 2).mean())
+        predicted = (checked / (values + strength * level)) @ rotated
+        return float(((predicted - expected) ** 2).mean())
 
-    best = vectors @ (turned / (values + min(STRENGTHS, key=error) * level)[:, None])
+    best = vectors @ (rotated / (values + min(STRENGTHS, key=error) * level)[:, None])
 
     def rebuild(maps: Array) -> Array:
-        found = ((scale(maps).flatten(1) - offset) @ features.T) @ best + mean
-        return np.asarray(found.reshape(-1, *fit.inputs.shape[1:]).numpy())
+        rebuilt = ((scale(maps).flatten(1) - offset) @ features.T) @ best + mean
+        return np.asarray(rebuilt.reshape(-1, *fit.inputs.shape[1:]).numpy())
 
     return rebuild
 
 
 class PatchRidge:
-    """Each block of step x step pixels from the patch of the feature map around its place.
+    """A ridge regression of each block of step x step pixels on the patch of the map around it.
 
-    The block of the mean image is an input too, so that a feature map which says nothing gives the
+    The block of the mean image is also an input, so that an uninformative feature map gives the
     mean image.
 
     Args:
-        step: pixels a side for each place of the feature map.
-        rows: patches to learn from, at most.
+        step: image pixels per feature-map position and axis.
+        rows: most patches to learn from.
     """
 
     def __init__(self, fit: Pairs, check: Pairs, step: int, rows: int, seed: int) -> None:
-        self._scale, self._step = Scale.of(fit.maps), step
+        self._scale, self._step = Scale.fit(fit.maps), step
         channels = fit.maps.shape[1]
         self._width = next((k for k in (7, 5) if channels * k * k <= PATCH_FEATURES), 3)
         mean = torch.from_numpy(fit.inputs.mean(axis=0, keepdims=True))
@@ -112,21 +112,27 @@ class PatchRidge:
         taken = order[: max(1, rows // int(np.prod(fit.maps.shape[2:])))]
         gram, cross = self._sums(fit.part(taken))
         level = torch.diag(gram.diagonal())
-        solutions = [torch.linalg.solve(gram + one * level, cross).float() for one in STRENGTHS]
+        solutions = [
+            torch.linalg.solve(gram + strength * level, cross).float() for strength in STRENGTHS
+        ]
         part = check.part(np.arange(min(len(check), CHECKED)))
-        wanted = torch.from_numpy(part.inputs)
-        errors = [float(((self._images(part.maps, one) - wanted) ** 2).mean()) for one in solutions]
+        expected = torch.from_numpy(part.inputs)
+        errors = [
+            float(((self._images(part.maps, solution) - expected) ** 2).mean())
+            for solution in solutions
+        ]
         self._solution = solutions[int(np.argmin(errors))]
 
     def __call__(self, maps: Array) -> Array:
         """Feature maps (n, C, h, w) -> images."""
         parts = [
-            self._images(maps[at : at + BATCH], self._solution) for at in range(0, len(maps), BATCH)
+            self._images(maps[start : start + BATCH], self._solution)
+            for start in range(0, len(maps), BATCH)
         ]
         return np.asarray(torch.cat(parts).numpy())
 
     def _sums(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sums of squares of all patches' features, and their products with the pixels."""
+        """The Gram matrix of all patches' features, and their products with the pixels."""
         gram, cross = torch.zeros(()), torch.zeros(())
         for start in range(0, len(pairs), BATCH):
             part = pairs.part(np.arange(start, min(start + BATCH, len(pairs))))
@@ -139,15 +145,15 @@ class PatchRidge:
             y = pixels.flatten(2).transpose(1, 2).flatten(0, 1)
             gram = gram + (x.T @ x).double()
             cross = cross + (x.T @ y).double()
-        # A feature that never varies must not make the system singular.
+        # A constant feature must not make the system singular.
         return gram + 1e-9 * torch.eye(len(gram)).double() * gram.diagonal().mean(), cross
 
     def _images(self, maps: Array, solution: torch.Tensor) -> torch.Tensor:
-        """The solution as a convolution."""
+        """Images from feature maps, with the solution applied as a convolution."""
         outputs, width = solution.shape[1], self._width
-        of_patches = maps.shape[1] * width * width
-        kernel = solution[:of_patches].T.reshape(outputs, maps.shape[1], width, width)
-        means = torch.einsum("cp,nchw->nphw", solution[of_patches:-1], self._mean)
+        patch_features = maps.shape[1] * width * width
+        kernel = solution[:patch_features].T.reshape(outputs, maps.shape[1], width, width)
+        means = torch.einsum("cp,nchw->nphw", solution[patch_features:-1], self._mean)
         blocks = F.conv2d(self._scale(maps), kernel, padding=width // 2)
         blocks = blocks + means + solution[-1].reshape(1, -1, 1, 1)
         return F.pixel_shuffle(blocks, self._step)

@@ -1,4 +1,4 @@
-"""`audit`: every attacker on a site's own shards, and what each of them found out."""
+"""`audit`: run every attacker on a site's own shards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sltool.progress import Progress
 from sltool.registry import Entry, attackers
 from sltool.site.audit import measures
 from sltool.site.audit.attacker import Budget, Inference, Pairs, Reconstructor, Scene
-from sltool.site.audit.evidence import Bound, Evidence, bound_to, gather
+from sltool.site.audit.evidence import AuditSubject, Evidence, audit_subject, gather
 from sltool.site.audit.judge import Judge
 from sltool.site.audit.measures import Figure
 from sltool.site.audit.scene import make_scene
@@ -23,21 +23,21 @@ from sltool.study.schema import Study
 
 Array = NDArray[Any]
 
-# An attack has converged if the last doubling of its effort brought no more than this of L.
+# An attack has converged if the last doubling of its effort increased L by at most this.
 GAIN = 0.02
-# The pairwise distances of more samples say nothing new.
+# Most samples of the distance correlation, whose cost is quadratic.
 CORRELATED = 500
 
 
 @dataclass(frozen=True)
-class Rebuilt:
+class AttackResult:
     """One attacker's result.
 
     Attributes:
         unit: of the efforts.
-        knowledge: as the attacker has it, the number filled in.
-        figures: 'leak', 'exact_recovery', and 'ssim', 'psnr' of images.
-        r2: of a table's columns.
+        knowledge: `Attacker.knowledge` with the number of pairs filled in.
+        figures: 'leak', 'exact_recovery', and for images 'ssim', 'psnr'.
+        r2: of each column of a table.
         curve: (effort, L) of each attempt.
         rebuilt: (m, *shape), of the first m held-out samples.
     """
@@ -54,13 +54,13 @@ class Rebuilt:
 
     @property
     def converged(self) -> bool:
-        """Whether more effort would probably not have brought more."""
+        """Whether more effort would probably not have increased the leak."""
         return len(self.curve) > 1 and self.curve[-1][1] - self.curve[-2][1] <= GAIN
 
 
 @dataclass(frozen=True)
-class Found:
-    """An audit.
+class AuditResult:
+    """The result of an audit.
 
     Attributes:
         attacks: the strongest first.
@@ -70,11 +70,11 @@ class Found:
     """
 
     site: str
-    bound: Bound
+    subject: AuditSubject
     evidence: Evidence
     scene: Scene
     truth: Pairs
-    attacks: list[Rebuilt]
+    attacks: list[AttackResult]
     baselines: dict[str, dict[str, Figure]]
     inferences: list[Inference]
     distance_correlation: float
@@ -90,11 +90,11 @@ def audit(
     auxiliary: Path | None,
     device: torch.device,
     progress: Progress,
-) -> Found:
+) -> AuditResult:
     """Attack the shards in `outbox/SITE`.
 
     Args:
-        auxiliary: a folder of public images, for an attacker who knows no pair of a patient.
+        auxiliary: a folder of public images, for attackers who know no patient.
 
     Raises:
         StageOrderError: nothing is encoded.
@@ -103,50 +103,52 @@ def audit(
     started = time.monotonic()
     study.check_sites([site_name])
     site = folder.site(site_name)
-    bound = bound_to(folder, study, site)
+    subject = audit_subject(folder, study, site)
     evidence = gather(folder, study, site, budget)
     scene, truth = make_scene(folder, study, evidence, budget, auxiliary, device)
     judge = Judge(scene, truth)
-    attacks: list[Rebuilt] = []
+    attacks: list[AttackResult] = []
     inferences: list[Inference] = []
     left_out = {}
     entries = attackers.entries()
     with progress.bar(f"audit {site_name}", len(entries)) as advance:
         for entry in entries:
             attacker = entry.object()
-            excuse = attacker.excuse(scene)
+            reason = attacker.skip_reason(scene)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(scene.seed)
-                if excuse:
-                    left_out[entry.name] = excuse
+                if reason:
+                    left_out[entry.name] = reason
                 elif isinstance(attacker, Reconstructor):
                     attacks.append(_attack(entry, attacker, scene, judge))
                 else:
                     inferences += attacker.infer(scene, truth)
             advance(1)
-    attacks.sort(key=lambda one: one.figures["leak"].value, reverse=True)
-    few = slice(CORRELATED)
-    return Found(
+    attacks.sort(key=lambda attack: attack.figures["leak"].value, reverse=True)
+    correlated = slice(CORRELATED)
+    return AuditResult(
         site=site_name,
-        bound=bound,
+        subject=subject,
         evidence=evidence,
         scene=scene,
         truth=truth,
         attacks=attacks,
         baselines=judge.baselines(),
         inferences=inferences,
-        distance_correlation=measures.distance_correlation(truth.inputs[few], truth.maps[few]),
+        distance_correlation=measures.distance_correlation(
+            truth.inputs[correlated], truth.maps[correlated]
+        ),
         left_out=left_out,
         seconds=time.monotonic() - started,
     )
 
 
-def _attack(entry: Entry[Any], attacker: Reconstructor, scene: Scene, judge: Judge) -> Rebuilt:
+def _attack(entry: Entry[Any], attacker: Reconstructor, scene: Scene, judge: Judge) -> AttackResult:
     started = time.monotonic()
     curve = []
     for attempt in attacker.rebuild(scene):
         curve.append((attempt.effort, judge.leak(attempt.rebuilt)))
-    return Rebuilt(
+    return AttackResult(
         name=entry.name,
         summary=entry.summary,
         unit=attacker.unit,

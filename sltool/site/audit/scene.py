@@ -1,4 +1,4 @@
-"""Who knows what: the site's samples, shared out between the attackers and the truth."""
+"""Divide the site's samples into those that attackers know and those that they attack."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Array = NDArray[Any]
 
 HELD_OUT = 0.2
 CHECKED = 0.15
-# A table's values on another day differ by this part of their standard deviations.
+# Deviation of a table's values in another measurement, relative to their standard deviations.
 ANOTHER_DAY = 0.1
-# Fewer public images teach an attacker nothing.
+# An attacker cannot learn from fewer public images.
 FEWEST_PUBLIC = 20
 
 
@@ -41,25 +41,25 @@ def make_scene(
     auxiliary: Path | None,
     device: torch.device,
 ) -> tuple[Scene, Pairs]:
-    """What the attackers have, and the truth about what they are after.
+    """What the attackers have, and the samples under attack.
 
     Raises:
         BadDataError: there are too few patients, or too few public images.
     """
     rng = np.random.default_rng([evidence.seed, 0x48454C44])
     pairs = evidence.pairs
-    held = hold_out(pairs.groups, HELD_OUT, budget.held_out, rng)
-    known = pairs.part(np.flatnonzero(~held))
-    _, numbers = np.unique(known.groups, return_inverse=True)
-    checked = hold_out(numbers, CHECKED, budget.held_out, rng)
-    if not held.any() or not checked.any() or checked.all():
+    held_out = hold_out(pairs.groups, HELD_OUT, budget.held_out, rng)
+    known = pairs.part(np.flatnonzero(~held_out))
+    _, known_groups = np.unique(known.groups, return_inverse=True)
+    checked = hold_out(known_groups, CHECKED, budget.held_out, rng)
+    if not held_out.any() or not checked.any() or checked.all():
         raise BadDataError(
             "there are too few patients to hold some out, or one of them has most of the samples",
             where=folder.sites,
             expected="ten patients or more",
         )
-    truth = pairs.part(np.flatnonzero(held))
-    quiet = study.encoding.model_copy(update={"noise": 0.0})
+    truth = pairs.part(np.flatnonzero(held_out))
+    noiseless = study.encoding.model_copy(update={"noise": 0.0})
     layer = load_privacy_layer(folder, study).to(device).requires_grad_(False)
     standardise = _standardiser(study, evidence, device)
     public = None
@@ -72,7 +72,7 @@ def make_scene(
         labels=truth.labels,
         layer=layer,
         standardise=standardise,
-        clip_and_add_noise=lambda maps: clip_and_add_noise(maps, quiet, fresh_noise),
+        clip_and_add_noise=lambda maps: clip_and_add_noise(maps, noiseless, fresh_noise),
         noise=study.encoding.noise,
         views=_views(study.encoding, pairs.inputs.ndim == 4, evidence.seed),
         columns=_columns(study),
@@ -88,7 +88,7 @@ def make_scene(
 def _standardiser(
     study: Study, evidence: Evidence, device: torch.device
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Inputs as in `Pairs` -> what the privacy layer sees."""
+    """A function from inputs as in `Pairs` to inputs of the privacy layer."""
     if len(study.samples.shape) == 1:
         return lambda inputs: inputs
     mean = torch.tensor(study.samples.mean, device=device).reshape(1, -1, 1, 1)
@@ -97,16 +97,16 @@ def _standardiser(
 
 
 def _views(encoding: Encoding, image: bool, seed: int) -> Callable[[Array], Array]:
-    """Another view of each input: an augmented image, or a row with values of another day."""
+    """A function that gives another view of each input: an augmented image, or a perturbed row."""
     if not image:
         rng = np.random.default_rng([seed, 0x56494557])
 
-        def another_day(rows: Array) -> Array:
+        def measured_again(rows: Array) -> Array:
             spread = ANOTHER_DAY * rows.std(axis=0)
             return np.asarray(rows + rng.normal(size=rows.shape) * spread, np.float32)
 
-        return another_day
-    # Not mirrored: another picture of a patient is not.
+        return measured_again
+    # Not flipped: another image of a patient is not mirrored.
     settings = encoding.augment.model_copy(update={"flip": False})
     augment = Augmenter(encoding.model_copy(update={"augment": settings}), seed)
     return lambda images: augment(torch.from_numpy(images), 2)[1::2].clamp(0, 1).numpy()
@@ -125,7 +125,7 @@ def _columns(study: Study) -> tuple[str, ...]:
     names = getattr(settings, "columns", ())
     if len(names) == study.samples.shape[0]:
         return tuple(map(str, names))
-    return tuple(f"column {number + 1}" for number in range(study.samples.shape[0]))
+    return tuple(f"column {index + 1}" for index in range(study.samples.shape[0]))
 
 
 def _public(
@@ -135,7 +135,7 @@ def _public(
     standardise: Callable[[torch.Tensor], torch.Tensor],
     device: torch.device,
 ) -> Pairs:
-    """Public images and what the privacy layer, which everyone has, makes of them."""
+    """Public images and their feature maps, which anyone with the privacy layer can compute."""
     shape = study.samples.shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise BadDataError("--auxiliary is for studies of images", where=folder)
@@ -143,7 +143,7 @@ def _public(
     images, _, _ = decode_batch(image_files(folder), decode)
     if len(images) < FEWEST_PUBLIC:
         raise BadDataError(
-            f"the folder has {len(images)} images that can be read",
+            f"the folder has {len(images)} readable images",
             where=folder,
             expected=f"{FEWEST_PUBLIC} or more",
         )
@@ -151,11 +151,11 @@ def _public(
     with torch.inference_mode():
         maps = [
             clip_and_add_noise(
-                layer(standardise(torch.from_numpy(inputs[at : at + 256]).to(device))),
+                layer(standardise(torch.from_numpy(inputs[start : start + 256]).to(device))),
                 study.encoding,
                 fresh_noise,
             ).cpu()
-            for at in range(0, len(inputs), 256)
+            for start in range(0, len(inputs), 256)
         ]
-    numbers = np.arange(len(inputs))
-    return Pairs(inputs, torch.cat(maps).numpy(), np.zeros(len(inputs)), numbers)
+    groups = np.arange(len(inputs))
+    return Pairs(inputs, torch.cat(maps).numpy(), np.zeros(len(inputs)), groups)

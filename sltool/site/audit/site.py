@@ -1,4 +1,4 @@
-"""`audit` in a study's folder: recognises work that is done, and leaves `audit.json` and a page."""
+"""`audit` in a study's folder: skips finished work, and writes `audit.json` and `audit.html`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sltool.files import read_json, remove, write_json, write_text
 from sltool.progress import Progress
 from sltool.site.audit.attacker import BUDGETS
 from sltool.site.audit.document import AuditRecord, document
-from sltool.site.audit.evidence import bound_to
+from sltool.site.audit.evidence import audit_subject
 from sltool.site.audit.page import page
 from sltool.site.audit.run import audit
 from sltool.study.layout import StudyFolder
@@ -32,11 +32,11 @@ def audit_site(
 ) -> dict[str, Any]:
     """Attack the shards of a site and write `sites/NAME/audit.json` and `audit.html`.
 
-    An audit with this budget of these very shards is not done again, unless public images are
+    An audit of exactly these shards with this budget is not repeated, unless public images are
     given.
 
     Returns:
-        What stands in `audit.json`.
+        The content of `audit.json`.
 
     Raises:
         StageOrderError: nothing is encoded.
@@ -45,15 +45,15 @@ def audit_site(
     study.check_sites([name])
     site = folder.site(name)
     if not force and auxiliary is None and site.audit.is_file() and site.audit_page.is_file():
-        # The record's own type says less than what it holds.
+        # `AuditRecord` names only some of the keys.
         before: dict[str, Any] = dict(read_json(site.audit, AuditRecord, "the audit", DAMAGED))
-        bound = bound_to(folder, study, site)
-        if before["bound"] == bound and before["budget"] == budget:
-            progress.note(f"site {name}: these shards were audited before")
+        subject = audit_subject(folder, study, site)
+        if before["bound"] == subject and before["budget"] == budget:
+            progress.note(f"site {name}: these shards have already been audited")
             return before
     remove(site.audit)
-    found = audit(folder, study, name, BUDGETS[budget], auxiliary, device, progress)
-    written = document(found)
-    write_text(site.audit_page, page(found))
+    result = audit(folder, study, name, BUDGETS[budget], auxiliary, device, progress)
+    written = document(result)
+    write_text(site.audit_page, page(result))
     write_json(site.audit, written)
     return written

@@ -1,4 +1,4 @@
-"""Dense layers backwards: exact where they have as many outputs as inputs."""
+"""Inversion of dense layers: exact if they have as many outputs as inputs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SMALLEST = 1e-6
 
 @attackers.register("closed-form")
 class ClosedForm(Reconstructor):
-    """Undoes dense layers by their weights: the activation's inverse, then a linear system.
+    """Inverts dense layers by their weights: the activation's inverse, then a linear system.
 
-    Where noise, rounding or too few outputs leave a choice, the most likely row is taken under the
-    mean and covariance of the known ones (Gaussian posterior).
+    If noise, rounding or too few outputs leave the row undetermined, the estimate is the mean of
+    the Gaussian posterior under the mean and covariance of the known rows.
     """
 
-    def excuse(self, scene: Scene) -> str:
+    def skip_reason(self, scene: Scene) -> str:
         if scene.is_image:
             return "for table rows"
-        if any(type(one) not in (*_INVERSES, nn.Linear) for one in _steps(scene.layer)):
-            return "the privacy layer has other than dense layers and the usual activations"
+        if any(type(step) not in (*_INVERSES, nn.Linear) for step in _steps(scene.layer)):
+            return "the privacy layer has modules other than dense layers and common activations"
         return ""
 
     def rebuild(self, scene: Scene) -> Iterator[Attempt]:
@@ -41,17 +41,20 @@ class ClosedForm(Reconstructor):
 
 
 def _steps(layer: nn.Module) -> list[nn.Module]:
-    """The layer's leaves in their order."""
-    return [one for one in layer.modules() if not list(one.children()) and _counts(one)]
-
-
-def _counts(module: nn.Module) -> bool:
-    return not isinstance(module, nn.Sequential | nn.Identity)
+    """The layer's leaf modules in order, without identities."""
+    return [
+        module
+        for module in layer.modules()
+        if not list(module.children()) and not isinstance(module, nn.Sequential | nn.Identity)
+    ]
 
 
 @torch.no_grad()
 def _invert(scene: Scene, known: Array) -> Array:
-    """(n, *shape): the steps backwards, each with the mean and covariance before it."""
+    """The rows (n, columns) from the maps: inverts the steps in reverse order.
+
+    Each step uses the mean and covariance of the known rows' values before it.
+    """
     steps = _steps(scene.layer)
     # The samples before each step.
     before = [scene.standardise(torch.from_numpy(known).to(scene.device)).double().cpu()]
@@ -110,7 +113,7 @@ def _leaky(step: nn.LeakyReLU, y: torch.Tensor, variance: torch.Tensor) -> Any:
 
 
 def _relu(step: nn.Module, y: torch.Tensor, variance: torch.Tensor) -> Any:
-    # Of a unit that is off one knows that it is not positive, which this does not use.
+    # An inactive unit is known to be non-positive; the Gaussian model cannot use that.
     return y, torch.where(y <= 0, 1e12, variance)
 
 

@@ -16,8 +16,8 @@ class ConvDecoder(Reconstructor):
 
     unit = "steps"
 
-    def excuse(self, scene: Scene) -> str:
-        return "" if stride(scene) else "the feature map is no grid over the image"
+    def skip_reason(self, scene: Scene) -> str:
+        return "" if stride(scene) else "the feature map is not a grid over the image"
 
     def rebuild(self, scene: Scene) -> Iterator[Attempt]:
         return convolutional(scene, scene.fit, scene.check)

@@ -1,4 +1,4 @@
-"""Whose feature map is this?"""
+"""Linkage: which patient does a feature map belong to?"""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ from sltool.site.audit.metric import ViewMetric
 Array = NDArray[Any]
 
 POOL = 500
-# With fewer patients who have two samples a rate says nothing.
+# With fewer patients who have two samples, a rate is not informative.
 FEWEST = 20
 
 
 @attackers.register("linkage")
 class Linkage(Inferrer):
-    """Finds a patient's feature map among others by another view, or another sample, of his."""
+    """Finds a patient's feature map among others, by another view or sample of the patient."""
 
     def infer(self, scene: Scene, truth: Pairs) -> list[Inference]:
         metric = ViewMetric(scene)
         first = _first_of_each(truth.groups)
         pool = _pool(scene, truth.maps[first])
         queries = scene.encode(scene.views(truth.inputs[first]))
-        kind = "view of his image" if scene.is_image else "measurement of his values"
-        found = [
+        kind = "view of the image" if scene.is_image else "measurement of the values"
+        inferences = [
             _rate("linkage_top1", f"by another {kind}", metric, queries, pool, truth.groups[first])
         ]
         others = np.setdiff1d(np.arange(len(truth)), first)
         mates = others[_first_of_each(truth.groups[others])]
         if len(mates) >= FEWEST:
-            place = {group: number for number, group in enumerate(truth.groups[first])}
-            order = [place[group] for group in truth.groups[mates]]
+            pool_row = {group: row for row, group in enumerate(truth.groups[first])}
+            order = [pool_row[group] for group in truth.groups[mates]]
             rest = np.delete(np.arange(len(pool)), order)
             queries = scene.encode(truth.inputs[mates])
             pool = np.concatenate([pool[order], pool[rest]])
             groups = truth.groups[mates]
-            told = "by another sample of the same patient"
-            found.append(_rate("linkage_other_sample_top1", told, metric, queries, pool, groups))
-        return found
+            method = "by another sample of the same patient"
+            inferences.append(
+                _rate("linkage_other_sample_top1", method, metric, queries, pool, groups)
+            )
+        return inferences
 
 
 def _first_of_each(groups: Array) -> Array:
@@ -51,20 +53,20 @@ def _first_of_each(groups: Array) -> Array:
 
 
 def _pool(scene: Scene, maps: Array) -> Array:
-    """The maps under attack, then those of other patients up to the pool's size."""
-    known = [one.maps[_first_of_each(one.groups)] for one in (scene.check, scene.fit)]
+    """The maps under attack, followed by those of other patients, up to the pool's size."""
+    known = [pairs.maps[_first_of_each(pairs.groups)] for pairs in (scene.check, scene.fit)]
     return np.concatenate([maps, *known])[: max(POOL, len(maps))]
 
 
 def _rate(
-    name: str, told: str, metric: ViewMetric, queries: Array, pool: Array, groups: Array
+    name: str, method: str, metric: ViewMetric, queries: Array, pool: Array, groups: Array
 ) -> Inference:
-    """How often query number i is nearest to number i of the pool; the better distance counts."""
-    numbers = np.arange(len(queries))
+    """How often query i is nearest to row i of the pool, under the better of two distances."""
+    expected = np.arange(len(queries))
     hits = [
-        distances.argmin(axis=1) == numbers
-        for distances in (metric.distances(queries, pool), metric.plain(queries, pool))
+        distances.argmin(axis=1) == expected
+        for distances in (metric.distances(queries, pool), metric.euclidean(queries, pool))
     ]
-    best = max(hits, key=lambda one: float(one.mean()))
-    sentence = f"a patient's feature map found {told} among {len(pool)} patients, at the first try"
-    return Inference(name, mean_figure(best, groups, seed=0), 1 / len(pool), sentence)
+    best = max(hits, key=lambda hit: float(hit.mean()))
+    description = f"a patient's feature map found {method} among {len(pool)} patients, first try"
+    return Inference(name, mean_figure(best, groups, seed=0), 1 / len(pool), description)

@@ -1,4 +1,4 @@
-"""Is this patient in the shard?"""
+"""Membership inference: is this patient in the shard?"""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sltool.site.audit.metric import ViewMetric
 
 @attackers.register("membership")
 class Membership(Inferrer):
-    """Tells, by another view of a patient, whether a shard holds a feature map of his."""
+    """Decides, by another view of a patient, whether a shard contains the patient's feature map."""
 
     def infer(self, scene: Scene, truth: Pairs) -> list[Inference]:
         metric = ViewMetric(scene)
-        # The shard of this attack holds the patients with an even number, and not the others.
+        # The patients with an even index are the members of the shard in this attack.
         member = truth.groups % 2 == 0
         if member.all() or not member.any():
             return []
@@ -25,17 +25,17 @@ class Membership(Inferrer):
             distances.min(axis=1)
             for distances in (
                 metric.distances(queries, truth.maps[member]),
-                metric.plain(queries, truth.maps[member]),
+                metric.euclidean(queries, truth.maps[member]),
             )
         ]
-        figures = [_auc(-one, member, truth.groups) for one in nearest]
-        figure = max(figures, key=lambda one: one.value)
-        told = "area under the curve of telling who is in a shard from who is not, by another view"
-        return [Inference("membership_auc", figure, 0.5, told)]
+        figures = [_auc(-distances, member, truth.groups) for distances in nearest]
+        figure = max(figures, key=lambda figure: figure.value)
+        description = "area under the ROC curve of membership in a shard, by another view"
+        return [Inference("membership_auc", figure, 0.5, description)]
 
 
 def _auc(scores: np.ndarray, member: np.ndarray, groups: np.ndarray) -> Figure:
-    """The chance that a member scores higher than another, (n,) scores, over drawn patients."""
+    """The probability that a member scores higher than a non-member, from scores (n,)."""
     wins = (scores[:, None] > scores[None, :]) + 0.5 * (scores[:, None] == scores[None, :])
     wins = wins * (member[:, None] & ~member[None, :])
 

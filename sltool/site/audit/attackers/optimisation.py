@@ -18,20 +18,20 @@ Array = NDArray[Any]
 # Vedaldi, "Understanding Deep Image Representations by Inverting Them", 2015).
 PRIORS = (1e-3, 1e-2, 1e-1)
 RATE = 0.02
-# Images by which the prior's weight is chosen, with a share of the steps.
+# The prior's weight is chosen on TRIED images, with the steps divided by SHARE.
 TRIED, SHARE = 8, 2
 
 
 @attackers.register("optimisation")
 class Optimisation(Reconstructor):
-    """Searches the image whose feature map is the shipped one, by the layer's weights.
+    """Optimises an image until its feature map matches the shipped one, by the layer's weights.
 
-    Of what is known it uses the mean image, to begin with, and a few pairs to weigh the prior by.
+    Starts from the mean of the known images; a few known pairs choose the weight of the prior.
     """
 
     unit = "steps"
 
-    def excuse(self, scene: Scene) -> str:
+    def skip_reason(self, scene: Scene) -> str:
         return "" if scene.is_image else "for images"
 
     def rebuild(self, scene: Scene) -> Iterator[Attempt]:
@@ -54,8 +54,8 @@ def _descend(scene: Scene, maps: Array, prior: float, marks: list[int]) -> Itera
     spread = float(wanted.var()) + 1e-12
     optimizer = torch.optim.Adam([images], lr=RATE)
     for step in range(1, marks[-1] + 1):
-        error = ((scene.through(images) - wanted) ** 2).mean() / spread
-        # A mean over the images: Adam does not mind the scale.
+        error = ((scene.forward(images) - wanted) ** 2).mean() / spread
+        # The mean over images scales the gradients, to which Adam is invariant.
         loss = error + prior * _variation(images)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -12,12 +12,12 @@ from sltool.site.audit.ridge import stride
 
 @attackers.register("patch-ridge")
 class PatchRidge(Reconstructor):
-    """A linear map from each place of a feature map and its neighbours to the pixels there."""
+    """A linear map from each feature-map position and its neighbours to the pixels there."""
 
     unit = "patches"
 
-    def excuse(self, scene: Scene) -> str:
-        return "" if stride(scene) else "the feature map is no grid over the image"
+    def skip_reason(self, scene: Scene) -> str:
+        return "" if stride(scene) else "the feature map is not a grid over the image"
 
     def rebuild(self, scene: Scene) -> Iterator[Attempt]:
         places = scene.maps.shape[2] * scene.maps.shape[3]

@@ -1,4 +1,4 @@
-"""Decoders of an attacker who knows no patient: only the privacy layer and public images."""
+"""Decoders of an attacker who knows only the privacy layer and public images, no patient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Public(Reconstructor):
     unit = "steps"
     knowledge = "public images"
 
-    def excuse(self, scene: Scene) -> str:
+    def skip_reason(self, scene: Scene) -> str:
         return "" if scene.public else "no public images were given (--auxiliary DIR)"
 
 
@@ -26,12 +26,12 @@ class _Public(Reconstructor):
 class PublicConvDecoder(_Public):
     """A convolutional network trained on public images alone."""
 
-    def excuse(self, scene: Scene) -> str:
+    def skip_reason(self, scene: Scene) -> str:
         fits = stride(scene)
-        return super().excuse(scene) or ("" if fits else "the feature map is no grid")
+        return super().skip_reason(scene) or ("" if fits else "the feature map is not a grid")
 
     def rebuild(self, scene: Scene) -> Iterator[Attempt]:
-        return convolutional(scene, *_halves(scene))
+        return convolutional(scene, *_fit_and_check(scene))
 
 
 @attackers.register("public-dense-decoder")
@@ -39,11 +39,11 @@ class PublicDenseDecoder(_Public):
     """A network that sees the whole feature map at once, trained on public images alone."""
 
     def rebuild(self, scene: Scene) -> Iterator[Attempt]:
-        return dense(scene, *_halves(scene))
+        return dense(scene, *_fit_and_check(scene))
 
 
-def _halves(scene: Scene) -> tuple[Pairs, Pairs]:
-    """Public pairs to learn from, and others to choose by."""
+def _fit_and_check(scene: Scene) -> tuple[Pairs, Pairs]:
+    """Public pairs to learn from, and others for model selection."""
     public = scene.public
     if public is None:
         raise ValueError("there are no public images")
