@@ -127,7 +127,7 @@ def test_real_pictures_end_to_end(sltool: Sltool, tmp_path: Path) -> None:
     for name in ("audit.json", "audit.html"):
         mode = (sltool.folder / "sites" / "B" / name).stat().st_mode
         assert stat.S_IMODE(mode) == 0o600
-    assert "audited before" in sltool("audit").ok().err
+    assert "already been audited" in sltool("audit").ok().err
 
 
 def test_it_says_when_an_attack_had_not_converged(sltool: Sltool, tmp_path: Path) -> None:
