@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Advance = Callable[[int], None]
 
@@ -26,7 +30,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """A `Progress` that says nothing: the default for library use."""
+    """A `Progress` that says nothing."""
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Advance]:
@@ -35,6 +39,48 @@ class Silent:
     def note(self, text: str) -> None: ...
 
     def detail(self, text: str) -> None: ...
+
+
+class RichProgress:
+    """Bars and notes by rich, in a terminal and in a notebook: the default of `sltool.Study`."""
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self._verbose = verbose
+
+    @functools.cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(stderr=True, soft_wrap=True, highlight=False)
+
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Advance]:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda steps: progress.advance(task, steps)
+
+    def note(self, text: str) -> None:
+        self._console.print(f"note: {text}", markup=False)
+
+    def detail(self, text: str) -> None:
+        if self._verbose:
+            self._console.print(text, markup=False)
 
 
 class Once:

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from sltool.coordinator.create import study_text
 from sltool.experiments.arm_files import TrainingSummary
 from sltool.experiments.training_loop import ServerData, take_in, train_run
 from sltool.files import private_folder, publish, read_csv, sha256, write_text
 from sltool.progress import Progress
 from sltool.site.encode import encode
 from sltool.site.partition_stage import make_sites
-from sltool.site.prepare_stage import prepare_study, study_text
+from sltool.site.prepare_stage import prepare_study
 from sltool.site.ship import ship
 from sltool.site.withdrawals import PRIVATE_COLUMNS
 from sltool.study.layout import StudyFolder

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import TypedDict
 
 from sltool.files import parse_json, publish
+from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study
 
 if TYPE_CHECKING:
@@ -45,6 +46,29 @@ def write_layer(path: Path, layer: nn.Module, study: Study) -> None:
     metadata = {KEY: json.dumps(known, sort_keys=True)}
     with publish(path, public=True) as part:
         part.write_bytes(save(weights, metadata=metadata))
+
+
+def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
+    """The privacy layer with the study's weights, for inference.
+
+    Raises:
+        StageOrderError: the weights are missing.
+        BadDataError: the file is damaged.
+        StudyMismatchError: they do not fit the model.
+    """
+    from sltool.models.base import load_weights, outline
+
+    path = folder.privacy_layer
+    study.encoding_digest(path)
+    layer = outline(study).privacy_layer
+    load_weights(
+        layer,
+        path,
+        "the privacy layer",
+        "take study.yaml and privacy-layer.safetensors from the same study; without the file, "
+        "`sltool prepare --force` makes new weights, for all sites",
+    )
+    return layer.eval()
 
 
 def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:

@@ -14,8 +14,8 @@ from torch import nn
 
 from sltool.errors import BadDataError, StudyMismatchError
 from sltool.files import remove, sha256, write_json
-from sltool.models.base import load_weights, outline, output_shape
-from sltool.models.privacy_layer_file import known_shape
+from sltool.models.base import output_shape
+from sltool.models.privacy_layer_file import known_shape, load_privacy_layer
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, ShardId
@@ -50,27 +50,6 @@ class EncodingResult:
     seconds: float
     again: bool
     dead: float | None
-
-
-def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
-    """The privacy layer with the study's weights, for inference.
-
-    Raises:
-        StageOrderError: the weights are missing.
-        BadDataError: the file is damaged.
-        StudyMismatchError: they do not fit the model.
-    """
-    path = folder.privacy_layer
-    study.encoding_digest(path)
-    layer = outline(study).privacy_layer
-    load_weights(
-        layer,
-        path,
-        "the privacy layer",
-        "take study.yaml and privacy-layer.safetensors from the same study; without the file, "
-        "`sltool prepare --force` makes new weights, for all sites",
-    )
-    return layer.eval()
 
 
 def encode(

@@ -19,8 +19,9 @@ from sltool.experiments.arm_files import TrainingSummary
 from sltool.experiments.training_loop import Best, Loop, figures, network_outputs, write_network
 from sltool.experiments.trial import Trial
 from sltool.models.base import build
+from sltool.models.privacy_layer_file import load_privacy_layer
 from sltool.server.store import StoredSamples
-from sltool.site.encode import clip_and_add_noise, load_privacy_layer
+from sltool.site.encode import clip_and_add_noise
 from sltool.study.schema import Encoding
 
 

@@ -60,8 +60,9 @@ def evaluate(
 
     Args:
         question: its level is what is scored: every image, every study (examination) or every
-            patient; see `sltool.server.evaluation.aggregate`. The predictions are of images in any case.
-            All sites means whatever has arrived, also of sites that the run was not trained on.
+            patient; see `sltool.server.evaluation.aggregate`. The predictions are of images in
+            any case. All sites means whatever has arrived, also of sites that the run was not
+            trained on.
 
     Raises:
         UnknownNameError: no run has this name.
