@@ -11,7 +11,7 @@ import sltool
 study = sltool.Study.create(
     tempfile.mkdtemp(), "cholesterol", settings={"training.epochs": 20}, seed=0
 )
-study
+print(study)
 
 # %% [markdown]
 # ## At the hospitals

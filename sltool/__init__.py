@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sltool.api import FeatureMaps, Run, Site, Study
 
-__version__ = "0.1.0"
+from sltool.version import __version__
+
 __all__ = ["FeatureMaps", "Run", "Site", "Study", "__version__"]
 
 

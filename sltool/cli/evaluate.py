@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     pass
 
 LevelOption = Annotated[
-    Literal["image", "study", "patient"],
+    Literal["image", "examination", "study", "patient"],
     typer.Option(
         "--level",
-        help="What is scored: each image, or the mean over each study (examination) or patient.",
+        help="What is scored: each image, or the mean over each examination (or: study) or "
+        "patient.",
     ),
 ]
 SplitOption = Annotated[
@@ -29,7 +30,12 @@ MetricsOption = Annotated[
         "--metrics", metavar="NAME", help="Names as in `sltool list metrics`. Default: all."
     ),
 ]
-UNITS = {"image": "samples", "study": "studies", "patient": "patients"}
+UNITS = {
+    "image": "samples",
+    "study": "examinations",
+    "examination": "examinations",
+    "patient": "patients",
+}
 
 
 def add_to(app: typer.Typer) -> None:

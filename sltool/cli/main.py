@@ -66,7 +66,7 @@ for module in (
 
 def _version(show: bool) -> None:
     if show:
-        from sltool import __version__
+        from sltool.version import __version__
 
         print(f"sltool {__version__}")
         raise typer.Exit

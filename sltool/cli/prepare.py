@@ -129,9 +129,7 @@ def prepare(
             "samples": outcome.samples,
             "classes": outcome.counts,
             "parts": outcome.parts,
-            "refused": [
-                {"record": refused.record, "reason": refused.reason} for refused in outcome.refused
-            ],
+            "refused": [vars(refused) for refused in outcome.refused],
             "notes": outcome.notes,
         },
         *lines,

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sltool import __version__
 from sltool.errors import BadDataError, StageOrderError, UnknownNameError
 from sltool.experiments.arm_files import Finished, TrainingSummary
 from sltool.experiments.figures import draw_all
@@ -21,6 +20,7 @@ from sltool.metrics import metrics_for, plugin_metrics
 from sltool.server.training.run_settings import read_settings
 from sltool.study.layout import PLAIN, Question, RunFolder, StudyFolder
 from sltool.study.schema import Study
+from sltool.version import __version__
 
 if TYPE_CHECKING:
     from sltool.experiments.comparison import ComparisonPlan

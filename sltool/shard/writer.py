@@ -14,7 +14,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool import __version__
 from sltool.errors import ShardRefusedError, SltoolError
 from sltool.files import publish, sha256
 from sltool.machine import available_cpus
@@ -25,6 +24,7 @@ from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, ShardId, pack
 from sltool.shard.payload import Member, Rows, members
 from sltool.shard.untrusted_file import UntrustedFile
+from sltool.version import __version__
 
 # How much one thread compresses at a time.
 BATCH_BYTES = 2**20

@@ -9,7 +9,8 @@ from typing import Literal
 
 from sltool.names import check_name, check_site_name
 
-Level = Literal["image", "study", "patient"]
+# What is scored. An examination is called 'study' in the names of files, as MURA calls it.
+Level = Literal["image", "study", "examination", "patient"]
 # Characters of the sites' names in a file's name.
 LONGEST = 120
 
@@ -80,6 +81,10 @@ class Question:
     split: str = "test"
     level: Level = "image"
     sites: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.level == "examination":
+            object.__setattr__(self, "level", "study")
 
     @property
     def name(self) -> str:

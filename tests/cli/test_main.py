@@ -41,7 +41,7 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
 
 
 def test_version(sltool: Sltool) -> None:
-    from sltool import __version__
+    from sltool.version import __version__
 
     assert sltool("--version").ok().out.strip() == f"sltool {__version__}"
 

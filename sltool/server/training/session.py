@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from sltool import __version__
 from sltool.errors import DivergedError
 from sltool.files import remove
 from sltool.models.base import build
@@ -26,6 +25,7 @@ from sltool.server.training.stop import Stop
 from sltool.server.training.trainer import Trainer
 from sltool.study.layout import RunFolder, StudyFolder
 from sltool.study.schema import Study
+from sltool.version import __version__
 
 
 class TrainingSession:
