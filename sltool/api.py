@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from sltool.errors import StageOrderError, UnknownNameError
 from sltool.machine import available_cpus, pick_device
 from sltool.progress import Progress, RichProgress, Silent
-from sltool.study.layout import Level, Question, StudyFolder
+from sltool.study.layout import Level, Question, RunFolder, StudyFolder
 from sltool.study.study_file import load_study
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sltool.server.intake.queue import Queue
     from sltool.server.intake.result import IntakeResult
     from sltool.server.intake.status import Status
+    from sltool.server.store import Store
     from sltool.server.training.distributed import Ranks
     from sltool.server.training.run import TrainingResult
     from sltool.server.training.run_settings import RunOptions
@@ -399,15 +400,12 @@ class Study:
         Raises:
             StageOrderError: no such sample has arrived.
         """
-        queue = self._queue()
-        if queue.missing():
-            self.restore_store()
-            queue = self._queue()
-        samples = queue.store.samples(split, [site] if site else None)
+        store = self._store()
+        samples = store.samples(split, [site] if site else None)
         if not len(samples):
             raise StageOrderError(
                 f"no {split} sample has arrived{f' of site {site}' if site else ''}",
-                where=queue.store.folder,
+                where=store.folder,
                 hint="ship the sites' shards, then take them in with `Study.take_in()`",
             )
         first_views = samples.features[samples.rows].float().numpy()
@@ -435,6 +433,26 @@ class Study:
 
         for note in intake_notes(self.folder, intake):
             self.progress.note(note)
+
+    def _store(self, run: RunFolder | None = None) -> Store:
+        """The server's store, made again if it was deleted.
+
+        Args:
+            run: what is about to be evaluated: a run of another encoding is an error before that.
+        """
+        from sltool.server.evaluation.evaluate import check_run
+        from sltool.server.intake.encoding_record import check_encoding
+        from sltool.server.store import is_lost, open_store
+
+        settings = self.settings
+        store = open_store(self.folder, settings)
+        check_encoding(self.folder, settings, store.encoding)
+        if run is not None:
+            check_run(run, settings, store)
+        if is_lost(store, self.folder):
+            self.restore_store()
+            store = open_store(self.folder, settings)
+        return store
 
     def _queue(self) -> Queue:
         from sltool.server.intake.queue import Queue
@@ -519,7 +537,7 @@ class Site:
             PrivacyLimitError: the shards tell more than the study allows.
             StorageError: the destination cannot be written.
         """
-        from sltool.site.gate import ship_within_limits
+        from sltool.site.audit.gate import ship_within_limits
 
         study = self.study
         study.settings.check_sites([self.name])
@@ -617,20 +635,14 @@ class Run:
     ) -> Evaluation:
         """As `evaluate`, with every metric and each site's, as an object and without pandas."""
         from sltool.metrics import check_metrics
-        from sltool.server.evaluation.evaluate import ask, check_run, evaluate
+        from sltool.server.evaluation.evaluate import ask, evaluate
         from sltool.server.training.run import find_run
 
         study, settings = self.study, self.study.settings
         check_metrics(list(metrics), settings.samples.labels.kind)
         question = ask(settings, split, level, list(sites))
-        queue = study._queue()
-        check_run(find_run(study.folder, self.name), settings, queue.store)
-        if queue.missing():
-            study.restore_store()
-            queue = study._queue()
-        return evaluate(
-            study.folder, settings, queue.store, self.name, question, pick_device(device)
-        )
+        store = study._store(find_run(study.folder, self.name))
+        return evaluate(study.folder, settings, store, self.name, question, pick_device(device))
 
     @property
     def predictions(self) -> pd.DataFrame:
@@ -710,8 +722,8 @@ def _take_in(
     Raises:
         ShardRefusedError: only refused shards came.
     """
-    from sltool.server.intake.watcher import wait_for as wait
     from sltool.server.training.stop import Stop
+    from sltool.server.training.watcher import wait_for as wait
 
     intakes: list[IntakeResult] = []
 

@@ -64,6 +64,52 @@ def test_boundary(part: str, forbidden: str) -> None:
     assert not crossing, f"{part} reaches {crossing}"
 
 
+# Each room may import from those before it, and from the modules beside the rooms but for `api`.
+FLOORS = (
+    {"study"},
+    {"datasets", "models", "shard"},
+    {"coordinator"},
+    {"site", "server"},
+    {"experiments"},
+    {"cli"},
+)
+SERVER_FLOORS = ({"intake"}, {"training"}, {"evaluation"})
+
+
+def upward(package: Path, prefix: str, floors: tuple[set[str], ...]) -> list[str]:
+    """Imports from a room into a room that is not below it."""
+    floor_of = {room: floor for floor, rooms in enumerate(floors) for room in rooms}
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        room = path.relative_to(package).parts[0]
+        for imported in imports(path):
+            target = imported.removeprefix(f"{prefix}.").split(".")[0]
+            if not imported.startswith(f"{prefix}.") or target == room:
+                continue
+            above = floor_of.get(target, -1) >= floor_of.get(room, len(floors))
+            if room in floor_of and (above or (target == "api" and room != "cli")):
+                found.append(f"{path.relative_to(package)} imports {imported}")
+    return found
+
+
+def test_rooms_import_from_those_below() -> None:
+    assert not upward(PACKAGE, "sltool", FLOORS)
+
+
+def test_the_servers_rooms_import_from_those_below() -> None:
+    assert not upward(PACKAGE / "server", "sltool.server", SERVER_FLOORS)
+
+
+def test_an_upward_import_is_seen() -> None:
+    reversed_floors = tuple(reversed(SERVER_FLOORS))
+    assert upward(PACKAGE / "server", "sltool.server", reversed_floors)
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == set().union(*FLOORS)
+
+
 def test_the_check_sees_an_import() -> None:
     assert "sltool.shard.writer" in reaches("site")
     assert "sltool.server.store" in reaches("cli")

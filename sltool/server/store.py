@@ -24,7 +24,10 @@ from typing_extensions import TypedDict
 
 from sltool.errors import BadDataError, StorageError
 from sltool.files import open_in_place, read_json, remove, write_json
+from sltool.models.privacy_layer_file import feature_shape
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Study
 
 if TYPE_CHECKING:
     import torch
@@ -308,6 +311,24 @@ class Store:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
+
+
+def open_store(folder: StudyFolder, study: Study) -> Store:
+    """The store of a study's server.
+
+    Raises:
+        StageOrderError: there is no privacy layer.
+        StorageError: the store's index cannot be read.
+    """
+    shape = feature_shape(folder.privacy_layer, study)
+    encoding = study.encoding_digest(folder.privacy_layer)
+    regression = study.samples.labels.kind == "regression"
+    return Store(folder.store, encoding, Shape(shape, study.encoding.dtype, regression))
+
+
+def is_lost(store: Store, folder: StudyFolder) -> bool:
+    """Whether the store holds nothing of what was accepted, as after it was deleted."""
+    return not store.segments and any(folder.accepted.glob("*.h5"))
 
 
 def _concatenate(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:

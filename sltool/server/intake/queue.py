@@ -48,7 +48,7 @@ from sltool.server.intake.refusal import filing
 from sltool.server.intake.result import IntakeResult, Rejected
 from sltool.server.intake.series import check_place
 from sltool.server.intake.withdrawals import WithdrawnRows, filter_rows, record_runs
-from sltool.server.store import Segment, Shape, Store
+from sltool.server.store import Segment, open_store
 from sltool.shard.encryption import SUFFIX as AGE
 from sltool.shard.encryption import decrypt
 from sltool.shard.manifest import Content
@@ -78,11 +78,7 @@ class Queue:
         check_encoding(folder, study, encoding)
         shape = feature_shape(folder.privacy_layer, study)
         self.content = Content.of(study, encoding, shape)
-        self.store = Store(
-            folder.store,
-            encoding,
-            Shape(shape, self.content.dtype, self.content.label == "regression"),
-        )
+        self.store = open_store(folder, study)
         self._withdrawn = WithdrawnRows(folder, study)
         self._duplicates = Duplicates(self.store)
 
@@ -172,10 +168,6 @@ class Queue:
             if digest not in self.store:
                 progress.detail(f"into the store: {path.name}")
                 self._restore_one(path, intake)
-
-    def missing(self) -> bool:
-        """Whether the store holds nothing of what was accepted, as after it was deleted."""
-        return not self.store.segments and any(self.folder.accepted.glob("*.h5"))
 
     def _purge(self, progress: Progress, intake: IntakeResult) -> None:
         """Take the rows of the withdrawals that have just arrived out of the store."""

@@ -13,7 +13,6 @@ from sltool.files import remove
 from sltool.models.base import build
 from sltool.progress import Progress
 from sltool.server.checkpoint import Checkpoint, load_checkpoint
-from sltool.server.intake.watcher import WatcherReport, watching
 from sltool.server.store import Store
 from sltool.server.training.distributed import Ranks
 from sltool.server.training.objective import Objective
@@ -23,6 +22,7 @@ from sltool.server.training.run_settings import RunOptions, check_same, read_set
 from sltool.server.training.shard_selection import ShardSelection
 from sltool.server.training.stop import Stop
 from sltool.server.training.trainer import Trainer
+from sltool.server.training.watcher import WatcherReport, watching
 from sltool.study.layout import RunFolder, StudyFolder
 from sltool.study.schema import Study
 from sltool.version import __version__
