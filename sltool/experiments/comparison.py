@@ -29,7 +29,7 @@ from sltool.experiments.sweep import Cell, grid
 from sltool.experiments.trial import Trial, TrialSettings
 from sltool.files import read_csv, read_json, write_csv, write_json, write_text
 from sltool.names import check_name
-from sltool.progress import Once, Progress
+from sltool.progress import DistinctNotes, Progress
 from sltool.site.fingerprint import Fingerprint, fingerprint
 
 RECORDS = "records.csv"
@@ -97,7 +97,7 @@ def run_plan(plan: ComparisonPlan, out: Path, force: bool, progress: Progress) -
     """
     cells = plan.cells()
     _check_compatible(plan, out, force)
-    progress = Once(progress)
+    progress = DistinctNotes(progress)
     done: list[FinishedArm] = []
     for cell in cells:
         for seed in plan.seeds:

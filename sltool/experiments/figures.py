@@ -73,7 +73,7 @@ def bars(results: Results, sheet: Sheet) -> Picture:
     colours = [colour(arms.index(row.arm)) for row in results.rows]
     for panel, (axis, metric) in enumerate(zip(axes[0], headlines, strict=True)):
         shown = [row.figures[metric] for row in results.rows]
-        means = np.array([figure.mean for figure in shown])
+        means = np.array([f.mean for f in shown])
         reach = np.array([[f.mean - f.low, f.high - f.mean] for f in shown]).T
         axis.barh(places, means, color=colours, alpha=0.65)
         axis.errorbar(means, places, xerr=reach.clip(0), fmt="none", ecolor="#222", capsize=2)
@@ -158,20 +158,11 @@ def sweeps(results: Results, sheet: Sheet) -> Picture | None:
     for index, (label, rows) in enumerate(series.items()):
         places = np.array([values.index(row.sweep[key]) for row in rows]) + 0.06 * index
         shown = [row.figures[metric] for row in rows]
-        means = np.array([figure.mean for figure in shown])
+        means = np.array([f.mean for f in shown])
         reach = np.array([[f.mean - f.low, f.high - f.mean] for f in shown]).T.clip(0)
         marker = MARKERS[index % len(MARKERS)]
         axis.errorbar(places, means, reach, label=label, marker=marker, capsize=2, **line(index))
-    paper = [
-        published
-        for published in results.published
-        if key in published.sweep and published.metric == metric
-    ]
-    if paper:
-        shown_paper = [published for published in paper if published.sweep[key] in values]
-        spots = [values.index(published.sweep[key]) for published in shown_paper]
-        heights = [published.value for published in shown_paper]
-        axis.plot(spots, heights, "x", color="#444", markersize=8, label="the paper")
+    _mark_published(axis, results, key, values)
     axis.set_xticks(range(len(values)), values)
     axis.set_xlabel(
         {"cut": "hidden layers at the sites (cut)", "sites": "number of sites"}.get(key, key)
@@ -185,3 +176,14 @@ def sweeps(results: Results, sheet: Sheet) -> Picture | None:
         f"Line chart of {metric_name(metric)} by {key} for {', '.join(series)}.",
         "Mean over the seeds with 95 % bootstrap intervals over test patients.",
     )
+
+
+def _mark_published(axis: Any, results: Results, key: str, values: list[str]) -> None:
+    """Draw the paper's values of the headline metric at those of `values` that it has."""
+    metric = results.metrics[0]
+    published = [row for row in results.published if key in row.sweep and row.metric == metric]
+    if published:
+        shown = [row for row in published if row.sweep[key] in values]
+        places = [values.index(row.sweep[key]) for row in shown]
+        heights = [row.value for row in shown]
+        axis.plot(places, heights, "x", color="#444", markersize=8, label="the paper")

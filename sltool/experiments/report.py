@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 LEAK = (
     "This source names no patients, and its samples were split at random: images of the same "
-    "patient may be in both training and test, so every metric here may be too "
-    "optimistic for a new patient. The intervals are over samples, not patients, and are too narrow for the same reason."
+    "patient may be in both training and test, so every metric here may be too optimistic for a "
+    "new patient. The intervals are over samples, not patients, and are too narrow for the same "
+    "reason."
 )
 HEADLINES = {
     "regression": ("rmsle", "smape", "mae", "r2"),

@@ -9,8 +9,8 @@ Introduction to the Bootstrap", 1993, chapter 13).
 
 Percentiles of the draws are too narrow for few patients: the variance of the draws is too small by
 the factor (n - 1) / n, and a mean of n patients follows Student's t with n - 1 degrees of freedom,
-not a normal distribution. Intervals and p-values are expanded accordingly
-(Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, section 4.1).
+not a normal distribution. Intervals and p-values are expanded accordingly (Hesterberg, "What
+Teachers Should Know About the Bootstrap", 2015, section 4.1).
 
 A metric may be undefined for a draw: without a positive there is no sensitivity. Its value could
 have been on either side of a bound, so the draw counts as outside both bounds, and as on both sides

@@ -71,8 +71,8 @@ def grid(sweeps: Sequence[str]) -> list[Cell]:
                 if count > 1
                 else "a cell's folder name is too long",
                 where=f"--sweep {' '.join(sweeps)}",
-                expected=f"values that differ in letters, digits, '.', '-' and '_', and folder names of "
-                f"at most {MAX_NAME_BYTES} bytes",
+                expected=f"values that differ in letters, digits, '.', '-' and '_', and folder "
+                f"names of at most {MAX_NAME_BYTES} bytes",
                 hint=f"the folder would be '{name[:80]}'",
             )
     return cells

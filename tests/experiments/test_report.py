@@ -288,7 +288,7 @@ def test_a_plug_ins_metric_stands_in_report_and_compare(study: Sltool, tmp_path:
     assert "p off-by-20" in shown
 
 
-def test_resamples_that_leave_a_metric_undefined_are_reported(study: Sltool, tmp_path: Path) -> None:
+def test_resamples_with_an_undefined_metric_are_reported(study: Sltool, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
         PLUGIN.replace("return float(", "return float('nan') if y_true.max() < 180 else float(")
