@@ -1,4 +1,4 @@
-"""What the machine offers this process."""
+"""The resources of the machine that are available to this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def available_cpus() -> int:
-    """How many this process may use; fewer than the machine has where it was confined to some."""
+    """The number of CPUs that this process may use, which its CPU affinity may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""How the stages report progress without printing: `cli/` hands in a `Progress`."""
+"""How the stages report progress without printing: `cli/` passes them a `Progress`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ Advance = Callable[[int], None]
 
 
 class Progress(Protocol):
-    """What a stage may tell its user while it works."""
+    """Receives the reports of a stage while it runs."""
 
     def bar(self, what: str, total: int) -> AbstractContextManager[Advance]:
-        """A bar over `total` steps; the value it yields advances it."""
+        """A bar of `total` steps; yields a function that advances it by a number of steps."""
         ...
 
     def note(self, text: str) -> None:
-        """A line that the user should read."""
+        """A line that is always shown."""
         ...
 
     def detail(self, text: str) -> None:
-        """A line for `--verbose`."""
+        """A line that is shown with `--verbose`."""
         ...
 
 
 class Silent:
-    """A `Progress` that says nothing."""
+    """A `Progress` that reports nothing."""
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Advance]:
@@ -83,16 +83,16 @@ class RichProgress:
             self._console.print(text, markup=False)
 
 
-class Once:
-    """Passes everything on to `progress`, but a note that was made before: for repeated stages."""
+class DistinctNotes:
+    """Forwards to `progress`, dropping repeated notes; for stages that are run several times."""
 
     def __init__(self, progress: Progress) -> None:
         self.bar = progress.bar
         self.detail = progress.detail
         self._note = progress.note
-        self._made: set[str] = set()
+        self._seen: set[str] = set()
 
     def note(self, text: str) -> None:
-        if text not in self._made:
-            self._made.add(text)
+        if text not in self._seen:
+            self._seen.add(text)
             self._note(text)

@@ -138,7 +138,7 @@ def test_names_of_plugins(sltool: Sltool, tmp_path: Path, kind: str) -> None:
 
 def test_cells_of_a_sweep_never_share_a_folder(sltool: Sltool) -> None:
     for sweep, said in (
-        ("dataset.x=a/b,a-b", "one folder"),
+        ("dataset.x=a/b,a-b", "the same folder"),
         ("dataset.x=" + "a" * 300, "200 bytes"),
     ):
         ran = sltool("reproduce", "cholesterol", "--sweep", sweep)

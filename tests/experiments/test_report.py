@@ -288,7 +288,7 @@ def test_a_plug_ins_metric_stands_in_report_and_compare(study: Sltool, tmp_path:
     assert "p off-by-20" in shown
 
 
-def test_resamples_without_a_figure_are_told(study: Sltool, tmp_path: Path) -> None:
+def test_resamples_with_an_undefined_metric_are_reported(study: Sltool, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
         PLUGIN.replace("return float(", "return float('nan') if y_true.max() < 180 else float(")
@@ -296,7 +296,7 @@ def test_resamples_without_a_figure_are_told(study: Sltool, tmp_path: Path) -> N
     ran = study("report", "default", "--plugins-dir", plugin, "--json").ok()
     one = ran.json["arms"][0]["metrics"]["worst"]
     assert 0 < one["undefined"] < 2000
-    told = f"default: {one['undefined']} of 2000 resamples leave worst undefined"
+    told = f"default: worst is undefined in {one['undefined']} of 2000 resamples"
     assert told in ran.err
     assert told in (study.folder / "server" / "report" / "report.html").read_text()
     assert told in study("compare", "default", "--intervals", "--plugins-dir", plugin).ok().err

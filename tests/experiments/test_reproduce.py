@@ -71,7 +71,7 @@ def test_a_comparison_goes_on_where_it_was(sltool: Sltool) -> None:
     ]
     assert set(records[0]["patient"]) & set(records[1]["patient"])
     page = (sltool.folder / "out" / "report.html").read_text()
-    beside = page.partition("Beside the paper")[2].partition("</table>")[0]
+    beside = page.partition("Comparison with the paper")[2].partition("</table>")[0]
     assert beside.count(">multi, cut 0<") == beside.count(">multi, cut 1<") == 3
     refused = sltool(*typed, "--seeds", 1, "--set", "training.epochs=4")
     assert refused.code == 2
