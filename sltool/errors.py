@@ -11,7 +11,7 @@ SltoolError               1   a fault of ours
 │   │   └── ImmovableError        this one file cannot be moved or deleted
 │   └── PrivacyLimitError     shards tell more than the study allows, or nobody has measured it
 ├── ShardRefusedError     4   a shard breaks the format or carries bad data
-│   └── HeldError             it looks wrong and waits for approval
+│   └── QuarantinedError      it looks wrong and waits for approval
 ├── NotTrustedError       5   key, signature or enrolment
 ├── StudyMismatchError    6   a file belongs to another study or encoding
 └── DivergedError         7   training reached a loss that is not a finite number

@@ -70,7 +70,7 @@ def evaluate(
     question = ask(study, split, level, sites or [])
     queue = Queue(folder, study)
     check_run(find_run(folder, run), study, queue.store)
-    if queue.missing():
+    if queue.store_is_missing():
         _make_store(terminal, queue)
     done = evaluate_run(folder, study, queue.store, run, question, pick_device(device))
     names = metrics or list(done.metrics)
@@ -108,7 +108,7 @@ def _make_store(terminal: Terminal, queue: Queue) -> None:
     from sltool.server.intake.lock import only_server
     from sltool.server.intake.result import IntakeResult
 
-    terminal.note("making the store again from server/accepted")
+    terminal.note("rebuilding the store from server/accepted")
     with only_server(queue.folder):
         intake = IntakeResult()
         queue.restore(terminal, intake)

@@ -20,7 +20,7 @@ def report_intake(terminal: Terminal, intake: IntakeResult) -> None:
         terminal.note(f"{len(intake.already)} shards had been accepted before")
     for one in intake.rejected:
         terminal.note(f"{one.name} was refused: {one.error.what} (see server/rejected)")
-    for one in intake.held:
+    for one in intake.quarantined:
         terminal.note(f"{one.name} is {one.error.what} (`sltool queue approve {one.name}`)")
     for one in intake.left:
         terminal.note(f"{one.name} stays in the inbox: {one.error}")
@@ -41,7 +41,7 @@ def intake_document(intake: IntakeResult) -> dict[str, Any]:
         "accepted": intake.accepted,
         "already": intake.already,
         "rejected": _reasons(intake.rejected),
-        "held": _reasons(intake.held),
+        "held": _reasons(intake.quarantined),
         "left": _reasons(intake.left),
         "vanished": [one.name for one in intake.vanished],
         "arriving": intake.arriving,

@@ -190,7 +190,7 @@ def _document(
 
 
 def _line(one: TrainingResult) -> str:
-    verb = "already trained" if one.again else "trained"
+    verb = "already trained" if one.finished_before else "trained"
     stopped = f"; stopped: {one.stopped}" if one.stopped else ""
     epochs = f"{one.epochs} epoch{'' if one.epochs == 1 else 's'}"
     return (

@@ -22,7 +22,7 @@ def status(terminal: Terminal) -> None:
     found = read_status(terminal.folder)
     for gap in found.gaps:
         terminal.note(str(gap))
-    for one in found.held:
+    for one in found.quarantined:
         terminal.note(f"{one['file']} is {one['reason']} (`sltool queue approve {one['file']}`)")
     for one in found.rejected:
         terminal.note(f"{one['file']} was refused: {one['reason']} (see server/rejected)")
