@@ -71,14 +71,7 @@ def evaluate(
     """
     run = find_run(folder, name)
     check_run(run, study, store)
-    samples = store.samples(question.split, question.sites)
-    if not len(samples):
-        site_names = f" of {' '.join(question.sites)}" if question.sites else ""
-        raise StageOrderError(
-            f"no {question.split} sample{site_names} has arrived",
-            where=store.folder,
-            hint="run `sltool ship` at the sites",
-        )
+    samples = _arrived_samples(store, question)
     kind = study.samples.labels.kind
     names = metrics_for(kind)
     groups = group_indices(samples.groups, question.level, study.dataset.name)
@@ -90,7 +83,7 @@ def evaluate(
         part_groups = None if groups is None else np.unique(groups[part], return_inverse=True)[1]
         y_true, scores = aggregate(kind, labels[part], y_pred[part], part_groups)
         figures = compute(names, y_true, scores)
-        notes = _undefined(figures, y_true, study)
+        notes = _undefined_notes(figures, y_true, study)
         return {"samples": len(y_true), "metrics": figures, "notes": notes}
 
     by_site = {site: score(samples.site == index) for index, site in enumerate(samples.sites)}
@@ -99,7 +92,19 @@ def evaluate(
     return result
 
 
-def _undefined(figures: dict[str, float | None], y_true: Array, study: Study) -> list[str]:
+def _arrived_samples(store: Store, question: Question) -> StoredSamples:
+    samples = store.samples(question.split, question.sites)
+    if not len(samples):
+        site_names = f" of {' '.join(question.sites)}" if question.sites else ""
+        raise StageOrderError(
+            f"no {question.split} sample{site_names} has arrived",
+            where=store.folder,
+            hint="run `sltool ship` at the sites",
+        )
+    return samples
+
+
+def _undefined_notes(figures: dict[str, float | None], y_true: Array, study: Study) -> list[str]:
     """A note on the metrics that are not defined for these samples; [] if all are."""
     names = " ".join(name for name, value in figures.items() if value is None)
     if not names:

@@ -18,7 +18,7 @@ def check_place(reader: ShardReader, target: Path, store: Store) -> None:
     manifest, place = reader.manifest, reader.manifest.place
     if target.exists():
         raise ShardRefusedError(
-            "another shard with this site, split and number was accepted before",
+            "another shard with this site, split and sequence number was accepted before",
             where=reader.path,
             hint="both files are preserved; ask the site which of them is right",
         )

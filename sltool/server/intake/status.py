@@ -37,8 +37,8 @@ class Gap:
     missing: list[int]
 
     def __str__(self) -> str:
-        numbers = ", ".join(map(str, self.missing[:10])) + (", ..." if self.missing[10:] else "")
-        return f"site {self.site}, {self.split}: shard {numbers} has not been accepted yet"
+        sequences = ", ".join(map(str, self.missing[:10])) + (", ..." if self.missing[10:] else "")
+        return f"site {self.site}, {self.split}: shard {sequences} has not been accepted yet"
 
 
 @dataclass(frozen=True)

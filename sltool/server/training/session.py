@@ -177,7 +177,7 @@ class TrainingSession:
         self._set_data()
         if names := self._selection.joined_at(epoch):
             self._log(f"epoch {epoch}: joined {' '.join(names)}")
-        self._log(f"samples per epoch: {_shares(self.trainer.site_counts)}")
+        self._log(f"samples per epoch: {_site_counts_text(self.trainer.site_counts)}")
 
     def _set_data(self) -> None:
         data = self._selection.data()
@@ -300,7 +300,7 @@ def _last_site_counts(history: list[dict[str, Any]]) -> dict[str, int]:
     return dict(sorted(sites.items()))
 
 
-def _shares(counts: dict[str, int]) -> str:
+def _site_counts_text(counts: dict[str, int]) -> str:
     total = sum(counts.values())
     return ", ".join(
         f"{count} samples of {site} ({count / total:.1%})" for site, count in counts.items()

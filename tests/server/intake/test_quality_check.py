@@ -30,7 +30,7 @@ def segment(labels: NDArray[np.int64], patients: NDArray[np.int64], site: str = 
 def any_quarantined(
     labels: NDArray[np.int64], sizes: list[int], patients: NDArray[np.int64]
 ) -> bool:
-    """Whether any of the shards, cut from these samples one after the other, is quarantined."""
+    """Whether any of the shards, cut from these samples in order, is quarantined."""
     stored: list[Segment] = []
     for part in np.split(np.arange(len(labels)), np.cumsum(sizes)[:-1]):
         arriving = segment(labels[part], patients[part])
