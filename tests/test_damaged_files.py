@@ -86,7 +86,7 @@ def test_damaged(
     ran = sltool(*command)
     assert "Traceback" not in ran.err
     if name.endswith("index.json"):
-        assert "making the store again" in ran.ok().err
+        assert "rebuilding the store" in ran.ok().err
         return
     # A mistake in study.yaml is one in the typing, and may be one.
     assert ran.code == (2 if name == "study.yaml" else 3), (ran.code, ran.err)

@@ -24,7 +24,7 @@ def intake_document(intake: IntakeResult) -> dict[str, Any]:
         "accepted": intake.accepted,
         "already": intake.already,
         "rejected": _reasons(intake.rejected),
-        "held": _reasons(intake.held),
+        "held": _reasons(intake.quarantined),
         "left": _reasons(intake.left),
         "vanished": [file.name for file in intake.vanished],
         "arriving": intake.arriving,

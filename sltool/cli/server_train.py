@@ -150,7 +150,7 @@ def _document(
 
 
 def _line(result: TrainingResult) -> str:
-    verb = "already trained" if result.again else "trained"
+    verb = "already trained" if result.finished_before else "trained"
     stopped = f"; stopped: {result.stopped}" if result.stopped else ""
     epochs = f"{result.epochs} epoch{'' if result.epochs == 1 else 's'}"
     return (

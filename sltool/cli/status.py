@@ -20,7 +20,7 @@ def status(terminal: Terminal) -> None:
     found = terminal.open_study().status()
     for gap in found.gaps:
         terminal.note(str(gap))
-    for file in found.held:
+    for file in found.quarantined:
         terminal.note(f"{file['file']} is {file['reason']} (`sltool queue approve {file['file']}`)")
     for file in found.rejected:
         terminal.note(f"{file['file']} was refused: {file['reason']} (see server/rejected)")

@@ -83,9 +83,9 @@ def take_in(folder: StudyFolder, study: Study, progress: Progress) -> Store:
     queue = Queue(folder, study)
     with only_server(folder):
         intake = queue.take(progress)
-        for quarantined in intake.held:
+        for shard in intake.quarantined:
             # A simulated site may have only a few samples, and all of one class.
-            queue.approve(quarantined.name, progress)
+            queue.approve(shard.name, progress)
     for refused in (*intake.rejected, *intake.left):
         raise refused.error
     return queue.store

@@ -221,7 +221,7 @@ class StudyFolder:
         return self.server / "rejected"
 
     @property
-    def held(self) -> Path:
+    def quarantine(self) -> Path:
         """Shards that wait for a person's approval."""
         return self.server / "held"
 

@@ -177,7 +177,7 @@ def trainer_for(folder: StudyFolder, study: Study, rows_of: dict[str, int]) -> T
         SiteControl(),
         Ranks(),
     )
-    trainer.use(TrainingData(store.samples("train"), store.samples("validation")))
+    trainer.set_data(TrainingData(store.samples("train"), store.samples("validation")))
     return trainer
 
 

@@ -181,7 +181,7 @@ def test_three_classes_run_to_figures(sltool: Sltool, curated: Path) -> None:
     assert by_patient["samples"] < figures["samples"]
     ran = sltool("evaluate", "--level", "study")
     assert ran.code == 2
-    assert "which images make up a study" in ran.err
+    assert "which images belong to one examination" in ran.err
 
 
 def test_own_folders_can_be_named(sltool: Sltool, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def intake_notes(folder: StudyFolder, intake: IntakeResult) -> Iterator[str]:
         yield f"{len(intake.already)} shards had been accepted before"
     for file in intake.rejected:
         yield f"{file.name} was refused: {file.error.what} (see server/rejected)"
-    for file in intake.held:
+    for file in intake.quarantined:
         yield f"{file.name} is {file.error.what} (`sltool queue approve {file.name}`)"
     for file in intake.left:
         yield f"{file.name} stays in the inbox: {file.error}"

@@ -220,7 +220,7 @@ def test_bad_data_is_refused(trained: Sltool, forge: Forge, tmp_path: Path) -> N
     assert_refused(trained, both, 4, "in shard 5 of site B")
 
 
-def test_constant_and_outsize_features_are_held_until_approved(
+def test_constant_and_outsize_features_are_quarantined_until_approved(
     trained: Sltool, forge: Forge, tmp_path: Path
 ) -> None:
     columns = forge.columns(seed=1)
@@ -232,7 +232,7 @@ def test_constant_and_outsize_features_are_held_until_approved(
     for path, said in [(constant, "are the same"), (outsize, "a scale")]:
         ran = trained("queue", "take", path)
         assert ran.code == 4
-        assert "held for approval" in ran.err
+        assert "quarantined for approval" in ran.err
         assert f"sltool queue approve {path.name}" in ran.err
         assert said in ran.err
         assert said in trained("status").ok().err
@@ -245,7 +245,7 @@ def test_constant_and_outsize_features_are_held_until_approved(
     assert ran.code == 2
 
 
-def test_one_class_only_is_held_and_unknown_classes_are_refused(
+def test_one_class_only_is_quarantined_and_unknown_classes_are_refused(
     sltool: Sltool, tmp_path: Path
 ) -> None:
     for seed, name in enumerate(("COVID", "non-COVID")):
@@ -411,7 +411,7 @@ def test_evaluate_makes_a_deleted_store_again(trained: Sltool, damage: str) -> N
         (store / damage).unlink()
     ran = trained("evaluate", "--json").ok()
     assert ran.json == before
-    assert "making the store again" in ran.err
+    assert "rebuilding the store" in ran.err
     assert len(list((trained.folder / "server" / "accepted").glob("*.h5"))) == 9
     assert "again" not in trained("evaluate").ok().err
 

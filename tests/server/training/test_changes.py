@@ -130,7 +130,7 @@ def test_balanced_classes_are_part_of_what_is_compared() -> None:
     found = []
     for labels in ([0, 0, 0, 1], [0, 1, 0, 1]):
         objective.balance(torch.tensor(labels))
-        found.append(Basis.of(data, objective))
+        found.append(Basis.from_data(data, objective))
     assert found[0].validation != found[1].validation
 
 
@@ -247,7 +247,7 @@ def test_an_epoch_under_way_begins_anew_after_a_withdrawal(shipped: Server) -> N
     rows = shipped.history()
     assert [row["samples"] for row in rows] == ["354", "353", "353"]
     assert float(rows[1]["train_loss"]) == pytest.approx(float(rows[2]["train_loss"]), rel=1e-5)
-    assert "epoch 2 begins anew" in shipped.log()
+    assert "epoch 2 starts again" in shipped.log()
 
 
 @pytest.mark.parametrize("weights", ["proportional", "equal"])

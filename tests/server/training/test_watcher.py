@@ -46,7 +46,7 @@ def test_training_says_that_nothing_is_taken_in_any_more(server: Server) -> None
     process = server.start("--watch", "--json")
     wait_until(lambda: bool(watcher_of(process)), "the process that takes shards in")
     os.kill(watcher_of(process)[0], signal.SIGKILL)
-    wait_until(lambda: "the process that takes them in has ended" in server.log(), "the news")
+    wait_until(lambda: "the watcher process has ended" in server.log(), "the news")
     code, said = end(process, signal.SIGTERM)
     assert code == 0
     assert said.count("no more shards are taken in") == 1
@@ -95,5 +95,5 @@ def test_shards_that_come_between_two_calls_join_the_run(server: Server) -> None
     assert [row["joined"] != "" for row in server.history()] == [False, False, True, False]
     server.sltool("ship", "--site", "C").ok()
     ran = server.sltool("server-train", "--max-epochs", 4).ok()
-    assert "came after run 'default' was done" in ran.err
+    assert "came after run 'default' was finished" in ran.err
     assert server.checkpoint()["epoch"] == 4
