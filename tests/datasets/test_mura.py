@@ -158,7 +158,8 @@ def test_every_defect_is_named_and_counted(sltool: Sltool, tree: Path) -> None:
     assert "does not name this file" in reasons.pop(unnamed)
     assert "truncated" in reasons.pop(truncated)
     assert "not 0 or 1" in reasons.pop(f"train_labeled_studies.csv line {len(kept) + 1}")
-    assert "not a path of MURA's tree" in reasons.pop(f"train_image_paths.csv line {len(listed) + 2}")
+    unknown_path = reasons.pop(f"train_image_paths.csv line {len(listed) + 2}")
+    assert "not a path of MURA's tree" in unknown_path
     assert {Path(record).parent for record in reasons} == {Path(study)}
     assert all("lacks its examination" in reason for reason in reasons.values())
     assert done["samples"] == 210 - 2 - len(reasons)

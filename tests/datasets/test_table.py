@@ -273,7 +273,7 @@ def test_patients_in_two_splits_and_at_two_sites_are_told(tmp_path: Path) -> Non
     assert scan.groups[:2] == ["P1", "P1"]
     assert scan.sites == ["north", "south"] * 10
     assert any("is in two of the source's splits (P1: test, train)" in n for n in scan.notes)
-    assert any("stands at two sites (P1: north, south)" in note for note in scan.notes)
+    assert any("is at two sites (P1: north, south)" in note for note in scan.notes)
     assert inputs(scan).shape == (20, 4)
 
 
