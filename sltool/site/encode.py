@@ -87,7 +87,7 @@ def encode(
             return _summary(site, done, time.monotonic() - started, again=True)
         _tell(site, gone, study.encoding, progress)
         layer = load_privacy_layer(folder, study)
-        content = Content.of(study, digest, _shape(folder, study, layer))
+        content = Content.from_study(study, digest, _shape(folder, study, layer))
         encoder = Encoder(study, layer.to(device), device, private.seed)
         _empty(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
@@ -226,7 +226,7 @@ def _write_all(
     pseudonyms = np.array(private.text("pseudonyms"), dtype=f"S{ID_BYTES}")
     groups = np.array(private.text("group_pseudonyms"), dtype=f"S{GROUP_BYTES}")
     for split in SPLITS:
-        held = content.of_split(split)
+        held = content.for_split(split)
         rows = np.flatnonzero((splits == split) & keep)
         previous = None
         for sequence, part in enumerate(_cut(rows, _samples_per_shard(held, shard_bytes))):

@@ -101,7 +101,7 @@ def test_prepare_shows_first_how_to_correct_what_it_understood(
     assert any("classes: ill = ill; well = well" in line for line in lines)
     assert any("48 x 48 pixels, grey; each becomes 32 x 32 pixels" in line for line in lines)
     assert any("24 samples: 12 ill, 12 well ('well' is the positive class)" in one for one in lines)
-    assert any("passed over: 1 .txt" in line for line in lines)
+    assert any("skipped: 1 .txt" in line for line in lines)
     assert "Ctrl-C" in lines[0]
 
 
@@ -156,7 +156,7 @@ def test_a_table_names_patients_examinations_splits_and_sites(tmp_path: Path) ->
     assert scan.examinations == [f"S{n}" for n in range(6)]
     assert scan.official == ["train"] * 4 + ["test"] * 2
     assert scan.sites == ["north", "south", "north", "north", "south", "south"]
-    assert any("1 patient stands at two sites (P0: north, south)" in note for note in scan.notes)
+    assert any("1 patient is at two sites (P0: north, south)" in note for note in scan.notes)
 
 
 def test_the_sites_of_the_source_are_kept_in_the_private_file(
@@ -181,9 +181,7 @@ def test_a_patient_in_two_splits_is_told(tmp_path: Path) -> None:
         rows.append({"file": f"{n}.png", "label": "ab"[n % 2], "patient": "P", "split": split})
     write_table(tmp_path / "list.csv", rows)
     notes = scan_of(tmp_path).notes
-    assert any(
-        "1 patient stands in two of the source's splits (P: test, train)" in n for n in notes
-    )
+    assert any("1 patient is in two of the source's splits (P: test, train)" in n for n in notes)
 
 
 def test_an_excel_table_is_read(tmp_path: Path) -> None:
@@ -291,7 +289,7 @@ def test_a_folder_without_classes_is_told(sltool: Sltool, tmp_path: Path) -> Non
     ran = sltool("prepare", "images", "--source", tmp_path / "source")
     assert ran.code == 3
     assert "there is no class (folders)" in ran.err
-    assert "there is: a.png" in ran.err
+    assert "has: a.png" in ran.err
     assert "the folder above the class folders" in ran.err
     assert not (sltool.folder / "study.yaml").exists()
 

@@ -130,7 +130,7 @@ def test_a_source_with_one_part_makes_a_study_of_that_part(sltool: Sltool, tree:
     done = sltool("prepare", "mura", "--source", tree.parent, *SMALL, "--json").ok().json
     assert {row["part"] for row in done["parts"]} == {"forearm", "all"}
     assert done["refused"] == []
-    assert any("forearm alone" in note for note in done["notes"])
+    assert any("only forearm:" in note for note in done["notes"])
 
 
 def test_every_defect_is_named_and_counted(sltool: Sltool, tree: Path) -> None:
@@ -158,14 +158,15 @@ def test_every_defect_is_named_and_counted(sltool: Sltool, tree: Path) -> None:
     assert "does not name this file" in reasons.pop(unnamed)
     assert "truncated" in reasons.pop(truncated)
     assert "not 0 or 1" in reasons.pop(f"train_labeled_studies.csv line {len(kept) + 1}")
-    assert "no path of MURA's tree" in reasons.pop(f"train_image_paths.csv line {len(listed) + 2}")
+    unknown_path = reasons.pop(f"train_image_paths.csv line {len(listed) + 2}")
+    assert "not a path of MURA's tree" in unknown_path
     assert {Path(record).parent for record in reasons} == {Path(study)}
-    assert all("lacks its study" in reason for reason in reasons.values())
+    assert all("lacks its examination" in reason for reason in reasons.values())
     assert done["samples"] == 210 - 2 - len(reasons)
     notes = "\n".join(done["notes"])
     assert "names 1 files that are missing" in notes
     assert "does not name 1 of the files" in notes
-    assert "taken once" in notes
+    assert "used once" in notes
     assert f"labels {flipped}" in notes
     assert "more than one part of the body" in notes
     assert len(rows(sltool.folder / "refused.csv")) == len(done["refused"])

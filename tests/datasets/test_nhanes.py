@@ -78,11 +78,11 @@ def test_a_person_in_two_cycles_counts_once(data: Data, tmp_path: Path) -> None:
         (tmp_path / f"P_{path.name.replace('_H', '')}").symlink_to(path)
     found, records, notes = read_nhanes(tmp_path, ("age", "LDL"), {})
     assert len(found) == len(set(records)) == 3329
-    assert "3329 persons stand in two cycles: taken once" in notes
+    assert "3329 persons are in two cycles: used once" in notes
 
 
 def test_a_column_that_nhanes_lacks_is_told(data: Data) -> None:
-    with pytest.raises(BadDataError, match="no column bp"):
+    with pytest.raises(BadDataError, match="the column bp"):
         read_nhanes(data("nhanes"), ("age", "bp"), {})
 
 

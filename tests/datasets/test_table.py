@@ -82,7 +82,7 @@ def test_prepare_shows_first_how_to_correct_what_it_understood(
     assert any("columns of numbers (2): age, dose" in line for line in lines)
     assert any("columns of categories (1): sex (f, m)" in line for line in lines)
     assert any("not used: id, note" in line for line in lines)
-    assert any("'id' (a number for each row), 'note' (one value)" in line for line in lines)
+    assert any("'id' (a row index), 'note' (a single value)" in line for line in lines)
 
 
 def test_a_table_of_measured_ldl_runs_through_with_typed_ranges(
@@ -272,8 +272,8 @@ def test_patients_in_two_splits_and_at_two_sites_are_told(tmp_path: Path) -> Non
     scan = scan_of(written(frame, tmp_path / "t.csv"))
     assert scan.groups[:2] == ["P1", "P1"]
     assert scan.sites == ["north", "south"] * 10
-    assert any("stands in two of the source's splits (P1: test, train)" in n for n in scan.notes)
-    assert any("stands at two sites (P1: north, south)" in note for note in scan.notes)
+    assert any("is in two of the source's splits (P1: test, train)" in n for n in scan.notes)
+    assert any("is at two sites (P1: north, south)" in note for note in scan.notes)
     assert inputs(scan).shape == (20, 4)
 
 
@@ -281,7 +281,7 @@ def test_the_same_row_in_two_splits_is_told(tmp_path: Path) -> None:
     frame = people(20, split=["train", "test"] * 10)
     frame.loc[1, ["age", "dose", "sex", "y"]] = frame.loc[0, ["age", "dose", "sex", "y"]]
     notes = scan_of(written(frame, tmp_path / "t.csv")).notes
-    assert any("1 row stands in two of the source's splits" in note for note in notes)
+    assert any("1 row is in two of the source's splits" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -289,12 +289,12 @@ def test_the_same_row_in_two_splits_is_told(tmp_path: Path) -> None:
     [
         ("t.csv", b"", "no rows|no header"),
         ("t.csv", b"age,y\n", "no rows"),
-        ("t.csv", b"age,age,y\n1,2,3\n", "'age' stands twice"),
+        ("t.csv", b"age,age,y\n1,2,3\n", "'age' occurs twice"),
         ("t.csv", b'age,y\n1,"2\n', "not a CSV table"),
         ("t.csv", b"age\0,y\n", "not text"),
         ("t.xlsx", b"PK\3\4 no book", "not an Excel table"),
         ("t.parquet", b"PAR1 cut off", "not a Parquet table"),
-        ("t.doc", b"words", "'.doc' is no table"),
+        ("t.doc", b"words", "'.doc' cannot be read"),
     ],
 )
 def test_what_is_no_table_is_told(tmp_path: Path, name: str, content: bytes, said: str) -> None:
@@ -328,12 +328,12 @@ def test_settings_that_contradict_each_other_are_told() -> None:
             Table.Settings.model_validate(settings)
         return str(caught.value)
 
-    assert "go together" in wrong(columns={"a": {"mean": 1}})
+    assert "must be given together" in wrong(columns={"a": {"mean": 1}})
     assert "either range" in wrong(columns={"a": {"mean": 1, "sd": 1, "range": [0, 1]}})
     assert "[lowest, highest]" in wrong(columns={"a": {"range": [1, 0]}})
     assert "have no range" in wrong(columns={"a": {"categories": ["x"], "range": [0, 1]}})
-    assert "stands twice" in wrong(columns={"a": {"categories": ["x", "x"]}})
-    assert "may see" in wrong(columns={"label": {"range": [0, 1]}})
+    assert "is listed twice" in wrong(columns={"a": {"categories": ["x", "x"]}})
+    assert "may not be a column" in wrong(columns={"label": {"range": [0, 1]}})
 
 
 def test_nothing_is_standardised_by_the_site_s_data_unasked(tmp_path: Path) -> None:

@@ -163,5 +163,5 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 def test_a_whole_network_is_no_state_dict(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "model": torchvision_state()}, tmp_path / "checkpoint.pth")
-    with pytest.raises(BadDataError, match="no state dict"):
+    with pytest.raises(BadDataError, match="does not contain a state dict"):
         build(study_with("checkpoint.pth"), 0, tmp_path)

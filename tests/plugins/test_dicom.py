@@ -121,7 +121,7 @@ def test_frames_have_their_own_rescaling(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("MR_small_jpeg_ls_lossless.dcm", "no decoder here for its compression, JPEG-LS"),
+        ("MR_small_jpeg_ls_lossless.dcm", "no decoder is installed for its compression, JPEG-LS"),
         ("JPEG-LL.dcm", "JPEG Lossless"),
         ("rtplan.dcm", "without a picture"),
         ("no_meta.dcm", "not a DICOM file"),

@@ -71,7 +71,7 @@ def test_defects_are_named(data: Callable[[str], Path], tmp_path: Path) -> None:
     assert {(Path(one.record).name, one.reason.split()[-1]) for one in scan.refused} == {
         ("unknown.jpg", "it"),
         (healthy[1].name, "image"),
-        (broken[0].name, "things"),
+        (broken[0].name, "dataset.csv"),
     }
 
 

@@ -73,9 +73,9 @@ def test_pictures_are_the_files_own(tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"val_images": None}, "val_images"),
-        ({"test_labels": np.array([None] * 18)}, "holds Python objects"),
+        ({"test_labels": np.array([None] * 18)}, "contains Python objects"),
         ({"train_labels": np.zeros((60, 14), np.uint8)}, "for 60 images"),
-        ({"test_labels": np.full((18, 1), 9, np.uint8)}, "go from 9 to 9"),
+        ({"test_labels": np.full((18, 1), 9, np.uint8)}, "range from 9 to 9"),
         ({"val_images": np.zeros((12, 64, 64), np.uint8)}, r"uint8 of shape \(64, 64\)"),
         ({"val_images": np.zeros((12, 28, 28), np.float32)}, "float32"),
     ],

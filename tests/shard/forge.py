@@ -35,7 +35,7 @@ class Forge:
     def __post_init__(self) -> None:
         self.study = load_study(self.folder)
         digest = self.study.encoding_digest(self.folder.privacy_layer)
-        self.content = Content.of(self.study, digest, feature_shape(self.study))
+        self.content = Content.from_study(self.study, digest, feature_shape(self.study))
 
     def key(self, site: str) -> SigningKey:
         return SigningKey.load(self.folder.site(site).key)

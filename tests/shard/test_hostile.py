@@ -126,7 +126,7 @@ def test_bad_data_is_refused(
 def test_a_pseudonym_twice_in_one_shard(forge: Forge, tmp_path: Path) -> None:
     columns = forge.columns()
     columns["pseudonyms"][4] = columns["pseudonyms"][9]
-    with pytest.raises(ShardRefusedError, match="a pseudonym twice"):
+    with pytest.raises(ShardRefusedError, match="repeats a pseudonym"):
         read_all(forge, forge.shard(tmp_path / "bad.h5", columns=columns))
 
 

@@ -77,7 +77,7 @@ class Queue:
         encoding = study.encoding_digest(folder.privacy_layer)
         check_encoding(folder, study, encoding)
         shape = feature_shape(folder.privacy_layer, study)
-        self.content = Content.of(study, encoding, shape)
+        self.content = Content.from_study(study, encoding, shape)
         self.store = open_store(folder, study)
         self._withdrawn = WithdrawnRows(folder, study)
         self._duplicates = Duplicates(self.store)
