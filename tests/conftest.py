@@ -129,13 +129,13 @@ def _clean_plugins() -> Iterator[None]:
     """No test sees another's plug-ins."""
     from sltool import registry
 
-    for one in registry.registries.values():
-        one._load_builtins()
-    kept = {name: dict(one._entries) for name, one in registry.registries.items()}
+    for registered in registry.registries.values():
+        registered._load_builtins()
+    kept = {name: dict(registered._entries) for name, registered in registry.registries.items()}
     yield
-    for name, one in registry.registries.items():
-        one._entries = kept[name]
-        one._waiting = None
-        one.broken.clear()
+    for name, registered in registry.registries.items():
+        registered._entries = kept[name]
+        registered._waiting = None
+        registered.broken.clear()
     registry.broken_plugins.clear()
     registry._loaded_files.clear()

@@ -25,11 +25,11 @@ def refused(ran: Ran, code: int, *said: str) -> None:
     assert "Traceback" not in ran.err
 
 
-def make_images(folder: Path, number: int, seed: int = 0) -> None:
+def make_images(folder: Path, count: int, seed: int = 0) -> None:
     """Small pictures of mixed size and mode, as hospitals have them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    for n in range(number):
+    for n in range(count):
         size = (20 + n % 7, 30 + n % 5)
         picture = Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8))
         picture.convert(("L", "RGB", "LA", "P")[n % 4]).save(folder / f"{n}.png")

@@ -78,11 +78,11 @@ def watched(folder: Path, *commands: list[str]) -> list[str]:
     )
     assert done.returncode == 0, done.stderr
     loose: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return [one for one in loose if not is_public(one.removesuffix(".part"))]
+    return [path for path in loose if not is_public(path.removesuffix(".part"))]
 
 
 def is_public(path: str) -> bool:
-    return any(Path(path).match(one) for one in PUBLIC) and "feature-maps" not in path
+    return any(Path(path).match(pattern) for pattern in PUBLIC) and "feature-maps" not in path
 
 
 def loose(folder: Path) -> list[str]:

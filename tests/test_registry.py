@@ -32,7 +32,7 @@ def plugin(path: Path, name: str = "mine", summary: str = "A model of mine.") ->
 
 
 def listed(ran_json: dict[str, list[dict[str, str]]], kind: str = "models") -> dict[str, str]:
-    return {one["name"]: one["origin"] for one in ran_json[kind]}
+    return {entry["name"]: entry["origin"] for entry in ran_json[kind]}
 
 
 def test_all_that_the_paper_needs_is_built_in(sltool: Sltool) -> None:
@@ -63,12 +63,12 @@ def test_a_typing_mistake_is_told_the_nearest_name(
 
 
 def test_two_files_with_one_name_are_both_named(sltool: Sltool, tmp_path: Path) -> None:
-    one, two = (plugin(tmp_path / name) for name in ("one.py", "two.py"))
+    first, second = (plugin(tmp_path / name) for name in ("one.py", "two.py"))
     ran = sltool("list", "models", "--plugins-dir", tmp_path)
     assert ran.code == 2
     assert "two models are called 'mine'" in ran.err
-    assert str(one) in ran.err
-    assert str(two) in ran.err
+    assert str(first) in ran.err
+    assert str(second) in ran.err
 
 
 def test_a_file_cannot_take_a_built_in_name(sltool: Sltool, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def first_patient(sltool: Sltool, split: str = "train") -> tuple[str, list[str]]
 def in_store(sltool: Sltool, pseudonyms: list[str]) -> bool:
     """Whether any byte in the store says one of these."""
     files = (sltool.folder / "server" / "store").iterdir()
-    return any(one.encode() in file.read_bytes() for file in files for one in pseudonyms)
+    return any(
+        pseudonym.encode() in file.read_bytes() for file in files for pseudonym in pseudonyms
+    )
 
 
 def test_withdrawn_rows_leave_the_store_and_stay_out(trained: Sltool) -> None:
@@ -89,7 +91,7 @@ def shipped_records(sltool: Sltool, site: str = "B") -> set[str]:
     found: set[str] = set()
     for path in (sltool.folder / "outbox" / site).glob("*.h5"):
         with h5py.File(path) as shard:
-            found |= {record_of[one] for one in shard["pseudonyms"][:]}
+            found |= {record_of[pseudonym] for pseudonym in shard["pseudonyms"][:]}
     return found
 
 

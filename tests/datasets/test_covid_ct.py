@@ -29,11 +29,11 @@ def test_sao_paulo(sltool: Sltool, data: Data) -> None:
     assert "slices of one patient may fall on both sides" in " ".join(done["notes"])
     with h5py.File(sltool.folder / "prepared.h5") as file:
         assert file["inputs"].shape == (2481, 1, 64, 64)
-        number = 1300
-        name = file["records"].asstr()[number]
+        sample = 1300
+        name = file["records"].asstr()[sample]
         picture = Image.open(source / name).convert("L").resize((64, 64), Image.Resampling.BILINEAR)
-        assert (file["inputs"][number, 0] == np.asarray(picture)).all()
-        assert file["labels"][number] == name.startswith("COVID")
+        assert (file["inputs"][sample, 0] == np.asarray(picture)).all()
+        assert file["labels"][sample] == name.startswith("COVID")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
@@ -132,15 +132,15 @@ def test_sao_paulo_is_recognised_and_the_leak_is_told(sltool: Sltool, sao_paulo:
 def test_ucsd_is_recognised_and_its_own_split_is_kept(sltool: Sltool, ucsd: Path) -> None:
     done = sltool("prepare", "covid-ct", "--source", ucsd, *SMALL, "--json").ok().json
     assert done["classes"] == {"non-COVID": 30, "COVID": 30}
-    assert [one["record"] for one in done["refused"]] == ["COVID/gone.png"]
+    assert [refused["record"] for refused in done["refused"]] == ["COVID/gone.png"]
     notes = " ".join(done["notes"])
     assert "UCSD" in notes
     assert "2 slices are in no split list" in notes
     counts = sltool("partition", "--ratios", "1", "--json").ok().json["sites"]["A"]
     assert counts == {"train": 38, "validation": 8, "test": 14}
     for row in pseudonyms(sltool):
-        number = int(row["record"].split("-")[-1].split(".")[0])
-        expected = "test" if 22 <= number < 29 else "validation" if 18 <= number < 22 else "train"
+        place = int(row["record"].split("-")[-1].split(".")[0])
+        expected = "test" if 22 <= place < 29 else "validation" if 18 <= place < 22 else "train"
         assert row["split"] == expected
 
 

@@ -86,7 +86,11 @@ def test_counts_are_those_of_the_files(sltool: Sltool, tree: Path) -> None:
         paths = (tree / f"{name}_image_paths.csv").read_text().splitlines()
         for part in BODY_PARTS:
             mine = [path for path in paths if f"XR_{part.upper()}/" in path]
-            row = next(one for one in done["parts"] if (one["list"], one["part"]) == (name, part))
+            row = next(
+                counted
+                for counted in done["parts"]
+                if (counted["list"], counted["part"]) == (name, part)
+            )
             assert row == {
                 "list": name,
                 "part": part,
@@ -153,7 +157,7 @@ def test_every_defect_is_named_and_counted(sltool: Sltool, tree: Path) -> None:
 
     done = sltool("prepare", "mura", "--source", tree, *SMALL, "--json").ok().json
 
-    reasons = {one["record"]: one["reason"] for one in done["refused"]}
+    reasons = {refused["record"]: refused["reason"] for refused in done["refused"]}
     assert "no such file" in reasons.pop(missing)
     assert "does not name this file" in reasons.pop(unnamed)
     assert "truncated" in reasons.pop(truncated)
@@ -248,8 +252,8 @@ def test_images_studies_and_patients_are_scored_apart(sltool: Sltool) -> None:
         members = defaultdict(list)
         for row in predicted:
             members[key(row)].append((float(row["y_true"]), float(row["y_pred"])))
-        y_true = [max(label for label, _ in one) for one in members.values()]
-        y_pred = [np.mean([score for _, score in one]) for one in members.values()]
+        y_true = [max(label for label, _ in images) for images in members.values()]
+        y_pred = [np.mean([score for _, score in images]) for images in members.values()]
         numbers = [score >= 0.5 for score in y_pred]
         assert found[level]["samples"] == len(members)
         assert found[level]["metrics"] == pytest.approx(

@@ -61,10 +61,10 @@ def test_what_is_wrong_with_nhanes_files_is_named(
     assert expected in ran.err
 
 
-def swap_columns(path: Path, one: str, other: str) -> None:
+def swap_columns(path: Path, first_name: str, other: str) -> None:
     """Exchange two variables' names in a SAS XPORT file: so one has the other's unit."""
     raw = path.read_bytes()
-    first, second = struct.pack("8s", one.encode()), struct.pack("8s", other.encode())
+    first, second = struct.pack("8s", first_name.encode()), struct.pack("8s", other.encode())
     first, second = first.replace(b"\0", b" "), second.replace(b"\0", b" ")
     assert first in raw
     raw = raw.replace(first, b"--------").replace(second, first).replace(b"--------", second)

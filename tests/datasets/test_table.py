@@ -209,7 +209,7 @@ def test_a_missing_value_is_refused_where_the_study_says_so(tmp_path: Path) -> N
     frame.loc[4, "age"] = "old"
     frame.loc[5, "y"] = None
     scan = agreed.scan(written(frame, tmp_path / "second.csv"))
-    assert [(one.record, one.reason) for one in scan.refused] == [
+    assert [(refused.record, refused.reason) for refused in scan.refused] == [
         ("line 5", "age is missing"),
         ("line 6", "age 'old' is not a number"),
         ("line 7", "its label '' is not a number"),
@@ -259,7 +259,7 @@ def test_a_label_of_another_site_is_refused_with_the_nearest(tmp_path: Path) -> 
     frame = people(20, y=["dead", "alive"] * 9 + ["allive", ""])
     scan = agreed.scan(written(frame, tmp_path / "second.csv"))
     expected = "its label 'allive' is none of dataset.label.classes; did you mean 'alive'?"
-    assert [one.reason for one in scan.refused] == [expected, "it has no label"]
+    assert [refused.reason for refused in scan.refused] == [expected, "it has no label"]
 
 
 def test_patients_in_two_splits_and_at_two_sites_are_told(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_a_row_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     source = written(people(20), tmp_path / "t.csv")
     source.write_text(source.read_text().rstrip().rpartition(",")[0])
     scan = scan_of(source)
-    assert [(one.record, one.reason) for one in scan.refused] == [
+    assert [(refused.record, refused.reason) for refused in scan.refused] == [
         ("line 21", "it has 3 fields where the header has 4")
     ]
 
@@ -350,7 +350,7 @@ def test_settings_typed_for_some_columns_leave_the_others_as_they_are_found(
 ) -> None:
     source = written(people(40), tmp_path / "t.csv")
     ranges = ["age.range=[20,90]", "dose.range=[1,9]"]
-    wanted = [f"dataset.columns.{one}" for one in ranges] + ["dataset.label.range=[30,100]"]
+    wanted = [f"dataset.columns.{column}" for column in ranges] + ["dataset.label.range=[30,100]"]
     sltool("prepare", "table", "--source", source, "--set", *wanted, *NARROW).ok()
     study = yaml.safe_load((sltool.folder / "study.yaml").read_text())
     assert study["dataset"]["columns"]["age"] == {"range": [20, 90]}

@@ -275,9 +275,9 @@ def test_a_plug_ins_metric_stands_in_report_and_compare(study: Sltool, tmp_path:
     with_it = ("default", "C", "--plugins-dir", plugin)
     for arm in study("report", *with_it, "--json").ok().json["arms"]:
         assert {"worst", "off-by-20"} < arm["metrics"].keys()
-        one = arm["metrics"]["worst"]
-        assert 0 < one["low"] < one["mean"]
-        assert one["undefined"] == 0
+        figure = arm["metrics"]["worst"]
+        assert 0 < figure["low"] < figure["mean"]
+        assert figure["undefined"] == 0
     page = (study.folder / "server" / "report" / "report.html").read_text()
     assert "worst [mg/dL]" in page
     assert "off-by-20 [%]: minus" in page
@@ -294,9 +294,9 @@ def test_resamples_without_a_figure_are_told(study: Sltool, tmp_path: Path) -> N
         PLUGIN.replace("return float(", "return float('nan') if y_true.max() < 180 else float(")
     )
     ran = study("report", "default", "--plugins-dir", plugin, "--json").ok()
-    one = ran.json["arms"][0]["metrics"]["worst"]
-    assert 0 < one["undefined"] < 2000
-    told = f"default: {one['undefined']} of 2000 resamples leave worst undefined"
+    figure = ran.json["arms"][0]["metrics"]["worst"]
+    assert 0 < figure["undefined"] < 2000
+    told = f"default: {figure['undefined']} of 2000 resamples leave worst undefined"
     assert told in ran.err
     assert told in (study.folder / "server" / "report" / "report.html").read_text()
     assert told in study("compare", "default", "--intervals", "--plugins-dir", plugin).ok().err

@@ -34,14 +34,14 @@ def predictions(folder: Path, arm: str, cell: str = "base", seed: int = 0) -> pd
 def test_all_arms_share_the_test_rows(sltool: Sltool) -> None:
     done = sltool("reproduce", "cholesterol", "--seeds", 1, *FEW, "--json").ok()
     out = sltool.folder / "reproduction" / "cholesterol"
-    assert [one["arm"] for one in done.json["arms"]] == list(ALL_ARMS)
+    assert [arm["arm"] for arm in done.json["arms"]] == list(ALL_ARMS)
     multi = predictions(out, "multi")
     assert len(multi) == 44
     for arm in ALL_ARMS:
         other = predictions(out, arm)
         assert other[["pseudonym", "y_true"]].equals(multi[["pseudonym", "y_true"]]), arm
     # The bundled patients' LDL was computed with Friedewald's formula.
-    by_arm = {one["arm"]: one["metrics"]["smape"]["mean"] for one in done.json["arms"]}
+    by_arm = {arm["arm"]: arm["metrics"]["smape"]["mean"] for arm in done.json["arms"]}
     assert by_arm["friedewald"] == pytest.approx(0, abs=0.001)
     assert by_arm["friedewald"] < min(v for arm, v in by_arm.items() if arm != "friedewald")
     for name in ("report.html", "results.csv", "figures/bars.png", "figures/errors.svg"):
@@ -59,12 +59,12 @@ def test_a_comparison_goes_on_where_it_was(sltool: Sltool) -> None:
     done = sltool(*typed, "--seeds", 2, "--arms", "multi", "friedewald", "--json").ok()
     assert (arms / "multi" / "predictions.csv").stat().st_mtime_ns == kept
     assert (arms / "friedewald" / "arm.json").exists()
-    assert [(one["arm"], one["sweep"], one["seeds"]) for one in done.json["arms"]] == [
+    assert [(arm["arm"], arm["sweep"], arm["seeds"]) for arm in done.json["arms"]] == [
         (arm, {"cut": cut}, [0, 1]) for cut in ("0", "1") for arm in ("multi", "friedewald")
     ]
     assert done.err.count("note: precision") == 1
     # The cell was made again, with new pseudonyms, but for the same patients.
-    formula = next(one for one in done.json["arms"] if one["arm"] == "friedewald")
+    formula = next(arm for arm in done.json["arms"] if arm["arm"] == "friedewald")
     assert formula["against_reference"]["rmsle"]["p"] > 0
     records = [
         pd.read_csv(arms.parent.with_name(f"seed-{seed}") / "records.csv") for seed in (0, 1)
@@ -97,7 +97,7 @@ def test_one_site_federated_is_pooled_training(sltool: Sltool) -> None:
         *("reproduce", "cholesterol", "--seeds", 1, "--out", "out", "--ratios", "1"),
         *("--set", "training.epochs=20", "--arms", "pooled", "federated", "single:B", "--json"),
     ).ok()
-    figures = {one["arm"]: one["metrics"]["smape"]["mean"] for one in done.json["arms"]}
+    figures = {arm["arm"]: arm["metrics"]["smape"]["mean"] for arm in done.json["arms"]}
     assert figures["federated"] == pytest.approx(figures["pooled"], rel=0.25)
     assert "no site B" in done.json["left_out"]["single:B"]
 

@@ -44,8 +44,10 @@ def run(folder: str, arguments: list[str]) -> int:
         return int(end.code or 0)
 
 
-def child(shim: Any, folder: str, arguments: list[str], number: int, action: int, out: int) -> None:
-    shim.fault_arm(os.fsencode(folder), number if number >= 0 else 2**40, action)
+def child(
+    shim: Any, folder: str, arguments: list[str], failing_call: int, action: int, out: int
+) -> None:
+    shim.fault_arm(os.fsencode(folder), failing_call if failing_call >= 0 else 2**40, action)
     code = run(folder, arguments)
     count = shim.fault_count()
     shim.fault_arm(b"", -1, 0)

@@ -20,7 +20,7 @@ def study_of(
     model: str, shape: tuple[int, ...], cut: int = 1, classes: int = 2, **settings: Any
 ) -> Study:
     """A study of class labels with this model."""
-    names = [f"class {number}" for number in range(classes)]
+    names = [f"class {class_index}" for class_index in range(classes)]
     return Study.model_validate(
         {
             "id": "0" * 32,

@@ -104,7 +104,7 @@ def _activations(network: torch.nn.Module) -> set[type]:
 def test_weights_go_into_the_outline(name: str) -> None:
     study = small_study(name, 1)
     built, drawn = build(study, seed=5), outline(study)
-    assert all(one.is_meta for one in drawn.server_network.parameters())
+    assert all(parameter.is_meta for parameter in drawn.server_network.parameters())
     drawn.privacy_layer.load_state_dict(built.privacy_layer.state_dict(), assign=True)
     drawn.server_network.load_state_dict(built.server_network.state_dict(), assign=True)
     x = torch.randn(2, *study.samples.shape)

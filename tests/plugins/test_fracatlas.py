@@ -49,7 +49,7 @@ def test_the_whole_pipeline(
     monkeypatch.setenv("SLTOOL_PLUGINS", str(PLUGIN))
     source = some(data("fracatlas"), tmp_path / "fracatlas")
     sets = ["dataset.size=64", "model.width=0.05", "training.epochs=2", "encoding.views=2"]
-    options = [word for one in sets for word in ("--set", one)]
+    options = [word for setting in sets for word in ("--set", setting)]
     done = sltool("prepare", "fracatlas", "--source", source, *options, "--json").ok().json
     assert done["classes"] == {"not fractured": 30, "fractured": 30}
     for stage in ("partition", "client-encode", "ship", "server-train"):
@@ -68,7 +68,9 @@ def test_defects_are_named(data: Callable[[str], Path], tmp_path: Path) -> None:
     kind = datasets.get("fracatlas")
     scan = kind(kind.Settings()).scan(source)
     assert len(scan) == 6
-    assert {(Path(one.record).name, one.reason.split()[-1]) for one in scan.refused} == {
+    assert {
+        (Path(refused.record).name, refused.reason.split()[-1]) for refused in scan.refused
+    } == {
         ("unknown.jpg", "it"),
         (healthy[1].name, "image"),
         (broken[0].name, "things"),

@@ -46,7 +46,7 @@ def test_the_whole_pipeline(
     monkeypatch.setenv("SLTOOL_PLUGINS", str(PLUGIN))
     source = make(tmp_path / "some.npz", classes, colour)
     sets = ["training.epochs=15", "model.filters=[4, 8]", "training.batch_size=16"]
-    options = [word for one in sets for word in ("--set", one)]
+    options = [word for setting in sets for word in ("--set", setting)]
     done = sltool("prepare", "medmnist", "--source", source, *options, "--json").ok().json
     assert done["samples"] == 90
     assert len(done["classes"]) == classes

@@ -85,8 +85,8 @@ class Server:
         lines = path.read_text().splitlines()
         start = lines.index("training:")
         for key, value in values.items():
-            number = next(n for n in range(start, len(lines)) if lines[n].startswith(f"  {key}:"))
-            lines[number] = f"  {key}: {value}"
+            line = next(n for n in range(start, len(lines)) if lines[n].startswith(f"  {key}:"))
+            lines[line] = f"  {key}: {value}"
         path.write_text("\n".join(lines) + "\n")
 
     def start(self, *args: object, **environment: str) -> subprocess.Popen[str]:
@@ -101,9 +101,11 @@ class Server:
         )
 
 
-def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     """Whether two networks are the same, bit for bit."""
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:
@@ -114,9 +116,9 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def end(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str]:
+def end(process: subprocess.Popen[str], signal_number: signal.Signals) -> tuple[int, str]:
     """Send a signal; the exit code and what was said on stderr."""
-    process.send_signal(number)
+    process.send_signal(signal_number)
     _, said = process.communicate(timeout=PATIENCE)
     return process.returncode, said
 

@@ -104,7 +104,9 @@ def no_checksum(file: h5py.File, data: Array) -> None:
 
 
 def variable_length(file: h5py.File, data: Array) -> None:
-    file.create_dataset("groups", data=[one.decode() for one in data], dtype=h5py.string_dtype())
+    file.create_dataset(
+        "groups", data=[group.decode() for group in data], dtype=h5py.string_dtype()
+    )
 
 
 def reference_dtype(file: h5py.File, data: Array) -> None:
@@ -142,8 +144,8 @@ def extra_member(file: h5py.File, columns: dict[str, Array]) -> None:
 
 def many_members(file: h5py.File, columns: dict[str, Array]) -> None:
     write_good(file, columns)
-    for number in range(2000):
-        file.create_group(f"g{number}")
+    for group in range(2000):
+        file.create_group(f"g{group}")
 
 
 def attribute(file: h5py.File, columns: dict[str, Array]) -> None:

@@ -90,8 +90,8 @@ def test_payload(shard: Path) -> None:
             assert not dataset.attrs
         assert np.isfinite(file["features"][:]).all()
         assert np.isfinite(file["labels"][:]).all()
-        pseudonyms = [one.decode("ascii") for one in file["pseudonyms"]]
-        assert all(re.fullmatch("[0-9a-f]{32}", one) for one in pseudonyms)
+        pseudonyms = [pseudonym.decode("ascii") for pseudonym in file["pseudonyms"]]
+        assert all(re.fullmatch("[0-9a-f]{32}", pseudonym) for pseudonym in pseudonyms)
         assert len(set(pseudonyms)) == samples
-        groups = [one.decode("ascii") for one in file["groups"]]
-        assert all(re.fullmatch("[0-9a-f]{32}(/[0-9a-f]{32})?", one) for one in groups)
+        groups = [group.decode("ascii") for group in file["groups"]]
+        assert all(re.fullmatch("[0-9a-f]{32}(/[0-9a-f]{32})?", group) for group in groups)

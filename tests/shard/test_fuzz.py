@@ -55,9 +55,9 @@ def accepted(forge: Forge, path: Path) -> bool:
     return True
 
 
-def many(number: int) -> settings:
+def many(examples: int) -> settings:
     return settings(
-        max_examples=number,
+        max_examples=examples,
         deadline=None,
         database=None,
         derandomize=True,

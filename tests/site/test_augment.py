@@ -28,8 +28,8 @@ def versions(images: torch.Tensor, views: int = 5, seed: int = 1, **changes: Any
 def picture(height: int = 20, width: int = 30) -> torch.Tensor:
     """Two smooth pictures of two channels, without symmetry."""
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
-    one = torch.stack([100 * x + 20 * y, 50 * (x - 0.3) ** 2 + 80 * y**2])
-    return torch.stack([one, one.flip(1) + 10])
+    image = torch.stack([100 * x + 20 * y, 50 * (x - 0.3) ** 2 + 80 * y**2])
+    return torch.stack([image, image.flip(1) + 10])
 
 
 def test_the_first_view_is_the_image_itself() -> None:
@@ -62,8 +62,8 @@ def test_rotation_keeps_shapes_and_stays_within_its_angle(height: int, width: in
     image[0, 0, middle[0], middle[1] + 12 : middle[1] + 15] = 1
     made = versions(image, views=50, rotation=40)[0, 1:, 0]
     angles = []
-    for one in made:
-        where = np.average(np.argwhere(one.numpy() > 0.2), axis=0) - middle
+    for view in made:
+        where = np.average(np.argwhere(view.numpy() > 0.2), axis=0) - middle
         # However wide the image is, a turn moves a spot along a circle.
         assert np.hypot(*where) == pytest.approx(13, abs=0.7)
         angles.append(np.rad2deg(np.arctan2(*where)))
@@ -111,7 +111,7 @@ def encoded(sltool: Sltool) -> dict[str, bytes]:
 def test_views_travel_and_train(sltool: Sltool, tmp_path: Path) -> None:
     source = two_classes(tmp_path / "ct", 40, ("non-COVID", "COVID"))
     sets = ["encoding.views=3", "dataset.size=32", "training.epochs=3", "encoding.dtype=float32"]
-    options = [word for one in sets for word in ("--set", one)]
+    options = [word for setting in sets for word in ("--set", setting)]
     sltool("prepare", "covid-ct", "--source", source, *options).ok()
     sltool("partition", "--ratios", "2:1").ok()
     shards = encoded(sltool)

@@ -64,7 +64,7 @@ def test_shards_are_cut_and_chained(sites: Sltool) -> None:
         if "train" in name
     ]
     assert len(manifests) == 2
-    assert sum(one["samples"] for one in manifests) == 248
+    assert sum(manifest["samples"] for manifest in manifests) == 248
     assert manifests[0]["previous"] is None
     import hashlib
 

@@ -128,7 +128,9 @@ def test_an_accepted_risk_is_signed_and_shown_at_the_server(sltool: Sltool) -> N
     taken = sltool("queue", "take", "--json").ok().json
     assert len(taken["accepted"]) == 3
     shown = sltool("status", "--json").ok().json["accepted_risks"]
-    assert [(one["site"], one["reason"], one["shards"]) for one in shown] == [("B", reason, 3)]
+    assert [(accepted["site"], accepted["reason"], accepted["shards"]) for accepted in shown] == [
+        ("B", reason, 3)
+    ]
     assert "exact_recovery is 1" in shown[0]["refusal"]
     assert reason in sltool("status").ok().err
 

@@ -25,19 +25,19 @@ def test_the_draws_are_standard_normal() -> None:
 def test_no_draw_follows_from_another() -> None:
     blocks = standard_normal(KEY, 20 * BLOCK).reshape(20, 2, BLOCK // 2)
     radius, angle = blocks[:, 0], blocks[:, 1]
-    for one, other in (
+    for first, other in (
         (radius, angle),
         (radius**2, angle**2),
         (radius[1:], radius[:-1]),
         (radius[:, 1:], radius[:, :-1]),
     ):
-        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.006
+        assert abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 0.006
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 7, BLOCK - 1, BLOCK + 1])
-def test_any_number_can_be_drawn(number: int) -> None:
-    draws = standard_normal(KEY, number)
-    assert draws.shape == (number,)
+@pytest.mark.parametrize("count", [0, 1, 2, 7, BLOCK - 1, BLOCK + 1])
+def test_any_number_can_be_drawn(count: int) -> None:
+    draws = standard_normal(KEY, count)
+    assert draws.shape == (count,)
     assert draws.dtype == np.float32
     assert np.isfinite(draws).all()
 

@@ -49,7 +49,7 @@ def test_workers_give_what_one_process_gives(tmp_path: Path) -> None:
     found = [prepared(tmp_path / str(workers), source, workers) for workers in (1, 2)]
     (alone, first), (together, second) = found
     assert first == second
-    assert [one.record for one in first.refused] == [
+    assert [refused.record for refused in first.refused] == [
         f"non-COVID/{path.name}" for path in paths[: stage.BATCH]
     ]
     assert alone["inputs"].shape == (1600 - stage.BATCH, 1, 8, 8)

@@ -128,11 +128,11 @@ def test_links_and_what_cannot_be_read(tmp_path: Path) -> None:
 
 def test_many_files_cost_little(tmp_path: Path) -> None:
     """A look at each file's entry, and no more: well below 0.1 ms a file."""
-    for number in range(4_000):
-        folder = tmp_path / f"patient{number // 20:05d}"
-        if number % 20 == 0:
+    for image in range(4_000):
+        folder = tmp_path / f"patient{image // 20:05d}"
+        if image % 20 == 0:
             folder.mkdir()
-        os.close(os.open(folder / f"image{number % 20}.png", os.O_CREAT | os.O_WRONLY))
+        os.close(os.open(folder / f"image{image % 20}.png", os.O_CREAT | os.O_WRONLY))
     started = time.process_time()
     found = fingerprint(tmp_path)
     assert len(found.files) == 4_000

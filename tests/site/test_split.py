@@ -57,9 +57,9 @@ def test_no_group_is_torn_and_none_is_lost(seed: int, patients: int, most: int) 
 def test_the_seed_decides() -> None:
     labels = np.repeat([0, 1], 100)
     groups = [str(n) for n in range(200)]
-    one, again, other = (run(labels, groups, seed=seed) for seed in (1, 1, 2))
-    assert (one.split == again.split).all()
-    assert not (one.split == other.split).all()
+    first, again, other = (run(labels, groups, seed=seed) for seed in (1, 1, 2))
+    assert (first.split == again.split).all()
+    assert not (first.split == other.split).all()
 
 
 def test_official_lists_are_kept() -> None:

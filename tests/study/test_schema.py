@@ -60,8 +60,8 @@ def test_every_key_stands_in_the_file_with_a_comment(prepared: Sltool) -> None:
     lines = (prepared.folder / "study.yaml").read_text().splitlines()
     keys = [n for n, line in enumerate(lines) if ":" in line and not line.lstrip().startswith("#")]
     assert len(keys) > 25
-    for number in keys:
-        assert lines[number - 1].lstrip().startswith("#"), lines[number]
+    for line in keys:
+        assert lines[line - 1].lstrip().startswith("#"), lines[line]
 
 
 def test_enrolling_keeps_the_comments(prepared: Sltool) -> None:

@@ -99,7 +99,7 @@ def test_damaged_figures_are_bad_input(trained: Sltool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "other"),
     [
         (Question("test", "study"), Question("test", "image", ("study",))),
         (Question(sites=("A", "B")), Question(sites=("A_B",))),
@@ -110,8 +110,8 @@ def test_damaged_figures_are_bad_input(trained: Sltool) -> None:
         ),
     ],
 )
-def test_no_two_questions_share_a_file(one: Question, other: Question) -> None:
+def test_no_two_questions_share_a_file(first: Question, other: Question) -> None:
     run = RunFolder("r", Path("r"))
-    assert run.metrics(one) != run.metrics(other)
-    assert run.predictions(one) != run.predictions(other)
-    assert max(len(run.predictions(question).name) for question in (one, other)) < 200
+    assert run.metrics(first) != run.metrics(other)
+    assert run.predictions(first) != run.predictions(other)
+    assert max(len(run.predictions(question).name) for question in (first, other)) < 200

@@ -68,7 +68,7 @@ def test_the_store_may_be_gone(trained: Sltool) -> None:
     (trained.folder / "study.yaml").write_text(text)
     assert trained("queue", "take", "--json").ok().json["rejected"] == []
     arrived = trained("status", "--json").ok().json["arrived"]
-    assert sum(one["samples"] for one in arrived) == 442
+    assert sum(series["samples"] for series in arrived) == 442
 
 
 def test_other_weights_of_the_privacy_layer(trained: Sltool) -> None:

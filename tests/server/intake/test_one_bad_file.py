@@ -79,7 +79,7 @@ def test_it_is_set_aside_with_its_reason_and_the_rest_goes_on(
     ran = trained("queue", "take", "--json")
     assert ran.code == 4, ran.err
     assert ran.json["accepted"] == ["A-train-00005.h5"]
-    assert [one["file"] for one in ran.json["rejected"]] == [name]
+    assert [rejected["file"] for rejected in ran.json["rejected"]] == [name]
     assert not list(inbox.iterdir())
     assert os.path.lexists(trained.folder / "server" / "rejected" / name)
     assert f"{name} was refused: the file " in trained("status").ok().err
@@ -115,7 +115,7 @@ def test_an_unreadable_file_is_set_aside(trained: Sltool, inbox: Path, suffix: s
     ran = as_plain_user(trained, "queue", "take", "--json")
     assert ran.code == 4, ran.err
     assert ran.json["accepted"] == ["A-train-00005.h5"]
-    assert [one["file"] for one in ran.json["rejected"]] == [path.name]
+    assert [rejected["file"] for rejected in ran.json["rejected"]] == [path.name]
     assert "Permission denied" in ran.json["rejected"][0]["reason"]
     assert (trained.folder / "server" / "rejected" / path.name).exists()
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_moved_is_reported_and_the_rest_goes_on(
         (inbox / "aa.h5").chmod(0o755)
     assert ran.code == 4, ran.err
     assert ran.json["accepted"] == ["A-train-00005.h5"]
-    assert [(one["file"], one["reason"]) for one in ran.json["left"]] == [
+    assert [(left["file"], left["reason"]) for left in ran.json["left"]] == [
         ("aa.h5", "the file is not a regular file")
     ]
     assert (inbox / "aa.h5").is_dir()
@@ -154,7 +154,7 @@ def test_an_encrypted_file_waits_for_the_identity_and_the_rest_goes_on(
     ran = trained("queue", "take", "--json")
     assert ran.code == 4, ran.err
     assert ran.json["accepted"] == ["A-train-00005.h5"]
-    assert [one["file"] for one in ran.json["left"]] == ["aa.h5.age"]
+    assert [left["file"] for left in ran.json["left"]] == ["aa.h5.age"]
     assert "no identity" in ran.err
     shutil.copy(elsewhere, trained.folder / "server" / "identity")
     assert trained("queue", "take", "--json").ok().json["accepted"] == ["A-train-00007.h5"]
@@ -193,7 +193,7 @@ def test_a_file_that_vanishes_is_passed_over(trained: Sltool, inbox: Path) -> No
     with only_server(folder):
         intake = Queue(folder, load_study(folder)).take(VanishAt(path))
     assert intake.accepted == ["A-train-00005.h5"]
-    assert [one.name for one in intake.vanished] == ["aa.h5"]
+    assert [path.name for path in intake.vanished] == ["aa.h5"]
     assert not intake.rejected
     assert not intake.left
 
@@ -226,7 +226,7 @@ def test_the_queue_goes_on_where_a_good_file_cannot_leave(trained: Sltool, inbox
     ran = as_plain_user(trained, "queue", "take", "--json")
     assert ran.code == 4, ran.err
     assert ran.json["accepted"] == ["A-train-00005.h5"]
-    assert [one["file"] for one in ran.json["left"]] == ["aa.h5"]
+    assert [left["file"] for left in ran.json["left"]] == ["aa.h5"]
     assert bad.exists()
 
 

@@ -57,7 +57,7 @@ def assert_refused(sltool: Sltool, path: Path, code: int, said: str) -> None:
     assert (ran.code, "Traceback" in ran.err) == (code, False), ran.err
     assert said in ran.err
     rejected = sltool.folder / "server" / "rejected"
-    kept = [one for one in rejected.iterdir() if one.is_file() and one.read_bytes() == data]
+    kept = [path for path in rejected.iterdir() if path.is_file() and path.read_bytes() == data]
     assert kept, "the untouched file is kept"
     reason = json.loads(kept[0].with_name(kept[0].name + ".reason.json").read_text())
     assert reason["reason"] in ran.err
@@ -183,18 +183,18 @@ def test_same_place_other_content_is_refused_and_both_are_kept(
 
 def test_a_gap_is_told_until_it_is_filled(trained: Sltool, forge: Forge, tmp_path: Path) -> None:
     first = read_manifest(trained.folder / "server" / "accepted" / "A-train-00000.h5")[0]
-    one = forge.shard(
+    duplicated = forge.shard(
         tmp_path / "1.h5",
         sequence=1,
         columns=forge.columns(seed=1),
         claims={"previous": first.digest},
     )
-    claims = {"previous": read_manifest(one)[0].digest}
+    claims = {"previous": read_manifest(duplicated)[0].digest}
     two = forge.shard(tmp_path / "2.h5", sequence=2, columns=forge.columns(seed=2), claims=claims)
     assert "shard 1 has not been accepted yet" in trained("queue", "take", two).ok().err
     for _ in range(2):
         assert "site A, train: shard 1 has not" in trained("status").ok().err
-    trained("queue", "take", one).ok()
+    trained("queue", "take", duplicated).ok()
     assert "has not been accepted" not in trained("status").ok().err
 
 
@@ -330,10 +330,10 @@ def test_a_file_that_is_still_being_copied_is_left_alone(
 
     def copy_slowly() -> None:
         with arriving.open("wb", buffering=0) as file:
-            for number in range(len(whole) - 1):
-                file.write(whole[number : number + 1])
-                if number > 3000 and done.wait(0.02):
-                    file.write(whole[number + 1 :])
+            for position in range(len(whole) - 1):
+                file.write(whole[position : position + 1])
+                if position > 3000 and done.wait(0.02):
+                    file.write(whole[position + 1 :])
                     return
 
     copying = threading.Thread(target=copy_slowly)

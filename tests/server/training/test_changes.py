@@ -140,7 +140,7 @@ def test_the_card_lists_the_sites_that_the_weights_were_trained_on(server: Serve
     server.sltool("server-train", "--max-epochs", 2).ok()
     join(server, "B")
     ran = server.sltool("server-train", "--max-epochs", 4).ok()
-    shards = {one["shard"]: one["digest"] for one in run_record(server)["shards"]}
+    shards = {shard["shard"]: shard["digest"] for shard in run_record(server)["shards"]}
     seen = ("A-train-00000", "A-validation-00000", "B-validation-00000")
     assert card(server)["sites"] == {"A": 248}
     assert card(server)["shards"] == sorted(shards[name] for name in seen)

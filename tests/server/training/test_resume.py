@@ -24,11 +24,11 @@ def epochs_done(server: Server) -> int:
     return len(server.history()) if path.is_file() else 0
 
 
-def train_and(number: signal.Signals, server: Server, after: int) -> tuple[int, str]:
+def train_and(signal_number: signal.Signals, server: Server, after: int) -> tuple[int, str]:
     """Start the run, let it do some epochs, and send the signal."""
     process: subprocess.Popen[str] = server.start("--quiet")
     wait_until(lambda: epochs_done(server) > after, f"{after} epochs")
-    return end(process, number)
+    return end(process, signal_number)
 
 
 PUBLISHED = ("history.csv", "model.safetensors")
@@ -45,11 +45,11 @@ def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
     shipped.sltool("server-train", "--max-epochs", epochs).ok()
     unbroken(shipped, epochs)
     assert same(shipped.weights(), shipped.weights("unbroken"))
-    one, two = shipped.checkpoint(), shipped.checkpoint("unbroken")
-    assert same(one["network"], two["network"])
-    assert one["best_epoch"] == two["best_epoch"]
+    resumed, expected = shipped.checkpoint(), shipped.checkpoint("unbroken")
+    assert same(resumed["network"], expected["network"])
+    assert resumed["best_epoch"] == expected["best_epoch"]
     for state, other in zip(
-        one["optimizer"]["state"].values(), two["optimizer"]["state"].values(), strict=True
+        resumed["optimizer"]["state"].values(), expected["optimizer"]["state"].values(), strict=True
     ):
         assert same(state, other)
     losses = [(row["train_loss"], row["validation_loss"]) for row in shipped.history()]
@@ -58,12 +58,12 @@ def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_the_step_with_exit_code_0(
-    shipped: Server, number: signal.Signals
+    shipped: Server, signal_number: signal.Signals
 ) -> None:
     shipped.set_training(epochs=LONG, batch_size=4)
-    code, said = train_and(number, shipped, after=2)
+    code, said = train_and(signal_number, shipped, after=2)
     assert (code, said) == (0, "")
     stopped = shipped.checkpoint()
     assert "stopped: " in shipped.log()
@@ -156,7 +156,7 @@ def test_the_model_carries_its_card(shipped: Server) -> None:
     card = {key: json.loads(value) for key, value in shipped.card().items()}
     run = json.loads((shipped.run_folder() / "run.json").read_text())
     assert card["sites"] == {"A": 248, "C": 35}
-    assert card["shards"] == sorted(one["digest"] for one in run["shards"])
+    assert card["shards"] == sorted(shard["digest"] for shard in run["shards"])
     assert card["study"] == run["study"]
     assert card["encoding"] == run["encoding"]
     best = shipped.history()[card["best_epoch"] - 1]

@@ -109,7 +109,7 @@ def test_it_stops_early_when_validation_gets_no_better(shipped: Server) -> None:
 
 def test_several_seeds_are_runs_of_their_own(shipped: Server) -> None:
     ran = shipped.sltool("server-train", "--seeds", 2, "--seed", 5, "--json").ok()
-    assert [one["run"] for one in ran.json["runs"]] == ["default-0", "default-1"]
+    assert [run["run"] for run in ran.json["runs"]] == ["default-0", "default-1"]
     assert not same(shipped.weights("default-0"), shipped.weights("default-1"))
     shipped.sltool("server-train", "--run", "alone", "--seed", 6).ok()
     assert same(shipped.weights("alone"), shipped.weights("default-1"))
@@ -124,6 +124,6 @@ def test_tensorboard_shows_the_history_once(shipped: Server) -> None:
     history = shipped.history()
     assert {"train_loss", "validation_loss"} <= set(events.Tags()["scalars"]) <= set(history[0])
     for name in events.Tags()["scalars"]:
-        told = {one.step: one.value for one in events.Scalars(name)}
+        told = {event.step: event.value for event in events.Scalars(name)}
         assert len(events.Scalars(name)) == len(history) == 6
         assert told == pytest.approx({int(row["epoch"]): float(row[name]) for row in history})
