@@ -41,7 +41,7 @@ def test_all_that_the_paper_needs_is_built_in(sltool: Sltool) -> None:
         for kind in ("datasets", "models", "metrics")
     }
     assert {"cholesterol", "covid-ct"} <= set(found["datasets"])
-    assert set(found["models"]) == {"covid-cnn", "mlp", "vgg19"}
+    assert {"covid-cnn", "mlp", "vgg19"} <= set(found["models"])
     assert {"rmsle", "smape", "accuracy"} <= set(found["metrics"])
     assert {origin for names in found.values() for origin in names.values()} == {"built-in"}
 

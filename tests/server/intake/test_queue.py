@@ -227,7 +227,7 @@ def test_constant_and_outsize_features_are_held_until_approved(
     columns["features"][:] = columns["features"][0]
     constant = forge.shard(tmp_path / "constant.h5", columns=columns)
     columns = forge.columns(seed=2)
-    columns["features"] *= 500
+    columns["features"] *= 5000
     outsize = forge.shard(tmp_path / "outsize.h5", sequence=7, columns=columns)
     for path, said in [(constant, "are the same"), (outsize, "a scale")]:
         ran = trained("queue", "take", path)
