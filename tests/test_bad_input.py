@@ -213,7 +213,7 @@ def test_a_damaged_record_is_named(trained: Sltool) -> None:
     refused(trained("client-encode", "--site", "A"), 3, "encoded.json", "delete")
 
 
-def test_everything_run_again_is_recognised(trained: Sltool) -> None:
+def test_finished_stages_are_skipped(trained: Sltool) -> None:
     files: Callable[[], dict[Path, bytes]] = lambda: {  # noqa: E731
         path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()
     }

@@ -106,7 +106,7 @@ def test_damaged(
         ("server/runs/default/predictions.csv", ["evaluate"], ["report"]),
     ],
 )
-def test_what_the_message_advises_helps(
+def test_the_advice_of_the_message_works(
     evaluated_study: Path, sltool: Sltool, name: str, advised: list[str], command: list[str]
 ) -> None:
     shutil.copytree(evaluated_study, sltool.folder, dirs_exist_ok=True)

@@ -175,7 +175,7 @@ def test_pictures_of_patients_are_private(sltool: Sltool, tmp_path: Path) -> Non
         assert stat.S_IMODE((sltool.folder / "out" / name).stat().st_mode) == 0o600
 
 
-def test_what_others_brought_to_the_inbox_is_closed_to_them(trained: Sltool) -> None:
+def test_files_that_others_put_into_the_inbox_become_private(trained: Sltool) -> None:
     """A shard that was copied with cp, and one that is refused."""
     inbox, accepted = trained.folder / "server" / "inbox", trained.folder / "server" / "accepted"
     shard = accepted / "A-train-00000.h5"

@@ -178,7 +178,7 @@ def test_an_outbox_that_holds_withdrawn_rows_says_so(trained: Sltool) -> None:
     assert "1 sample of patients who withdrew" in ran.err
 
 
-def test_who_withdraws_before_anything_was_shipped_never_leaves(sltool: Sltool) -> None:
+def test_rows_withdrawn_before_shipping_never_leave(sltool: Sltool) -> None:
     sltool("prepare", "cholesterol").ok()
     sltool("partition").ok()
     sltool("client-encode", "--site", "B").ok()
@@ -193,7 +193,7 @@ def test_who_withdraws_before_anything_was_shipped_never_leaves(sltool: Sltool) 
     assert len(list(inbox.glob("*.h5"))) == 3
 
 
-def test_a_patient_withdraws_after_the_site_split_its_data_anew(trained: Sltool) -> None:
+def test_a_patient_withdraws_after_a_new_partition(trained: Sltool) -> None:
     """What had been shipped under the earlier pseudonyms has to go, too."""
     patient, gone = first_patient(trained)
     trained("partition", "--force").ok()

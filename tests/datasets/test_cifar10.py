@@ -169,7 +169,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(
         pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [1]})[:-40],
     ],
 )
-def test_a_pickle_that_is_no_batch_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_pickle_that_is_not_a_batch_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "data_batch_1"
     path.write_bytes(content)
     with pytest.raises(BadDataError):

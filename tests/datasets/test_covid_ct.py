@@ -121,7 +121,7 @@ def curated(tmp_path: Path) -> Path:
     return root
 
 
-def test_sao_paulo_is_recognised_and_the_leak_is_told(sltool: Sltool, sao_paulo: Path) -> None:
+def test_sao_paulo_is_recognised_and_the_leak_is_noted(sltool: Sltool, sao_paulo: Path) -> None:
     done = sltool("prepare", "covid-ct", "--source", sao_paulo, *SMALL, "--json").ok().json
     assert done["classes"] == {"non-COVID": 40, "COVID": 40}
     notes = " ".join(done["notes"])
@@ -129,7 +129,7 @@ def test_sao_paulo_is_recognised_and_the_leak_is_told(sltool: Sltool, sao_paulo:
     assert "names no patients" in notes
 
 
-def test_ucsd_is_recognised_and_its_own_split_is_kept(sltool: Sltool, ucsd: Path) -> None:
+def test_ucsd_is_recognised_and_its_official_split_is_used(sltool: Sltool, ucsd: Path) -> None:
     done = sltool("prepare", "covid-ct", "--source", ucsd, *SMALL, "--json").ok().json
     assert done["classes"] == {"non-COVID": 30, "COVID": 30}
     assert [refused["record"] for refused in done["refused"]] == ["COVID/gone.png"]
@@ -144,14 +144,14 @@ def test_ucsd_is_recognised_and_its_own_split_is_kept(sltool: Sltool, ucsd: Path
         assert row["split"] == expected
 
 
-def test_ucsd_can_be_split_anew(sltool: Sltool, ucsd: Path) -> None:
+def test_ucsd_can_be_split_at_random(sltool: Sltool, ucsd: Path) -> None:
     setting = ("--set", "split.official=false")
     sltool("prepare", "covid-ct", "--source", ucsd, *SMALL, *setting).ok()
     counts = sltool("partition", "--ratios", "1", "--json").ok().json["sites"]["A"]
     assert counts == {"train": 48, "validation": 6, "test": 6}
 
 
-def test_the_curated_set_has_three_classes_and_no_patient_is_torn(
+def test_the_curated_set_has_three_classes_and_each_patient_is_in_one_split(
     sltool: Sltool, curated: Path
 ) -> None:
     done = sltool("prepare", "covid-ct", "--source", curated, *SMALL, "--json").ok().json

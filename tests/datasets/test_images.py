@@ -90,7 +90,7 @@ def test_the_table_of_real_x_rays_runs_through(
     assert study["classes"] == {"0": ["0"], "1": ["1"]}
 
 
-def test_prepare_shows_first_how_to_correct_what_it_understood(
+def test_prepare_first_shows_its_interpretation_and_how_to_correct_it(
     sltool: Sltool, tmp_path: Path
 ) -> None:
     source = two_classes(tmp_path / "source", 12, ("ill", "well"))
@@ -161,7 +161,7 @@ def test_a_table_names_patients_examinations_splits_and_sites(tmp_path: Path) ->
     assert any("1 patient stands at two sites (P0: north, south)" in note for note in scan.notes)
 
 
-def test_the_sites_of_the_source_are_kept_in_the_private_file(
+def test_the_sites_of_the_source_are_stored_in_the_private_file(
     sltool: Sltool, tmp_path: Path
 ) -> None:
     source = two_classes(tmp_path / "source", 4, ("ill", "well"))
@@ -175,7 +175,7 @@ def test_the_sites_of_the_source_are_kept_in_the_private_file(
         assert set(file["sites"].asstr()[:]) == {"north"}
 
 
-def test_a_patient_in_two_splits_is_told(tmp_path: Path) -> None:
+def test_a_patient_in_two_splits_is_noted(tmp_path: Path) -> None:
     rows = []
     for n in range(6):
         picture(tmp_path / f"{n}.png", n)
@@ -288,7 +288,7 @@ def test_truncated_volumes_are_refused(sltool: Sltool, tmp_path: Path) -> None:
     assert "(4, 4, 4, 2)" in reasons["ill/four.nii"]
 
 
-def test_a_folder_without_classes_is_told(sltool: Sltool, tmp_path: Path) -> None:
+def test_a_folder_without_classes_is_refused(sltool: Sltool, tmp_path: Path) -> None:
     picture(tmp_path / "source" / "a.png", 0)
     ran = sltool("prepare", "images", "--source", tmp_path / "source")
     assert ran.code == 3
@@ -298,7 +298,7 @@ def test_a_folder_without_classes_is_told(sltool: Sltool, tmp_path: Path) -> Non
     assert not (sltool.folder / "study.yaml").exists()
 
 
-def test_one_class_is_told(sltool: Sltool, tmp_path: Path) -> None:
+def test_a_single_class_is_refused(sltool: Sltool, tmp_path: Path) -> None:
     for n in range(3):
         picture(tmp_path / "source" / "ill" / f"patient{n}" / "a.png", n)
     ran = sltool("prepare", "images", "--source", tmp_path / "source")

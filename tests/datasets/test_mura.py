@@ -31,7 +31,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_without_a_source_it_says_how_the_data_is_had_and_makes_no_study(sltool: Sltool) -> None:
+def test_without_a_source_the_message_says_how_to_obtain_the_data(sltool: Sltool) -> None:
     ran = sltool("prepare", "mura")
     assert ran.code == 2
     for line in (
@@ -51,7 +51,7 @@ def test_another_tree_is_refused_before_a_study_is_made(sltool: Sltool, tmp_path
     assert not (sltool.folder / "study.yaml").exists()
 
 
-def test_a_stand_in_has_all_parts_sizes_and_modes_and_loads_as_the_real_tree(
+def test_synthetic_images_have_all_parts_sizes_and_modes_and_the_real_layout(
     sltool: Sltool,
 ) -> None:
     done = sltool("prepare", "mura", "--synthetic", 140, *SMALL, "--json").ok().json
@@ -103,7 +103,7 @@ def test_counts_are_those_of_the_files(sltool: Sltool, tree: Path) -> None:
     assert sum(row["total"] for row in done["parts"] if row["part"] == "all") == 210
 
 
-def test_body_parts_are_chosen_and_the_same_command_again_is_recognised(
+def test_body_parts_are_selected_and_a_repeated_command_is_skipped(
     sltool: Sltool, tree: Path
 ) -> None:
     command = ("prepare", "mura", "--source", tree, "--body-part", "shoulder", "XR_ELBOW", *SMALL)
@@ -114,13 +114,13 @@ def test_body_parts_are_chosen_and_the_same_command_again_is_recognised(
     assert sltool("prepare", "mura", "--source", tree, "--body-part", "hand").code == 2
 
 
-def test_all_parts_can_be_said_too(sltool: Sltool, tree: Path) -> None:
+def test_all_parts_can_be_named(sltool: Sltool, tree: Path) -> None:
     sltool("prepare", "mura", "--source", tree, "--body-part", "all", *SMALL).ok()
     assert json.dumps(BODY_PARTS) in (sltool.folder / "study.yaml").read_text()
     assert sltool("prepare", "mura", "--source", tree, "--body-part", "all").code == 0
 
 
-def test_an_unknown_part_is_told_with_what_there_is(sltool: Sltool, tree: Path) -> None:
+def test_an_unknown_part_is_refused_with_the_known_ones(sltool: Sltool, tree: Path) -> None:
     ran = sltool("prepare", "mura", "--source", tree, "--body-part", "knee", *SMALL)
     assert ran.code == 2
     assert "body_parts" in ran.err
@@ -175,9 +175,7 @@ def test_every_defect_is_named_and_counted(sltool: Sltool, tree: Path) -> None:
     assert len(rows(sltool.folder / "refused.csv")) == len(done["refused"])
 
 
-def test_a_patient_is_one_group_across_parts_and_sites_and_no_split_tears_it(
-    sltool: Sltool, tree: Path
-) -> None:
+def test_a_patient_is_one_group_in_one_split_across_body_parts(sltool: Sltool, tree: Path) -> None:
     sltool("prepare", "mura", "--source", tree, *SMALL).ok()
     sltool("partition").ok()
     places, parts, pseudonyms = defaultdict(set), defaultdict(set), defaultdict(set)
@@ -191,7 +189,7 @@ def test_a_patient_is_one_group_across_parts_and_sites_and_no_split_tears_it(
     assert set(map(len, pseudonyms.values())) == {1}
 
 
-def test_the_official_lists_are_kept_and_a_patient_in_both_is_not_torn(
+def test_the_official_lists_are_used_and_a_patient_in_both_is_in_one_split(
     sltool: Sltool, tree: Path
 ) -> None:
     twice = "patient11185"
@@ -231,7 +229,7 @@ def test_padding_keeps_the_aspect_ratio(sltool: Sltool, tree: Path) -> None:
     assert (picture[9:-9] == 200).all()
 
 
-def test_images_studies_and_patients_are_scored_apart(sltool: Sltool) -> None:
+def test_images_examinations_and_patients_are_scored_separately(sltool: Sltool) -> None:
     run_to_figures(sltool, "mura", "--synthetic", 280, *SMALL, ratios="1")
     found = {
         level: sltool(

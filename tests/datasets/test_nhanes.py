@@ -21,7 +21,7 @@ def test_nhanes_runs_to_figures(sltool: Sltool, data: Data) -> None:
     assert figures["metrics"]["mae"] < 30
 
 
-def test_nhanes_joins_the_cycles_by_person_and_tells_the_truth(
+def test_nhanes_joins_the_cycles_by_person(
     data: Data,
 ) -> None:
     folder = data("nhanes")
@@ -81,7 +81,7 @@ def test_a_person_in_two_cycles_counts_once(data: Data, tmp_path: Path) -> None:
     assert "3329 persons stand in two cycles: taken once" in notes
 
 
-def test_a_column_that_nhanes_lacks_is_told(data: Data) -> None:
+def test_a_column_that_nhanes_lacks_is_refused(data: Data) -> None:
     with pytest.raises(BadDataError, match="no column bp"):
         read_nhanes(data("nhanes"), ("age", "bp"), {})
 

@@ -269,7 +269,7 @@ def off_by_20(y_true, y_pred, weights):
 """
 
 
-def test_a_plug_ins_metric_stands_in_report_and_compare(study: Sltool, tmp_path: Path) -> None:
+def test_a_plug_ins_metric_is_in_report_and_compare(study: Sltool, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(PLUGIN)
     with_it = ("default", "C", "--plugins-dir", plugin)
@@ -288,7 +288,7 @@ def test_a_plug_ins_metric_stands_in_report_and_compare(study: Sltool, tmp_path:
     assert "p off-by-20" in shown
 
 
-def test_resamples_without_a_figure_are_told(study: Sltool, tmp_path: Path) -> None:
+def test_resamples_with_an_undefined_metric_are_counted(study: Sltool, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
         PLUGIN.replace("return float(", "return float('nan') if y_true.max() < 180 else float(")

@@ -49,7 +49,7 @@ def test_all_arms_share_the_test_rows(sltool: Sltool) -> None:
     assert not any(out.glob("cells/*/*/study"))
 
 
-def test_a_comparison_goes_on_where_it_was(sltool: Sltool) -> None:
+def test_an_interrupted_comparison_resumes(sltool: Sltool) -> None:
     typed = ("reproduce", "cholesterol", *FEW, "--out", "out", "--sweep", "cut=0..1")
     sltool(*typed, "--seeds", 1, "--arms", "multi", "friedewald").ok()
     arms = sltool.folder / "out" / "cells" / "cut=1" / "seed-0" / "arms"
@@ -134,7 +134,7 @@ def test_in_fewer_rounds_the_sites_meet_less_often(sltool: Sltool) -> None:
     assert done.json["left_out"] == {"federated:6": "5 epochs cannot make 6 rounds"}
 
 
-def test_mistakes_are_told(sltool: Sltool) -> None:
+def test_mistakes_are_reported(sltool: Sltool) -> None:
     wrong = sltool("reproduce", "cholestrol")
     assert wrong.code == 2
     assert "did you mean 'cholesterol'" in wrong.err
@@ -217,7 +217,7 @@ def test_ct_slices(sltool: Sltool, slices: Path) -> None:
 
 
 @pytest.mark.parametrize("arm", ["multi", "federated", "online"])
-def test_an_arm_that_diverges_is_told_and_leaves_no_figures(sltool: Sltool, arm: str) -> None:
+def test_an_arm_that_diverges_is_reported_and_has_no_figures(sltool: Sltool, arm: str) -> None:
     fast = ("training.optimizer=sgd", "training.learning_rate=1e30")
     ran = sltool("reproduce", "cholesterol", *FEW, *fast, "--seeds", 1, "--arms", arm)
     assert ran.code == 7, ran.err

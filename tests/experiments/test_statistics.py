@@ -204,7 +204,7 @@ def null_case(rng: np.random.Generator, metric: str, rows: int, positive: int) -
         ("auroc", 12, 3),
     ],
 )
-def test_where_there_is_no_difference_p_is_small_as_seldom_as_it_says(
+def test_p_values_are_small_at_the_stated_rate_without_a_difference(
     metric: str, rows: int, positive: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 300 comparisons, 5 % have p <= 0.05: 15, and by chance at most 25 (binomial, 1 in 100).

@@ -76,7 +76,7 @@ def test_a_cut_behind_the_last_layer_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_the_server_settings_do_not_touch_what_stands_at_the_site(name: str) -> None:
+def test_server_settings_do_not_change_the_privacy_layer(name: str) -> None:
     layers = [
         build(small_study(name, 1, server={"batch_norm": norm}), seed=1).privacy_layer.state_dict()
         for norm in (True, False)
@@ -165,7 +165,7 @@ def test_without_a_seed_the_weights_come_from_the_whole_of_the_systems_entropy()
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_torchs_generator_goes_on_from_the_state_that_is_drawn() -> None:
+def test_torchs_generator_continues_from_the_drawn_state() -> None:
     from sltool.models.base import _seed_from_entropy
 
     with torch.random.fork_rng(devices=[]):

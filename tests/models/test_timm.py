@@ -105,7 +105,7 @@ def test_any_network_behind_our_convolution() -> None:
         ({"network": "resnet18", "arguments": {"no": 1}}, StudyFileError, "model.arguments"),
     ],
 )
-def test_what_cannot_be_is_told(settings: dict[str, Any], error: type, told: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any], error: type, told: str) -> None:
     with pytest.raises(error) as raised:
         outline(study_with(**settings))
     assert told in str(raised.value)

@@ -53,7 +53,7 @@ def test_the_window_and_the_rescaling_are_the_standards(tmp_path: Path) -> None:
     assert np.abs(made - expected).max() <= 0.51
 
 
-def test_the_studys_window_goes_before_the_files(tmp_path: Path) -> None:
+def test_the_studys_window_overrides_the_files(tmp_path: Path) -> None:
     made = pictures(scan_of(tmp_path, ["693_UNCI.dcm"], size=512, window=[0, 100]))[1][0]
     hounsfield = pydicom.dcmread(sample_file("693_UNCI.dcm")).pixel_array * 1.0 - 1024
     assert (made[hounsfield < -50] == 0).all()
@@ -233,7 +233,9 @@ def test_the_whole_pipeline_with_a_table_of_labels(
         (lambda folder: shutil.rmtree(folder), "does not exist"),
     ],
 )
-def test_another_layout_is_told(tmp_path: Path, spoil: Callable[[Path], None], told: str) -> None:
+def test_another_layout_is_refused(
+    tmp_path: Path, spoil: Callable[[Path], None], told: str
+) -> None:
     source = tmp_path / "source"
     scan_of(source, ["MR_small.dcm"])
     spoil(source)

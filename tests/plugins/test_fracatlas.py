@@ -77,7 +77,7 @@ def test_defects_are_named(data: Callable[[str], Path], tmp_path: Path) -> None:
     }
 
 
-def test_another_folder_is_told(tmp_path: Path) -> None:
+def test_another_folder_is_refused(tmp_path: Path) -> None:
     load_plugins([PLUGIN])
     kind = datasets.get("fracatlas")
     with pytest.raises(BadDataError, match="table cannot be read"):

@@ -80,13 +80,13 @@ def test_pictures_are_the_files_own(tmp_path: Path) -> None:
         ({"val_images": np.zeros((12, 28, 28), np.float32)}, "float32"),
     ],
 )
-def test_another_layout_is_told(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_another_layout_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     path = make(tmp_path / "some.npz", 2, colour=False, **changes)
     with pytest.raises(BadDataError, match=told):
         scan_of(path, classes=("a", "b"))
 
 
-def test_a_file_that_is_no_npz_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_npz_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "some.npz"
     path.write_text("not a zip file")
     with pytest.raises(BadDataError, match="not one of MedMNIST"):

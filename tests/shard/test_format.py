@@ -56,7 +56,7 @@ def test_user_block(shard: Path, trained_study: Path) -> None:
         Ed25519PublicKey.from_public_bytes(public).verify(signed, manifest + b" ")
 
 
-def test_every_key_of_the_manifest_stands_on_the_page(shard: Path) -> None:
+def test_every_key_of_the_manifest_is_documented(shard: Path) -> None:
     manifest = json.loads(shard.read_bytes().split(b"\n", 3)[1])
     for key in keys(manifest):
         assert f"`{key.split('.')[-1]}`" in PAGE or f"`{key}`" in PAGE, key

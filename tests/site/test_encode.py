@@ -110,7 +110,7 @@ def test_every_encoding_draws_its_own_noise(sites: Sltool) -> None:
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
 
 
-def test_a_second_noisy_copy_is_warned_of(sites: Sltool) -> None:
+def test_a_second_noisy_copy_causes_a_warning(sites: Sltool) -> None:
     path = sites.folder / "study.yaml"
     path.write_text(path.read_text().replace("noise: 0.0", "noise: 1.0"))
     assert "noisy copies" not in sites("client-encode", "--site", "A").ok().err
@@ -118,7 +118,7 @@ def test_a_second_noisy_copy_is_warned_of(sites: Sltool) -> None:
     assert "noisy copies" in sites("client-encode", "--site", "A", "--force").ok().err
 
 
-def test_no_private_file_holds_what_the_noise_follows_from(sites: Sltool) -> None:
+def test_no_private_file_holds_the_key_of_the_noise(sites: Sltool) -> None:
     """A copy of the whole hospital, restored from a backup, makes other noise."""
     backup = sites.folder.with_name("backup")
     shutil.copytree(sites.folder, backup)
@@ -159,7 +159,9 @@ def test_ship_copies_whole_files_and_knows_what_it_sent(sites: Sltool, tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["", "file://"])
-def test_what_lies_at_the_destination_counts(sites: Sltool, tmp_path: Path, kind: str) -> None:
+def test_complete_files_at_the_destination_are_skipped(
+    sites: Sltool, tmp_path: Path, kind: str
+) -> None:
     """Another disk at the same place, one that lost a file, one with a damaged file."""
     sites("client-encode", "--site", "B").ok()
     disk = tmp_path / "usb"
@@ -179,7 +181,7 @@ def test_what_lies_at_the_destination_counts(sites: Sltool, tmp_path: Path, kind
     assert "already shipped" in sites(*ship).ok().out
 
 
-def test_what_the_server_took_from_its_inbox_is_not_sent_again(sites: Sltool) -> None:
+def test_shards_that_the_server_took_in_are_not_sent_again(sites: Sltool) -> None:
     sites("client-encode", "--site", "B").ok()
     sites("ship", "--site", "B").ok()
     inbox = sites.folder / "server" / "inbox"
@@ -200,7 +202,7 @@ def test_ship_to_a_url(sites: Sltool, tmp_path: Path) -> None:
     assert "nowhere" in ran.err
 
 
-def test_a_layer_that_says_nothing_is_warned_of_with_the_figure(sltool: Sltool) -> None:
+def test_a_dead_layer_causes_a_warning_with_the_share(sltool: Sltool) -> None:
     sltool("prepare", "cholesterol", "--set", "model.activation=relu").ok()
     sltool("partition").ok()
     fine = sltool("client-encode", "--site", "B", "--json").ok()

@@ -52,7 +52,7 @@ def test_without_limits_nothing_has_to_be_audited(sltool: Sltool) -> None:
     assert len(inbox(sltool)) == 3
 
 
-def test_what_was_not_audited_does_not_ship(sltool: Sltool) -> None:
+def test_shards_without_an_audit_do_not_ship(sltool: Sltool) -> None:
     study(sltool, "audit=quick")
     refused(sltool, "not been audited", "sltool audit --site B")
     sltool("audit").ok()
@@ -111,7 +111,7 @@ def test_an_audit_of_other_shards_does_not_count(sltool: Sltool) -> None:
     refused(sltool, "other shards")
 
 
-def test_a_damaged_audit_is_no_audit(sltool: Sltool) -> None:
+def test_a_damaged_audit_does_not_count(sltool: Sltool) -> None:
     study(sltool, "audit=quick")
     (sltool.folder / "sites" / "B" / "audit.json").write_text("{}")
     refused(sltool, "damaged", "sltool audit --force")

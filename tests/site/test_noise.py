@@ -22,7 +22,7 @@ def test_the_draws_are_standard_normal() -> None:
         assert (abs(draws) > sds).sum() == pytest.approx(expected, abs=5 * expected**0.5)
 
 
-def test_no_draw_follows_from_another() -> None:
+def test_draws_are_independent() -> None:
     blocks = standard_normal(KEY, 20 * BLOCK).reshape(20, 2, BLOCK // 2)
     radius, angle = blocks[:, 0], blocks[:, 1]
     for first, other in (
@@ -49,7 +49,7 @@ def test_each_call_has_a_key_of_its_own() -> None:
     assert not (first == second).any()
 
 
-def test_neither_torchs_nor_numpys_seed_moves_it() -> None:
+def test_the_seeds_of_torch_and_numpy_do_not_affect_the_noise() -> None:
     drawn = []
     for _ in range(2):
         torch.manual_seed(0)

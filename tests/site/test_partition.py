@@ -141,7 +141,7 @@ def test_a_simulation_is_the_same_for_the_same_seed(prepared: Sltool) -> None:
 
 
 @pytest.mark.parametrize("name", ["../B", "B-1", "", "1B", "B" * 40])
-def test_a_site_cannot_be_called_anything(prepared: Sltool, name: str) -> None:
+def test_invalid_site_names_are_refused(prepared: Sltool, name: str) -> None:
     assert prepared("partition", "--site", name).code == 2
 
 

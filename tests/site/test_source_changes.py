@@ -72,7 +72,7 @@ def test_a_table_is_a_source_too(sltool: Sltool, tmp_path: Path) -> None:
     assert "1 file removed (lipids.csv)" in ran.err
 
 
-def test_partition_notices_too(sltool: Sltool, source: Path) -> None:
+def test_partition_detects_the_change(sltool: Sltool, source: Path) -> None:
     sltool("prepare", "covid-ct", "--source", source, *SET).ok()
     sltool("partition", "--ratios", "1").ok()
     os.utime(first(source), (1, 1))
@@ -109,7 +109,7 @@ def test_no_file_name_leaves_the_site(sltool: Sltool, source: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0, name
 
 
-def test_links_and_what_cannot_be_read(tmp_path: Path) -> None:
+def test_links_and_unreadable_files(tmp_path: Path) -> None:
     data, root = tmp_path / "data", tmp_path / "source"
     (data / "deep").mkdir(parents=True)
     root.mkdir()

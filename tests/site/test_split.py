@@ -43,7 +43,7 @@ def test_regression_labels_are_stratified() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(30, 200), st.integers(1, 8))
-def test_no_group_is_torn_and_none_is_lost(seed: int, patients: int, most: int) -> None:
+def test_each_group_is_in_exactly_one_split(seed: int, patients: int, most: int) -> None:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, most + 1, patients)
     groups = np.repeat(np.arange(patients), sizes)
@@ -62,7 +62,7 @@ def test_the_seed_decides() -> None:
     assert not (first.split == other.split).all()
 
 
-def test_official_lists_are_kept() -> None:
+def test_official_lists_are_used() -> None:
     labels = np.tile([0, 1], 50)
     official = ["test"] * 20 + ["train"] * 80
     split = Split(official=True)

@@ -56,7 +56,7 @@ def test_a_mistake_is_named_with_its_path(prepared: Sltool, old: str, new: str, 
     assert "Traceback" not in ran.err
 
 
-def test_every_key_stands_in_the_file_with_a_comment(prepared: Sltool) -> None:
+def test_every_key_is_in_the_file_with_a_comment(prepared: Sltool) -> None:
     lines = (prepared.folder / "study.yaml").read_text().splitlines()
     keys = [n for n, line in enumerate(lines) if ":" in line and not line.lstrip().startswith("#")]
     assert len(keys) > 25
@@ -155,7 +155,7 @@ def test_plain_values_follow_the_core_schema(text: str, value: object) -> None:
         ("a: 1\n---\nb: 1", "line 2: but found another document"),
     ],
 )
-def test_what_is_no_yaml_is_told_with_its_line(text: str, said: str) -> None:
+def test_invalid_yaml_is_reported_with_its_line(text: str, said: str) -> None:
     with pytest.raises(StudyFileError, match=r"study\.yaml is not valid YAML") as caught:
         parse_yaml(text, where="test")
     assert said in str(caught.value)
@@ -219,7 +219,7 @@ def test_sites_are_added_and_nothing_a_person_wrote_is_lost(
     assert set(gone) <= {"{}"} or layout.startswith("flow") or "braces" in layout
 
 
-def test_what_is_about_a_site_stays_with_it(prepared: Sltool) -> None:
+def test_comments_about_a_site_stay_with_it(prepared: Sltool) -> None:
     folder = StudyFolder(prepared.folder)
     edit(folder.root, "sites: {}", LAYOUTS["block, comments"])
     add_sites(folder.study_file, {"B": Site(key=A)})
@@ -247,7 +247,7 @@ def test_a_study_file_may_be_json(prepared: Sltool) -> None:
         assert "B" in json.loads(folder.study_file.read_text())["sites"]
 
 
-def test_what_cannot_be_edited_is_left_and_told(prepared: Sltool) -> None:
+def test_a_layout_that_cannot_be_edited_is_left_and_reported(prepared: Sltool) -> None:
     edit(prepared.folder, "widths: [16, 64, 64]", "widths: &none [16, 64, 64]")
     edit(prepared.folder, "sites: {}", "sites: &sites {}\nserver: *sites")
     edit(prepared.folder, "server:\n  # From", "# From")

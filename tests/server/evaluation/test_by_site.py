@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import Sltool
 
 
-def test_each_sites_figures_stand_beside_those_of_all(trained: Sltool) -> None:
+def test_figures_of_each_site_are_beside_those_of_all(trained: Sltool) -> None:
     ran = trained("evaluate", "--metrics", "mse", "--by", "site", "--json").ok().json
     by_site = ran["by_site"]
     assert set(by_site) == {"A", "B", "C"}

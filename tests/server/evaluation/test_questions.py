@@ -76,7 +76,7 @@ def test_a_question_about_one_site_is_no_answer_for_the_run(trained: Sltool) -> 
         assert "sltool evaluate" in refused.err
 
 
-def test_compare_tells_runs_that_were_tested_on_different_samples(trained: Sltool) -> None:
+def test_compare_notes_runs_that_were_tested_on_different_samples(trained: Sltool) -> None:
     trained("evaluate").ok()
     trained("server-train", "--run", "other").ok()
     trained("evaluate", "--run", "other").ok()

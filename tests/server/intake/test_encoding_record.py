@@ -84,7 +84,7 @@ def test_other_weights_of_the_privacy_layer(trained: Sltool) -> None:
     trained("queue", "take").ok()
 
 
-def test_a_server_that_kept_no_record_still_says_what_it_can(trained: Sltool) -> None:
+def test_without_a_record_the_server_still_reports_the_mismatch(trained: Sltool) -> None:
     (trained.folder / "server" / "encoding.json").unlink()
     text = edit(trained, "  noise: 0.0", "  noise: 0.5")
     ran = trained("queue", "take")
@@ -128,7 +128,7 @@ def test_a_site_that_is_struck_off_by_mistake_loses_nothing(trained: Sltool) -> 
     trained("queue", "take").ok()
 
 
-def test_a_damaged_accepted_shard_is_set_aside_and_can_come_again(trained: Sltool) -> None:
+def test_a_damaged_accepted_shard_is_set_aside_and_can_be_shipped_again(trained: Sltool) -> None:
     accepted = trained.folder / "server" / "accepted" / "B-train-00000.h5"
     whole = accepted.read_bytes()
     accepted.write_bytes(whole[:-1])

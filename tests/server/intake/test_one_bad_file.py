@@ -71,7 +71,7 @@ BAD: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("suffix", [".h5", ".h5.age", ".withdrawal", ".withdrawal.age"])
 @pytest.mark.parametrize("kind", sorted(BAD))
-def test_it_is_set_aside_with_its_reason_and_the_rest_goes_on(
+def test_a_bad_file_is_set_aside_with_its_reason_and_the_others_are_taken_in(
     trained: Sltool, inbox: Path, kind: str, suffix: str
 ) -> None:
     name = f"aa{suffix}"
@@ -120,7 +120,7 @@ def test_an_unreadable_file_is_set_aside(trained: Sltool, inbox: Path, suffix: s
     assert (trained.folder / "server" / "rejected" / path.name).exists()
 
 
-def test_what_cannot_be_moved_is_reported_and_the_rest_goes_on(
+def test_a_file_that_cannot_be_moved_is_reported_and_the_others_are_taken_in(
     trained: Sltool, inbox: Path
 ) -> None:
     (inbox / "aa.h5").mkdir()
@@ -141,7 +141,7 @@ def test_what_cannot_be_moved_is_reported_and_the_rest_goes_on(
     assert "could not be moved" in ran.err
 
 
-def test_an_encrypted_file_waits_for_the_identity_and_the_rest_goes_on(
+def test_an_encrypted_file_waits_for_the_identity_and_the_others_are_taken_in(
     trained: Sltool, inbox: Path
 ) -> None:
     road = pytest.importorskip("sltool.shard.encryption")
@@ -198,13 +198,13 @@ def test_a_file_that_vanishes_is_passed_over(trained: Sltool, inbox: Path) -> No
     assert not intake.left
 
 
-def test_one_file_that_is_asked_for_and_is_not_there(trained: Sltool) -> None:
+def test_taking_in_a_file_that_does_not_exist(trained: Sltool) -> None:
     ran = trained("queue", "take", "server/inbox/none.h5")
     assert ran.code == 3
     assert os.strerror(errno.ENOENT) in ran.err
 
 
-def test_a_copy_to_the_inbox_never_replaces_what_lies_there(
+def test_a_copy_to_the_inbox_never_replaces_an_existing_file(
     trained: Sltool, inbox: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "zz-good.h5").write_text("x")
@@ -212,7 +212,7 @@ def test_a_copy_to_the_inbox_never_replaces_what_lies_there(
     assert trained("queue", "take", "--json").ok().json["accepted"] == ["A-train-00005.h5"]
 
 
-def test_the_queue_goes_on_where_a_good_file_cannot_leave(trained: Sltool, inbox: Path) -> None:
+def test_the_queue_continues_if_a_good_file_cannot_be_moved(trained: Sltool, inbox: Path) -> None:
     """In a folder with the sticky bit nobody but its owner can move a file."""
     if os.geteuid() != 0:
         pytest.skip("only root can make a file of another user")

@@ -64,7 +64,7 @@ def rate(prevalence: float, sizes: list[int], per_patient: int, trials: int) -> 
         (0.1, [1000, 100, 100], 10),
     ],
 )
-def test_a_clean_shard_is_held_as_seldom_as_stated(
+def test_correct_shards_are_quarantined_at_most_at_the_stated_rate(
     prevalence: float, sizes: list[int], per_patient: int
 ) -> None:
     trials = 500
@@ -77,7 +77,7 @@ def test_a_clean_shard_is_held_as_seldom_as_stated(
     ("prevalence", "before", "size"), [(0.5, 100, 30), (0.3, 300, 60), (0.1, 1000, 150)]
 )
 @pytest.mark.parametrize("kind", [0, 1])
-def test_a_shard_whose_labels_were_lost_is_held(
+def test_a_shard_whose_labels_were_lost_is_quarantined(
     prevalence: float, before: int, size: int, kind: int
 ) -> None:
     labels = (np.arange(before) < prevalence * before).astype(np.int64)
@@ -95,12 +95,12 @@ def test_the_probability_is_that_of_drawing_without_replacement() -> None:
     assert one_class_chance([3, 0], [[5, 2]]) == pytest.approx(56 / 120)
 
 
-def test_a_site_of_one_class_alone_is_never_held() -> None:
+def test_a_site_with_a_single_class_is_never_quarantined() -> None:
     every = np.zeros(500, np.int64)
     assert not held(every, [100] * 5, np.arange(500))
 
 
-def test_another_site_says_nothing_about_this_one() -> None:
+def test_shards_of_other_sites_do_not_count() -> None:
     both = segment(np.arange(400) % 2, np.arange(400), site="B")
     alone = segment(np.zeros(300, np.int64), np.arange(300))
     assert not quality_problem(ShardStatistics(), alone, [both])

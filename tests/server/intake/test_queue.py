@@ -65,9 +65,7 @@ def assert_refused(sltool: Sltool, path: Path, code: int, said: str) -> None:
     assert said in sltool("status").ok().err
 
 
-def test_good_shard_is_accepted_and_the_same_again_is_there_already(
-    trained: Sltool, forge: Forge, inbox: Path
-) -> None:
+def test_a_good_shard_is_accepted_once(trained: Sltool, forge: Forge, inbox: Path) -> None:
     path = forge.shard(inbox / "good.h5")
     assert trained("queue", "verify", path).ok().out.endswith("A-train-00005.h5\n")
     again = path.read_bytes()
@@ -171,7 +169,7 @@ def test_what_belongs_elsewhere_is_refused(
     assert_refused(trained, forge.shard(tmp_path / "other.h5", content=content), 6, said)
 
 
-def test_same_place_other_content_is_refused_and_both_are_kept(
+def test_same_sequence_with_other_content_is_refused_and_both_files_remain(
     trained: Sltool, forge: Forge, tmp_path: Path
 ) -> None:
     accepted = trained.folder / "server" / "accepted" / "A-train-00000.h5"
@@ -181,7 +179,9 @@ def test_same_place_other_content_is_refused_and_both_are_kept(
     assert accepted.read_bytes() == before
 
 
-def test_a_gap_is_told_until_it_is_filled(trained: Sltool, forge: Forge, tmp_path: Path) -> None:
+def test_a_gap_is_reported_until_it_is_filled(
+    trained: Sltool, forge: Forge, tmp_path: Path
+) -> None:
     first = read_manifest(trained.folder / "server" / "accepted" / "A-train-00000.h5")[0]
     duplicated = forge.shard(
         tmp_path / "1.h5",
@@ -220,7 +220,7 @@ def test_bad_data_is_refused(trained: Sltool, forge: Forge, tmp_path: Path) -> N
     assert_refused(trained, both, 4, "in shard 5 of site B")
 
 
-def test_constant_and_outsize_features_are_held_until_approved(
+def test_constant_and_outsize_features_are_quarantined_until_approved(
     trained: Sltool, forge: Forge, tmp_path: Path
 ) -> None:
     columns = forge.columns(seed=1)
@@ -245,7 +245,7 @@ def test_constant_and_outsize_features_are_held_until_approved(
     assert ran.code == 2
 
 
-def test_one_class_only_is_held_and_unknown_classes_are_refused(
+def test_a_single_class_is_quarantined_and_unknown_classes_are_refused(
     sltool: Sltool, tmp_path: Path
 ) -> None:
     for seed, name in enumerate(("COVID", "non-COVID")):
@@ -296,7 +296,7 @@ def test_odd_things_in_the_inbox_are_put_aside_and_the_good_ones_train(
 
 
 @pytest.mark.parametrize("name", ["link.h5", "pipe.h5", "folder.h5"])
-def test_odd_files_never_block_when_asked_for(trained: Sltool, tmp_path: Path, name: str) -> None:
+def test_special_files_never_block_when_named(trained: Sltool, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name == "pipe.h5":
         os.mkfifo(path)
@@ -399,7 +399,7 @@ def test_nothing_but_refused_shards_says_why(trained: Sltool, forge: Forge, inbo
 
 
 @pytest.mark.parametrize("damage", ["store", "index.json", "test.features", "test.groups", "cut"])
-def test_evaluate_makes_a_deleted_store_again(trained: Sltool, damage: str) -> None:
+def test_evaluate_rebuilds_a_deleted_store(trained: Sltool, damage: str) -> None:
     before = trained("evaluate", "--json").ok().json
     store = trained.folder / "server" / "store"
     if damage == "store":
@@ -416,7 +416,7 @@ def test_evaluate_makes_a_deleted_store_again(trained: Sltool, damage: str) -> N
     assert "again" not in trained("evaluate").ok().err
 
 
-def test_evaluate_never_makes_the_store_of_another_encoding(trained: Sltool) -> None:
+def test_evaluate_never_rebuilds_the_store_with_another_encoding(trained: Sltool) -> None:
     """It would refuse every accepted shard for a mistake in study.yaml."""
     shutil.rmtree(trained.folder / "server" / "store")
     study = trained.folder / "study.yaml"

@@ -171,7 +171,7 @@ def test_validation_samples_may_come_later_and_go(server: Server) -> None:
 
 
 @pytest.mark.parametrize("changes", ["withdrawal", "join", "both"])
-def test_turns_are_kept_when_the_samples_change(server: Server, changes: str) -> None:
+def test_draw_counts_survive_a_change_of_samples(server: Server, changes: str) -> None:
     """100 of A's 248 an epoch: no sample comes again before each has had its turn."""
     go = ("server-train", "--max-samples-per-site", 100, "--max-epochs")
     join(server, "A")
@@ -199,7 +199,7 @@ def of_site(server: Server, site: str) -> set[str]:
 
 
 @pytest.mark.parametrize("changes", ["withdrawal", "join", "both"])
-def test_it_goes_on_to_the_same_weights_with_every_stop(server: Server, changes: str) -> None:
+def test_interrupted_runs_end_with_the_same_weights(server: Server, changes: str) -> None:
     import shutil
 
     join(server, "A")
@@ -218,7 +218,7 @@ def test_it_goes_on_to_the_same_weights_with_every_stop(server: Server, changes:
     assert card(server, "one")["metrics"] == card(server, "two")["metrics"]
 
 
-def test_an_epoch_under_way_begins_anew_after_a_withdrawal(shipped: Server) -> None:
+def test_an_unfinished_epoch_restarts_after_a_withdrawal(shipped: Server) -> None:
     """The weights stand still: an epoch that counts every sample once has the next one's loss."""
     from sltool.cli.command import Terminal
     from sltool.server.training.run import train

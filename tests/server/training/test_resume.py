@@ -117,7 +117,7 @@ def test_max_epochs_and_until_stop_cleanly(shipped: Server) -> None:
     assert shipped.sltool("server-train", "--json").ok().json["epochs"] == 6
 
 
-def test_resume_never_begins_another_run_and_overwrites_nothing(shipped: Server) -> None:
+def test_resume_never_starts_another_run_and_overwrites_nothing(shipped: Server) -> None:
     shipped.sltool("server-train").ok()
     before = (shipped.run_folder() / "checkpoint.pt").read_bytes()
     for name in ("default-2", "default-3"):
@@ -127,7 +127,7 @@ def test_resume_never_begins_another_run_and_overwrites_nothing(shipped: Server)
     assert same(shipped.weights(), shipped.weights("default-2"))
 
 
-def test_a_run_goes_on_only_as_what_it_was(shipped: Server) -> None:
+def test_a_run_resumes_only_with_its_own_settings(shipped: Server) -> None:
     shipped.sltool("server-train", "--max-epochs", 1).ok()
     for other in (
         ["--seed", 1],

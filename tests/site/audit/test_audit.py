@@ -144,7 +144,7 @@ def test_it_says_when_an_attack_had_not_converged(sltool: Sltool, tmp_path: Path
     assert curves["patch-ridge"]["converged"]
 
 
-def test_what_cannot_be_audited_is_said(sltool: Sltool, tmp_path: Path) -> None:
+def test_data_that_cannot_be_audited_is_reported(sltool: Sltool, tmp_path: Path) -> None:
     source = two_classes(tmp_path / "few", 6, ("COVID", "non-COVID"), side=32)
     sltool("prepare", "covid-ct", "--source", source, "--set", "dataset.size=32").ok()
     sltool("partition", "--site", "B").ok()
