@@ -29,7 +29,7 @@ def session(page: Path) -> list[tuple[str, str]]:
 
 
 def run_session(sltool: Sltool, page: Path) -> None:
-    """Type a page's commands; their output must look as printed there, numbers apart."""
+    """Run a page's commands; their output must equal the page's, except for numbers."""
     pairs = session(page)
     assert pairs
     for command, printed in pairs:
@@ -96,7 +96,7 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_shards_are_never_called_anonymous() -> None:
-    """They are pseudonymised personal data, whatever one may wish."""
+    """They are pseudonymised personal data."""
     claims = re.compile(
         r"(?<!never )\b(anonymous|anonymi[sz]ed|guaranteed private)\b", re.IGNORECASE
     )

@@ -106,7 +106,7 @@ def test_weights_are_the_multiplicities_of_rows(kind: str) -> None:
 
 
 def scikit_learns(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, float]:
-    """The same by scikit-learn, for the metrics that it has."""
+    """The same metrics by scikit-learn, where it has them."""
     from sklearn import metrics as of
 
     if len(np.unique(y_true)) > 3:

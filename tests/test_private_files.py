@@ -1,4 +1,4 @@
-"""What holds a person's data, or leads to it, is for its owner alone, under the laxest umask."""
+"""Files that hold or lead to personal data are readable only by their owner, whatever the umask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ROOT, Sltool
 from tests.images import two_classes
 
-# What anybody may read; everything else that sltool writes is private.
+# Files that anybody may read; all others that sltool writes are private.
 PUBLIC = (
     "study.yaml",
     "privacy-layer.safetensors",
@@ -65,7 +65,7 @@ print(json.dumps(sorted(os.path.relpath(path, here) for path in found)))
 
 
 def watched(folder: Path, *commands: list[str]) -> list[str]:
-    """Run the commands under umask 0; what was open to others while it was written."""
+    """Run the commands under umask 0; returns the files open to others while being written."""
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, json.dumps(commands)],
         cwd=folder,

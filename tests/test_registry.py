@@ -1,4 +1,4 @@
-"""Names and where they come from: doubles, typing mistakes, broken plug-ins, the current folder."""
+"""Names and their origin: conflicts, misspellings, broken plug-ins, the current folder."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tests.shard.forge import Forge
 
 
 def first_patient(sltool: Sltool, split: str = "train") -> tuple[str, list[str]]:
-    """A patient of site B and the pseudonyms of his samples."""
+    """A patient of site B and the pseudonyms of the patient's samples."""
     with (sltool.folder / "sites" / "B" / "pseudonyms.csv").open() as file:
         rows = list(csv.DictReader(file))
     patient = next(row["patient"] for row in rows if row["split"] == split)
@@ -24,7 +24,7 @@ def first_patient(sltool: Sltool, split: str = "train") -> tuple[str, list[str]]
 
 
 def in_store(sltool: Sltool, pseudonyms: list[str]) -> bool:
-    """Whether any byte in the store says one of these."""
+    """Whether any of these occurs in the store."""
     files = (sltool.folder / "server" / "store").iterdir()
     return any(
         pseudonym.encode() in file.read_bytes() for file in files for pseudonym in pseudonyms
@@ -84,7 +84,7 @@ def test_a_site_can_withdraw_only_its_own(trained: Sltool) -> None:
 
 
 def shipped_records(sltool: Sltool, site: str = "B") -> set[str]:
-    """The records whose rows stand in the site's outbox."""
+    """The records whose rows are in the site's outbox."""
     table = sltool.folder / "sites" / site / "pseudonyms.csv"
     with table.open() as file:
         record_of = {row["pseudonym"].encode(): row["record"] for row in csv.DictReader(file)}
@@ -194,7 +194,7 @@ def test_rows_withdrawn_before_shipping_never_leave(sltool: Sltool) -> None:
 
 
 def test_a_patient_withdraws_after_a_new_partition(trained: Sltool) -> None:
-    """What had been shipped under the earlier pseudonyms has to go, too."""
+    """Rows shipped under the earlier pseudonyms are withdrawn, too."""
     patient, gone = first_patient(trained)
     trained("partition", "--force").ok()
     assert in_store(trained, gone)

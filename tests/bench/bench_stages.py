@@ -39,7 +39,7 @@ STAGES = {
     "server-train": [],
     "evaluate": ["--metrics", "accuracy", "--json"],
 }
-# Need no network, and are typed or run by cron many times.
+# These need no neural network, and are run often, by hand or by cron.
 QUICK = (["ship"], ["status"], ["queue", "verify", "server/accepted/A-train-00000.h5"])
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -60,7 +60,7 @@ def rows() -> Iterator[Row]:
     if not SOURCE.is_dir():
         yield Row("the six commands against one bare process", f"no data at {SOURCE}")
         return
-    # So that the processes that a command leaves behind are counted as well.
+    # Counts the orphaned child processes of a command as well.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     bare, stages, quick = [], [], []
     for _ in range(ROUNDS):
@@ -128,7 +128,7 @@ def children_cpu() -> float:
 
 
 def check_alike(bare: dict[str, Any], evaluated: Took, folder: Path) -> None:
-    """Both must have trained a network of the same size, and to some use."""
+    """Both must have trained networks of the same size, better than chance."""
     with safe_open(folder / "server" / "runs" / "default" / "model.safetensors", "np") as file:
         tensors = [(name, file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
     trained = [shape for name, shape in tensors if "running" not in name and "tracked" not in name]

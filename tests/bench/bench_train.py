@@ -202,9 +202,14 @@ def many_sites() -> Row:
             trainers.append(trainer_for(folder, study, dict.fromkeys(sites, total // count)))
         times = epochs_of(trainers)
     spread = max(times) / min(times) - 1
-    told = ", ".join(f"{n} sites {seconds:.3f} s" for n, seconds in zip(counts, times, strict=True))
+    by_setting = ", ".join(
+        f"{n} sites {seconds:.3f} s" for n, seconds in zip(counts, times, strict=True)
+    )
     return Row(
-        "epoch time by sites, 80,000 rows", f"{spread:.1%} apart: {told}", "5 %", spread <= 0.05
+        "epoch time by sites, 80,000 rows",
+        f"{spread:.1%} apart: {by_setting}",
+        "5 %",
+        spread <= 0.05,
     )
 
 
@@ -218,10 +223,10 @@ def many_rows() -> Row:
         times = epochs_of(trainers)
     costs = [seconds / size * 1e6 for seconds, size in zip(times, sizes, strict=True)]
     spread = max(costs) / min(costs) - 1
-    told = ", ".join(
+    by_setting = ", ".join(
         f"{size:,} rows {cost:.2f} us" for size, cost in zip(sizes, costs, strict=True)
     )
-    return Row("cost of a row by rows", f"{spread:.1%} apart: {told}", "10 %", spread <= 0.10)
+    return Row("cost of a row by rows", f"{spread:.1%} apart: {by_setting}", "10 %", spread <= 0.10)
 
 
 class Epochs(Silent):

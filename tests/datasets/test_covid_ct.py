@@ -1,4 +1,4 @@
-"""Chest CTs: the real slices of Sao Paulo, and how pictures of all kinds are read."""
+"""Chest CTs: the real slices of Sao Paulo, and how images of all modes are read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_sao_paulo(sltool: Sltool, data: Data) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
 def test_every_mode_becomes_grey(tmp_path: Path, mode: str) -> None:
-    """A picture that is bright on the right stays so, whatever its mode."""
+    """An image that is brighter on the right stays so, whatever its mode."""
     ramp = np.linspace(0, 255, 40)[None].repeat(30, axis=0)
     if mode in ("I;16", "I"):
         picture = Image.fromarray((ramp * 257).astype(np.uint16 if mode == "I;16" else np.int32))
@@ -89,7 +89,7 @@ def sao_paulo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ucsd(tmp_path: Path) -> Path:
-    """As the repository lies after its two archives are unpacked."""
+    """The repository after its two archives are unpacked."""
     root = tmp_path / "COVID-CT-master"
     for name, folder in (("COVID", "CT_COVID"), ("NonCOVID", "CT_NonCOVID")):
         files = [f"2020.01.24.919183-p27-{n}.{'png' if n % 2 else 'jpg'}" for n in range(30)]
@@ -105,7 +105,7 @@ def ucsd(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def curated(tmp_path: Path) -> Path:
-    """As the archive unpacks: tables at the top, class folders two levels below; Latin-1 tables."""
+    """The unpacked archive: tables at the top, class folders two levels below; Latin-1 tables."""
     root = tmp_path / "large"
     for folder, table, prefix in (
         ("1NonCOVID", "meta_data_normal.csv", "normal"),

@@ -314,9 +314,9 @@ def test_unreadable_and_truncated_files_are_refused_with_their_reason(
     (source / "ill" / "image000.png").write_bytes(whole[: len(whole) // 2])
     ran = sltool("prepare", "images", "--source", source, "--json", "--set", *TINY).ok()
     assert ran.json["samples"] == 119
-    (told,) = ran.json["refused"]
-    assert told["record"] == "ill/image000.png"
-    assert "truncated" in told["reason"]
+    (message,) = ran.json["refused"]
+    assert message["record"] == "ill/image000.png"
+    assert "truncated" in message["reason"]
     for n in range(1, 5):
         (source / "ill" / f"image{n:03d}.png").write_bytes(b"text " * (n + 10))
     ran = sltool("prepare", "--source", source)

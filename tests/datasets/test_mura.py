@@ -1,4 +1,4 @@
-"""MURA: the real layout, every way in which tree and csv differ, and scores by the study."""
+"""MURA: the real layout, every difference between tree and csv, and scores by examination."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = ("--set", "model.name=covid-cnn", "--set", "dataset.size=32")
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A stand-in of 210 images, all seven parts of the body, in both lists."""
+    """210 synthetic images of all seven parts of the body, in both lists."""
     return write_synthetic(tmp_path / "source", 210, 0, BODY_PARTS)
 
 
@@ -148,10 +148,12 @@ def test_every_defect_is_named_and_counted(sltool: Sltool, tree: Path) -> None:
     (tree / images[20]).with_name("._image1.png").write_bytes(b"a Mac's own file")
     labels = tree / "train_labeled_studies.csv"
     study = str(Path(unlabelled).parent)
-    kept = [line for line in labels.read_text().splitlines() if f"{study}/" not in line]
+    lines = [line for line in labels.read_text().splitlines() if f"{study}/" not in line]
     flipped = str(Path(images[10]).parent)
-    kept = [line[:-1] + str(1 - int(line[-1])) if f"{flipped}/" in line else line for line in kept]
-    labels.write_text("\n".join([*kept, "MURA-v1.1/train/XR_HAND/patient99999/study1/,yes"]))
+    lines = [
+        line[:-1] + str(1 - int(line[-1])) if f"{flipped}/" in line else line for line in lines
+    ]
+    labels.write_text("\n".join([*lines, "MURA-v1.1/train/XR_HAND/patient99999/study1/,yes"]))
     with (tree / "train_image_paths.csv").open("a") as file:
         file.write(f"{listed[0]}\nnot a path\n")
 
@@ -161,7 +163,7 @@ def test_every_defect_is_named_and_counted(sltool: Sltool, tree: Path) -> None:
     assert "no such file" in reasons.pop(missing)
     assert "does not name this file" in reasons.pop(unnamed)
     assert "truncated" in reasons.pop(truncated)
-    assert "not 0 or 1" in reasons.pop(f"train_labeled_studies.csv line {len(kept) + 1}")
+    assert "not 0 or 1" in reasons.pop(f"train_labeled_studies.csv line {len(lines) + 1}")
     assert "no path of MURA's tree" in reasons.pop(f"train_image_paths.csv line {len(listed) + 2}")
     assert {Path(record).parent for record in reasons} == {Path(study)}
     assert all("lacks its study" in reason for reason in reasons.values())
@@ -264,8 +266,8 @@ def test_images_examinations_and_patients_are_scored_separately(sltool: Sltool) 
     assert found["patient"]["samples"] < found["study"]["samples"] < found["image"]["samples"]
     run = sltool.folder / "server" / "runs" / "default"
     for level, name in (("image", ""), ("study", "-test-study"), ("patient", "-test-patient")):
-        (kept,) = json.loads((run / f"metrics{name}.json").read_text()).values()
-        assert kept["samples"] == found[level]["samples"]
+        (saved,) = json.loads((run / f"metrics{name}.json").read_text()).values()
+        assert saved["samples"] == found[level]["samples"]
     compared = sltool("compare", "--level", "study", "--json").ok().json
     assert compared["runs"][0]["metrics"].items() >= found["study"]["metrics"].items()
 

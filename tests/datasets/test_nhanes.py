@@ -1,4 +1,4 @@
-"""NHANES' own files: joined by person, units checked, what is wrong named."""
+"""NHANES' own files: joined by person, units checked, defects named."""
 
 from __future__ import annotations
 

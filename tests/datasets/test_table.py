@@ -285,7 +285,7 @@ def test_the_same_row_in_two_splits_is_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("t.csv", b"", "no rows|no header"),
         ("t.csv", b"age,y\n", "no rows"),
@@ -298,10 +298,10 @@ def test_the_same_row_in_two_splits_is_noted(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_not_a_table_is_refused(
-    tmp_path: Path, name: str, content: bytes, said: str
+    tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadDataError, match=said):
+    with pytest.raises(BadDataError, match=message):
         Table.infer_settings(tmp_path / name, {})
 
 

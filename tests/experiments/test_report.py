@@ -296,7 +296,7 @@ def test_resamples_with_an_undefined_metric_are_counted(study: Sltool, tmp_path:
     ran = study("report", "default", "--plugins-dir", plugin, "--json").ok()
     figure = ran.json["arms"][0]["metrics"]["worst"]
     assert 0 < figure["undefined"] < 2000
-    told = f"default: {figure['undefined']} of 2000 resamples leave worst undefined"
-    assert told in ran.err
-    assert told in (study.folder / "server" / "report" / "report.html").read_text()
-    assert told in study("compare", "default", "--intervals", "--plugins-dir", plugin).ok().err
+    message = f"default: {figure['undefined']} of 2000 resamples leave worst undefined"
+    assert message in ran.err
+    assert message in (study.folder / "server" / "report" / "report.html").read_text()
+    assert message in study("compare", "default", "--intervals", "--plugins-dir", plugin).ok().err

@@ -53,11 +53,11 @@ def test_an_interrupted_comparison_resumes(sltool: Sltool) -> None:
     typed = ("reproduce", "cholesterol", *FEW, "--out", "out", "--sweep", "cut=0..1")
     sltool(*typed, "--seeds", 1, "--arms", "multi", "friedewald").ok()
     arms = sltool.folder / "out" / "cells" / "cut=1" / "seed-0" / "arms"
-    kept = (arms / "multi" / "predictions.csv").stat().st_mtime_ns
-    # As if it had been killed before the last arm was finished.
+    written_at = (arms / "multi" / "predictions.csv").stat().st_mtime_ns
+    # As if the process had been killed before the last arm finished.
     (arms / "friedewald" / "arm.json").unlink()
     done = sltool(*typed, "--seeds", 2, "--arms", "multi", "friedewald", "--json").ok()
-    assert (arms / "multi" / "predictions.csv").stat().st_mtime_ns == kept
+    assert (arms / "multi" / "predictions.csv").stat().st_mtime_ns == written_at
     assert (arms / "friedewald" / "arm.json").exists()
     assert [(arm["arm"], arm["sweep"], arm["seeds"]) for arm in done.json["arms"]] == [
         (arm, {"cut": cut}, [0, 1]) for cut in ("0", "1") for arm in ("multi", "friedewald")
@@ -109,11 +109,11 @@ def test_stateless_sites_forget_their_optimiser_after_each_round(sltool: Sltool)
             *("--set", f"training.epochs={epochs}"),
             *("--arms", "federated", "federated-stateless"),
         ).ok()
-        kept, forgot = (
+        stateful, stateless = (
             predictions(sltool.folder / f"out-{epochs}", arm, "base")
             for arm in ("federated", "federated-stateless")
         )
-        assert kept["y_pred"].equals(forgot["y_pred"]) == (epochs == 1)
+        assert stateful["y_pred"].equals(stateless["y_pred"]) == (epochs == 1)
 
 
 def test_in_fewer_rounds_the_sites_meet_less_often(sltool: Sltool) -> None:

@@ -57,16 +57,16 @@ def child(
 
 def serve(shim: Any, request: list[Any]) -> list[Any]:
     *call, seconds = request
-    with tempfile.TemporaryFile("w+") as said:
-        return forked(shim, call, seconds, said)
+    with tempfile.TemporaryFile("w+") as output:
+        return forked(shim, call, seconds, output)
 
 
-def forked(shim: Any, call: list[Any], seconds: float | None, said: IO[str]) -> list[Any]:
+def forked(shim: Any, call: list[Any], seconds: float | None, output: IO[str]) -> list[Any]:
     inner, outer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.dup2(said.fileno(), 2)
-        os.dup2(said.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        os.dup2(output.fileno(), 1)
         child(shim, *call, outer)
     os.close(outer)
     if seconds is not None:
@@ -75,8 +75,8 @@ def forked(shim: Any, call: list[Any], seconds: float | None, said: IO[str]) -> 
     answer = os.read(inner, 1000)
     os.close(inner)
     os.waitpid(pid, 0)
-    said.seek(0)
-    return [*(json.loads(answer) if answer else [-9, 0]), said.read()]
+    output.seek(0)
+    return [*(json.loads(answer) if answer else [-9, 0]), output.read()]
 
 
 def main() -> None:

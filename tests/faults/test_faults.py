@@ -72,12 +72,12 @@ class Zygote:
         request = [str(folder), arguments, failing_call, action, seconds]
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        code, count, said = json.loads(self._process.stdout.readline())
-        return code, count, said
+        code, count, output = json.loads(self._process.stdout.readline())
+        return code, count, output
 
     def ok(self, folder: Path, arguments: list[str]) -> int:
-        code, count, said = self.run(folder, arguments)
-        assert code == 0, said
+        code, count, output = self.run(folder, arguments)
+        assert code == 0, output
         return count
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ def finish(fork_server: Zygote, folder: Path, stage: str) -> None:
 
 
 def same(first: Any, other: Any) -> bool:
-    """Bit by bit, in any nesting."""
+    """Whether two values are equal bit by bit, in any nesting."""
     if isinstance(first, torch.Tensor):
         return first.dtype == other.dtype and torch.equal(first, other)
     if isinstance(first, dict):
@@ -137,7 +137,7 @@ def same(first: Any, other: Any) -> bool:
 
 
 def training_state(folder: Path) -> dict[str, Any]:
-    """The checkpoint but for how long its epochs took."""
+    """The checkpoint without the durations of its epochs."""
     path = StudyFolder(folder).run("default").checkpoint
     checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
     for row in checkpoint["history"]:
@@ -157,7 +157,7 @@ def rows(folder: Path) -> dict[str, list[np.ndarray[Any, Any]]]:
 
 
 def history(folder: Path) -> list[dict[str, str]]:
-    """The rows of `history.csv` but for how long each epoch took."""
+    """The rows of `history.csv` without the durations."""
     with StudyFolder(folder).run("default").history.open() as file:
         return [{**row, "seconds": ""} for row in csv.DictReader(file)]
 
@@ -183,7 +183,7 @@ def assert_as_unbroken(folder: Path, done: Path) -> None:
 
 
 def assert_whole(folder: Path, before: Path, done: Path) -> None:
-    """Whatever has a final name is as before the stage or as after the last."""
+    """Every file with a final name is as before the stage or as after the last one."""
     for path in folder.rglob("*.h5"):
         relative = path.relative_to(folder)
         if relative.parts[:2] == ("server", "store"):
@@ -209,10 +209,10 @@ def test_struck_at_a_call(
     calls = range(count) if ALL else sorted(chosen.sample(range(count), SAMPLE))
     for call in calls:
         folder = copy(states[stage], tmp_path / str(call))
-        code, _, said = fork_server.run(folder, STAGES[stage], call, ACTIONS[action])
-        where = f"{stage}, call {call} of {count}: {code} {said}"
+        code, _, output = fork_server.run(folder, STAGES[stage], call, ACTIONS[action])
+        where = f"{stage}, call {call} of {count}: {code} {output}"
         assert code == (-9 if action == "SIGKILL" else 3), where
-        assert "Traceback" not in said, where
+        assert "Traceback" not in output, where
         assert_whole(folder, states[stage], states["done"])
         finish(fork_server, folder, stage)
         assert_as_unbroken(folder, states["done"])

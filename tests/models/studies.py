@@ -6,7 +6,7 @@ from typing import Any
 
 from sltool.study.schema import Study
 
-# For every model: the shape of a sample, settings of a small network, and its hidden layers.
+# For each model: the shape of a sample, settings of a small network, and its hidden layers.
 SMALL: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
     "covid-cnn": ((1, 32, 32), {"filters": [2, 4, 4, 8, 8]}, 5),
     "mlp": ((7,), {}, 3),

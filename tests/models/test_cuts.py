@@ -24,7 +24,7 @@ def _marked(name: str, *more: Any) -> Any:
 
 NAMES = [_marked(name) for name in SMALL]
 CUTS = [_marked(name, cut) for name, (_, _, depth) in SMALL.items() for cut in range(depth + 1)]
-# Networks of our own layers, whose activations and normalisation are settings.
+# Networks of sltool's own layers, whose activations and normalisation are settings.
 OWN = [name for name in SMALL if name != "timm"]
 CONVOLUTIONAL = [name for name in OWN if name != "mlp"]
 

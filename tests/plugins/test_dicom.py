@@ -227,18 +227,18 @@ def test_the_whole_pipeline_with_a_table_of_labels(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda folder: shutil.rmtree(folder / "sick"), "the class folder 'sick' is missing"),
         (lambda folder: shutil.rmtree(folder), "does not exist"),
     ],
 )
 def test_another_layout_is_refused(
-    tmp_path: Path, spoil: Callable[[Path], None], told: str
+    tmp_path: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
     source = tmp_path / "source"
     scan_of(source, ["MR_small.dcm"])
     spoil(source)
     kind = datasets.get("dicom")
-    with pytest.raises(BadDataError, match=told):
+    with pytest.raises(BadDataError, match=message):
         kind(kind.Settings(classes={"well": "well", "sick": "sick"})).scan(source)

@@ -19,14 +19,14 @@ PLUGIN = ROOT / "plugins" / "fracatlas.py"
 
 def some(source: Path, folder: Path, each: int = 30) -> Path:
     """A copy of the first `each` images of either class, with their table."""
-    kept = set()
+    copied = set()
     for name in ("Fractured", "Non_fractured"):
         (folder / "images" / name).mkdir(parents=True)
         for path in sorted((source / "images" / name).iterdir())[:each]:
             shutil.copy(path, folder / "images" / name / path.name)
-            kept.add(path.name)
+            copied.add(path.name)
     lines = (source / "dataset.csv").read_text().splitlines()
-    lines = [lines[0], *(line for line in lines[1:] if line.split(",")[0] in kept)]
+    lines = [lines[0], *(line for line in lines[1:] if line.split(",")[0] in copied)]
     (folder / "dataset.csv").write_text("\n".join(lines) + "\n")
     return folder
 

@@ -70,7 +70,7 @@ def test_pictures_are_the_files_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"val_images": None}, "val_images"),
         ({"test_labels": np.array([None] * 18)}, "holds Python objects"),
@@ -80,9 +80,9 @@ def test_pictures_are_the_files_own(tmp_path: Path) -> None:
         ({"val_images": np.zeros((12, 28, 28), np.float32)}, "float32"),
     ],
 )
-def test_another_layout_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_another_layout_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = make(tmp_path / "some.npz", 2, colour=False, **changes)
-    with pytest.raises(BadDataError, match=told):
+    with pytest.raises(BadDataError, match=message):
         scan_of(path, classes=("a", "b"))
 
 

@@ -1,4 +1,4 @@
-"""A small study whose shards lie in an outbox, and how to run the server on it for real."""
+"""A small study whose shards lie in an outbox, and how to run the real server on it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def encoded_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Server:
-    """A study's folder at the server, and the program there."""
+    """A study's folder at the server, and commands in it."""
 
     sltool: Sltool
 
@@ -109,7 +109,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:
-    """Look again and again, for at most PATIENCE seconds."""
+    """Poll for at most PATIENCE seconds."""
     end = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
@@ -117,10 +117,10 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 
 
 def end(process: subprocess.Popen[str], signal_number: signal.Signals) -> tuple[int, str]:
-    """Send a signal; the exit code and what was said on stderr."""
+    """Send a signal; returns the exit code and stderr."""
     process.send_signal(signal_number)
-    _, said = process.communicate(timeout=PATIENCE)
-    return process.returncode, said
+    _, stderr = process.communicate(timeout=PATIENCE)
+    return process.returncode, stderr
 
 
 @pytest.fixture

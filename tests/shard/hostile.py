@@ -67,7 +67,7 @@ def deflate_bomb(file: h5py.File, data: Array) -> None:
 
 
 def small_deflate_bomb(file: h5py.File, data: Array) -> None:
-    """No longer in the file than a chunk may be."""
+    """Its compressed size is within the limit of a chunk."""
     dataset = create(file, "features", data)
     dataset.id.write_direct_chunk((0,) * data.ndim, stored_chunk(bytes(2**17)))
 

@@ -1,4 +1,4 @@
-"""Encryption for the road: what travels can be read by the server alone."""
+"""Encryption for transport: only the server can read what is shipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytest.importorskip("pyrage", reason="the extra `age` is not installed")
 
 @pytest.fixture
 def secret(trained: Sltool) -> Sltool:
-    """A study whose server has an identity, and where nothing has arrived yet."""
+    """A study whose server has an identity and an empty inbox."""
     shutil.rmtree(trained.folder / "server")
     recipient = trained("server-keys", "--json").ok().json["recipient"]
     assert trained("server-keys", "--json").ok().json["recipient"] == recipient

@@ -1,4 +1,4 @@
-"""A real shard, read as docs/shard-format.md says and with nothing of sltool's."""
+"""A real shard, read as docs/shard-format.md specifies, without sltool's code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shard(trained_study: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def keys(document: dict[str, object], prefix: str = "") -> list[str]:
-    """'format', 'content.study' ...: every key that has a value of its own."""
+    """'format', 'content.study' ...: every key with a value."""
     return [
         name
         for key, value in document.items()

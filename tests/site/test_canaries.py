@@ -70,7 +70,7 @@ def marks_in(data: bytes) -> list[str]:
 
 
 def check_nothing_left(sltool: Sltool, logs: list[str]) -> None:
-    """Encode and ship; no mark stands in anything that leaves, that all agree on, or in a log."""
+    """Encode and ship; no mark is in a shipped file, in the agreement, or in a log."""
     for stage in (["partition", "--ratios", "1"], ["client-encode"], ["ship", "--to", "road"]):
         ran = sltool(*stage, "--verbose").ok()
         logs.append(ran.out + ran.err)
@@ -101,13 +101,13 @@ def test_no_mark_of_a_picture_leaves_the_hospital(
     for seed, name in enumerate(("COVID", "non-COVID")):
         make_marked(source / name, 15, seed)
     check_source(source)
-    said = sltool("prepare", "covid-ct", "--source", source, "--verbose").ok()
+    ran = sltool("prepare", "covid-ct", "--source", source, "--verbose").ok()
     if encrypted:
         pytest.importorskip("pyrage", reason="the extra `age` is not installed")
         recipient = sltool("server-keys", "--json").ok().json["recipient"]
         study = sltool.folder / "study.yaml"
         study.write_text(study.read_text().replace("recipient: null", f"recipient: {recipient}"))
-    check_nothing_left(sltool, [said.out + said.err])
+    check_nothing_left(sltool, [ran.out + ran.err])
 
 
 def test_no_mark_of_a_dicom_file_leaves_the_hospital(
@@ -120,7 +120,7 @@ def test_no_mark_of_a_dicom_file_leaves_the_hospital(
         make_marked_dicom(source / name, 15, seed)
     check_source(source)
     classes = "dataset.classes={well: well, sick: sick}"
-    said = sltool(
+    ran = sltool(
         "prepare", "dicom", "--source", source, "--set", classes, "dataset.size=64", "--verbose"
     ).ok()
-    check_nothing_left(sltool, [said.out + said.err])
+    check_nothing_left(sltool, [ran.out + ran.err])

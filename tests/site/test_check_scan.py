@@ -1,4 +1,4 @@
-"""`prepare` checks what a dataset plug-in returns: it tells the field and the first bad row."""
+"""`prepare` checks what a dataset plug-in returns: it names the field and the first bad row."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_regression_labels_are_float32(sltool: Sltool) -> None:
         assert file["labels"].dtype == np.float32
 
 
-# The plug-in's fault; the form; the field; the first bad row (None: no single row); what is told.
+# The plug-in's mistake; the form; the field; the first bad row (None: no single row); message.
 FAULTS: dict[str, tuple[str, dict[str, object], str, int | None, str]] = {
     "not a Scan": ("scan = [1, 2]", TABLE, "scan()", None, "list"),
     # inputs: arrays
@@ -245,7 +245,7 @@ FAULTS: dict[str, tuple[str, dict[str, object], str, int | None, str]] = {
 
 @pytest.mark.parametrize("case", FAULTS)
 def test_an_invalid_scan_is_refused_with_its_field_and_row(sltool: Sltool, case: str) -> None:
-    fault, form, field, row, told = FAULTS[case]
+    fault, form, field, row, message = FAULTS[case]
     for n in range(40):
         Image.new("L", (8, 8), n).save(sltool.folder / f"{n}.png")
     ran = prepare(sltool, fault, form)
@@ -253,7 +253,7 @@ def test_an_invalid_scan_is_refused_with_its_field_and_row(sltool: Sltool, case:
     assert "Traceback" not in ran.err
     first, where = ran.err.splitlines()[:2]
     assert field in first
-    assert told in first
+    assert message in first
     if row is not None:
         assert f"row {row} of {field}" in where
     assert "write-a-plugin" in ran.err

@@ -119,7 +119,7 @@ def test_a_second_noisy_copy_causes_a_warning(sites: Sltool) -> None:
 
 
 def test_no_private_file_holds_the_key_of_the_noise(sites: Sltool) -> None:
-    """A copy of the whole hospital, restored from a backup, makes other noise."""
+    """A copy of all the hospital's files, restored from a backup, gives different noise."""
     backup = sites.folder.with_name("backup")
     shutil.copytree(sites.folder, backup)
     first = features(sites, noise=1.0)
@@ -172,10 +172,10 @@ def test_complete_files_at_the_destination_are_skipped(
     assert {path.name: path.read_bytes() for path in disk.iterdir()} == shards(sites.folder)
     for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])):
         damage(disk / "B-test-00000.h5")
-        kept = (disk / "B-train-00000.h5").stat().st_mtime_ns
+        written_at = (disk / "B-train-00000.h5").stat().st_mtime_ns
         assert "already" not in sites(*ship).ok().out
         assert {path.name: path.read_bytes() for path in disk.iterdir()} == shards(sites.folder)
-        assert (disk / "B-train-00000.h5").stat().st_mtime_ns == kept
+        assert (disk / "B-train-00000.h5").stat().st_mtime_ns == written_at
     disk.rename(tmp_path / "the second disk")
     (tmp_path / "the first disk").rename(disk)
     assert "already shipped" in sites(*ship).ok().out

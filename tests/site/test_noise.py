@@ -1,4 +1,4 @@
-"""The noise: what its numbers are, and that nobody can draw them again."""
+"""The noise: its distribution, and that nobody can compute it again."""
 
 from __future__ import annotations
 

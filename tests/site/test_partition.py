@@ -1,4 +1,4 @@
-"""`partition`: what each site gets, and that its folder stands alone."""
+"""`partition`: what each site gets, and that its folder is self-contained."""
 
 from __future__ import annotations
 

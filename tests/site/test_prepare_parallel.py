@@ -1,4 +1,4 @@
-"""Decoding in worker processes: the same samples in the same order, whatever cannot be read."""
+"""Decoding in worker processes: the same samples and order, whichever files cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How samples are split and shared over sites."""
+"""How samples are assigned to splits and sites."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def edit(folder: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("epochs: 200", "epoch: 200", "unknown key 'training.epoch'; did you mean 'epochs'?"),
         ("epochs: 200", "epochs: -1", "training.epochs: Input should be greater than 0, not -1"),
@@ -47,11 +47,13 @@ def edit(folder: Path, old: str, new: str) -> None:
         ("sites: {}", "site: {}", "unknown key 'site'; did you mean 'sites'?"),
     ],
 )
-def test_a_mistake_is_named_with_its_path(prepared: Sltool, old: str, new: str, said: str) -> None:
+def test_a_mistake_is_named_with_its_path(
+    prepared: Sltool, old: str, new: str, message: str
+) -> None:
     edit(prepared.folder, old, new)
     ran = prepared("prepare", "cholesterol")
     assert ran.code == 2
-    assert said in ran.err
+    assert message in ran.err
     assert "study.yaml" in ran.err
     assert "Traceback" not in ran.err
 
@@ -144,7 +146,7 @@ def test_plain_values_follow_the_core_schema(text: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a: 1\nb: {c: 1,\n  c: 2}", "line 3: the key 'c' is repeated; it stands on line 2"),
         ("{a: 1, a: 1}", "line 1: the key 'a' is repeated"),
@@ -155,10 +157,10 @@ def test_plain_values_follow_the_core_schema(text: str, value: object) -> None:
         ("a: 1\n---\nb: 1", "line 2: but found another document"),
     ],
 )
-def test_invalid_yaml_is_reported_with_its_line(text: str, said: str) -> None:
+def test_invalid_yaml_is_reported_with_its_line(text: str, message: str) -> None:
     with pytest.raises(StudyFileError, match=r"study\.yaml is not valid YAML") as caught:
         parse_yaml(text, where="test")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 A, B, C = (f"ed25519:{43 * letter}=" for letter in "ABC")
@@ -214,7 +216,7 @@ def test_sites_are_added_and_nothing_a_person_wrote_is_lost(
     edited = folder.study_file.read_bytes().decode()
     assert edited.count("a person's") == text.count("a person's")
     assert edited.replace("\r\n", "").count("\n") == (0 if crlf else edited.count("\n"))
-    # What is gone is the empty value at most.
+    # At most the empty value is removed.
     gone = [line[2:] for line in difflib.ndiff(text.split(), edited.split()) if line[0] == "-"]
     assert set(gone) <= {"{}"} or layout.startswith("flow") or "braces" in layout
 

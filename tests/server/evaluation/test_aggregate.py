@@ -1,4 +1,4 @@
-"""Scores of studies and patients from those of their images."""
+"""Scores of examinations and patients from those of their images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`evaluate --by site`: is the small hospital served as well as the big one?"""
+"""`evaluate --by site`: the metrics of each hospital."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mistaken edit of study.yaml is named, and moves nothing."""
+"""A mistaken edit of study.yaml is named, and no shard is moved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import Sltool
 
 
 def names(folder: Path) -> list[str]:
-    """All files below `server`, but for the lock."""
+    """All files below `server`, except the lock."""
     server = folder / "server"
     return sorted(
         str(path.relative_to(server)) for path in server.rglob("*") if path.name != "lock"

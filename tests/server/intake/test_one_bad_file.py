@@ -40,7 +40,7 @@ def _pipe(path: Path) -> None:
 
 
 def _socket(path: Path) -> None:
-    # A socket's address is short: bind by a relative name.
+    # The address of a socket has a short limit: bind by a relative name.
     before = Path.cwd()
     os.chdir(path.parent)
     try:
@@ -86,7 +86,7 @@ def test_a_bad_file_is_set_aside_with_its_reason_and_the_others_are_taken_in(
 
 
 def as_plain_user(sltool: Sltool, *args: str) -> Ran:
-    """`sltool ARGS` as a process that file permissions bind, also where the tests run as root."""
+    """`sltool ARGS` as a user whom file permissions restrict, also if the tests run as root."""
 
     def drop() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -175,7 +175,7 @@ def test_a_damaged_identity_rejects_nothing(trained: Sltool, inbox: Path) -> Non
 
 
 class VanishAt(Silent):
-    """Deletes a file when the queue has listed the inbox."""
+    """Deletes a file after the queue has listed the inbox."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -213,7 +213,7 @@ def test_a_copy_to_the_inbox_never_replaces_an_existing_file(
 
 
 def test_the_queue_continues_if_a_good_file_cannot_be_moved(trained: Sltool, inbox: Path) -> None:
-    """In a folder with the sticky bit nobody but its owner can move a file."""
+    """In a folder with the sticky bit only the owner of a file can move it."""
     if os.geteuid() != 0:
         pytest.skip("only root can make a file of another user")
     bad = inbox / "aa.h5"

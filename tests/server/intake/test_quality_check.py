@@ -1,4 +1,4 @@
-"""Shards of one class alone: the false-alarm rate is the stated one, and a real one is caught."""
+"""Shards of a single class: the false-alarm rate is as stated, and lost labels are detected."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ def segment(labels: NDArray[np.int64], patients: NDArray[np.int64], site: str = 
     )  # fmt: skip
 
 
-def held(labels: NDArray[np.int64], sizes: list[int], patients: NDArray[np.int64]) -> bool:
-    """Whether any of the shards, cut from these samples one after the other, is held."""
+def any_quarantined(
+    labels: NDArray[np.int64], sizes: list[int], patients: NDArray[np.int64]
+) -> bool:
+    """Whether any of the shards, cut from these samples one after the other, is quarantined."""
     stored: list[Segment] = []
     for part in np.split(np.arange(len(labels)), np.cumsum(sizes)[:-1]):
         arriving = segment(labels[part], patients[part])
@@ -39,14 +41,14 @@ def held(labels: NDArray[np.int64], sizes: list[int], patients: NDArray[np.int64
 
 
 def rate(prevalence: float, sizes: list[int], per_patient: int, trials: int) -> float:
-    """How often a study whose labels are drawn with this prevalence sees a shard held."""
+    """How often a study whose labels are drawn with this prevalence has a shard quarantined."""
     rng = np.random.default_rng(0)
     alarms = 0
     for _ in range(trials):
         count = sum(sizes) // per_patient + 1
         labels = np.repeat((rng.random(count) < prevalence).astype(np.int64), per_patient)
         patients = np.repeat(np.arange(count), per_patient)
-        alarms += held(labels[: sum(sizes)], sizes, patients[: sum(sizes)])
+        alarms += any_quarantined(labels[: sum(sizes)], sizes, patients[: sum(sizes)])
     return alarms / trials
 
 
@@ -97,7 +99,7 @@ def test_the_probability_is_that_of_drawing_without_replacement() -> None:
 
 def test_a_site_with_a_single_class_is_never_quarantined() -> None:
     every = np.zeros(500, np.int64)
-    assert not held(every, [100] * 5, np.arange(500))
+    assert not any_quarantined(every, [100] * 5, np.arange(500))
 
 
 def test_shards_of_other_sites_do_not_count() -> None:

@@ -1,4 +1,4 @@
-"""What becomes of each file that arrives: the table of outcomes, through the command line."""
+"""The outcome for each kind of arriving file, through the command line."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def edit_site(forge: Forge, site: str, **values: Any) -> None:
     forge.folder.study_file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
-def assert_refused(sltool: Sltool, path: Path, code: int, said: str) -> None:
-    """`queue take PATH` refuses it with this code and keeps it, untouched, with the reason."""
+def assert_refused(sltool: Sltool, path: Path, code: int, message: str) -> None:
+    """`queue take PATH` refuses it with this code, and files it unchanged with the reason."""
     data = path.read_bytes()
     accepted = sorted((sltool.folder / "server" / "accepted").iterdir())
     ran = sltool("queue", "take", path)
     assert (ran.code, "Traceback" in ran.err) == (code, False), ran.err
-    assert said in ran.err
+    assert message in ran.err
     rejected = sltool.folder / "server" / "rejected"
-    kept = [path for path in rejected.iterdir() if path.is_file() and path.read_bytes() == data]
-    assert kept, "the untouched file is kept"
-    reason = json.loads(kept[0].with_name(kept[0].name + ".reason.json").read_text())
+    refused = [path for path in rejected.iterdir() if path.is_file() and path.read_bytes() == data]
+    assert refused, "the refused file is unchanged"
+    reason = json.loads(refused[0].with_name(refused[0].name + ".reason.json").read_text())
     assert reason["reason"] in ran.err
     assert sorted((sltool.folder / "server" / "accepted").iterdir()) == accepted
-    assert said in sltool("status").ok().err
+    assert message in sltool("status").ok().err
 
 
 def test_a_good_shard_is_accepted_once(trained: Sltool, forge: Forge, inbox: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_site_changes_its_key(trained: Sltool, forge: Forge, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"study": "0" * 32}, "study is not"),
         ({"encoding": "0" * 64}, "encoding is not"),
@@ -164,9 +164,9 @@ def test_a_site_changes_its_key(trained: Sltool, forge: Forge, tmp_path: Path) -
     ],
 )
 def test_what_belongs_elsewhere_is_refused(
-    trained: Sltool, forge: Forge, tmp_path: Path, content: dict[str, Any], said: str
+    trained: Sltool, forge: Forge, tmp_path: Path, content: dict[str, Any], message: str
 ) -> None:
-    assert_refused(trained, forge.shard(tmp_path / "other.h5", content=content), 6, said)
+    assert_refused(trained, forge.shard(tmp_path / "other.h5", content=content), 6, message)
 
 
 def test_same_sequence_with_other_content_is_refused_and_both_files_remain(
@@ -229,15 +229,15 @@ def test_constant_and_outsize_features_are_quarantined_until_approved(
     columns = forge.columns(seed=2)
     columns["features"] *= 5000
     outsize = forge.shard(tmp_path / "outsize.h5", sequence=7, columns=columns)
-    for path, said in [(constant, "are the same"), (outsize, "a scale")]:
+    for path, message in [(constant, "are the same"), (outsize, "a scale")]:
         ran = trained("queue", "take", path)
         assert ran.code == 4
         assert "held for approval" in ran.err
         assert f"sltool queue approve {path.name}" in ran.err
-        assert said in ran.err
-        assert said in trained("status").ok().err
+        assert message in ran.err
+        assert message in trained("status").ok().err
         trained("queue", "approve", path.name).ok()
-        assert said not in trained("status").ok().err
+        assert message not in trained("status").ok().err
     arrived = trained("status", "--json").ok().json["arrived"]
     assert {"site": "A", "split": "train", "shards": 3, "samples": 288} in arrived
     assert not list((trained.folder / "server" / "held").iterdir())
@@ -318,8 +318,8 @@ def test_a_name_in_the_manifest_cannot_leave_the_folder(
     place = ShardId.model_construct(site="../../B", split="train", sequence=5)
     path = forge.shard(tmp_path / "up.h5", claims={"place": place})
     assert_refused(trained, path, 4, "manifest breaks the format")
-    held = trained("queue", "approve", "../inbox/x.h5")
-    assert held.code == 2
+    ran = trained("queue", "approve", "../inbox/x.h5")
+    assert ran.code == 2
 
 
 def test_a_file_that_is_still_being_copied_is_left_alone(
@@ -417,7 +417,7 @@ def test_evaluate_rebuilds_a_deleted_store(trained: Sltool, damage: str) -> None
 
 
 def test_evaluate_never_rebuilds_the_store_with_another_encoding(trained: Sltool) -> None:
-    """It would refuse every accepted shard for a mistake in study.yaml."""
+    """Otherwise a mistake in study.yaml would refuse every accepted shard."""
     shutil.rmtree(trained.folder / "server" / "store")
     study = trained.folder / "study.yaml"
     study.write_text(study.read_text().replace("noise: 0.0", "noise: 0.5"))

@@ -1,4 +1,4 @@
-"""A run goes on as if it had never stopped, however it was stopped."""
+"""A run resumes as if it had never stopped, however it was stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from tests.server.conftest import Server, end, same, wait_until
 
-# So many epochs that a signal always comes before the last.
+# Enough epochs that a signal always arrives before the last.
 LONG = 200_000
 
 
@@ -35,7 +35,7 @@ PUBLISHED = ("history.csv", "model.safetensors")
 
 
 def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
-    """SIGKILL at two instants; the checkpoint left is whole, and the rest is trained again."""
+    """SIGKILL at two instants; the checkpoint is complete, and later epochs are repeated."""
     shipped.set_training(epochs=LONG, batch_size=4)
     code, _ = train_and(signal.SIGKILL, shipped, after=2)
     assert code == -signal.SIGKILL
@@ -63,8 +63,8 @@ def test_a_signal_ends_it_after_the_step_with_exit_code_0(
     shipped: Server, signal_number: signal.Signals
 ) -> None:
     shipped.set_training(epochs=LONG, batch_size=4)
-    code, said = train_and(signal_number, shipped, after=2)
-    assert (code, said) == (0, "")
+    code, message = train_and(signal_number, shipped, after=2)
+    assert (code, message) == (0, "")
     stopped = shipped.checkpoint()
     assert "stopped: " in shipped.log()
     assert "stopped: all" not in shipped.log()

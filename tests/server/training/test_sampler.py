@@ -1,4 +1,4 @@
-"""Each site's share of an epoch: exact, reproducible, and no sample is forgotten."""
+"""Each site's share of an epoch: exact, reproducible, and every sample is drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.server.conftest import Server
 
 
 def samples_of(sizes: Mapping[str, int], views: int = 1) -> StoredSamples:
-    """Made-up samples: the label is the sample's number."""
+    """Synthetic samples: the label is the sample's index."""
     total = sum(sizes.values())
     return StoredSamples(
         features=torch.zeros(total * views, 1),

@@ -1,4 +1,4 @@
-"""`sltool audit`: layers whose leak is known, real pictures, and what it leaves behind."""
+"""`sltool audit`: layers whose leak is known, real images, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CT = "covid-ct-sao-paulo"
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Budgets that fit a test."""
+    """Budgets small enough for a test."""
     small = attacker.Budget("quick", 300, 60, steps=32, descent=32, optimised=8, rows=20_000)
     monkeypatch.setitem(attacker.BUDGETS, "quick", small)
 
@@ -38,7 +38,7 @@ def scans(folder: Path, each: int) -> Path:
 
 
 def encoded(sltool: Sltool, dataset: str, *settings: str, source: Path | None = None) -> Sltool:
-    """A study of one site, B, whose shards lie in the outbox."""
+    """A study of one site, B, with shards in the outbox."""
     extra = ["--source", source] if source else []
     chosen = [word for setting in settings for word in ("--set", setting)]
     sltool("prepare", dataset, *extra, *chosen).ok()
@@ -97,7 +97,7 @@ def test_fewer_outputs_than_inputs_are_not_inverted_exactly(sltool: Sltool) -> N
 
 
 def test_real_pictures_end_to_end(sltool: Sltool, tmp_path: Path) -> None:
-    """Between a picture and nothing; public images of the same kind do almost as well."""
+    """The leak is between 0 and 1; public images of the same kind give almost the same."""
     source = scans(tmp_path / "scans", 120)
     wide = "model.filters=[16, 32, 64, 128, 256]"
     encoded(sltool, "covid-ct", "dataset.size=32", wide, source=source)
@@ -165,9 +165,9 @@ def test_near_duplicates_are_never_on_both_sides() -> None:
     grouping = by_similarity(slices)
     assert grouping.count == 40
     assert (grouping.groups.reshape(40, 3) == grouping.groups[::3, None]).all()
-    held = hold_out(grouping.groups, 0.2, 100, rng)
-    assert held.sum() == 24
-    assert not set(grouping.groups[held]) & set(grouping.groups[~held])
+    held_out = hold_out(grouping.groups, 0.2, 100, rng)
+    assert held_out.sum() == 24
+    assert not set(grouping.groups[held_out]) & set(grouping.groups[~held_out])
 
 
 def test_patients_are_named_where_one_has_two_samples() -> None:
