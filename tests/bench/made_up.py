@@ -1,4 +1,4 @@
-"""Made-up studies with real shards, as big as a benchmark needs them."""
+"""Synthetic studies with real shards, of the size that a benchmark needs."""
 
 from __future__ import annotations
 

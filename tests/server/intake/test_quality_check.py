@@ -1,4 +1,4 @@
-"""Shards of one class alone: the false-alarm rate is the stated one, and a real one is caught."""
+"""Shards of a single class: the false-alarm rate is as stated, and lost labels are detected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def segment(labels: NDArray[np.int64], patients: NDArray[np.int64], site: str = 
 def any_quarantined(
     labels: NDArray[np.int64], sizes: list[int], patients: NDArray[np.int64]
 ) -> bool:
-    """Whether any of the shards, cut from these samples in order, is quarantined."""
+    """Whether any of the shards, cut from these samples one after the other, is quarantined."""
     stored: list[Segment] = []
     for part in np.split(np.arange(len(labels)), np.cumsum(sizes)[:-1]):
         arriving = segment(labels[part], patients[part])
@@ -41,7 +41,7 @@ def any_quarantined(
 
 
 def rate(prevalence: float, sizes: list[int], per_patient: int, trials: int) -> float:
-    """How often a study whose labels are drawn with this prevalence sees a shard quarantined."""
+    """How often a study whose labels are drawn with this prevalence has a shard quarantined."""
     rng = np.random.default_rng(0)
     alarms = 0
     for _ in range(trials):
@@ -66,7 +66,7 @@ def rate(prevalence: float, sizes: list[int], per_patient: int, trials: int) -> 
         (0.1, [1000, 100, 100], 10),
     ],
 )
-def test_a_clean_shard_is_held_as_seldom_as_stated(
+def test_correct_shards_are_quarantined_at_most_at_the_stated_rate(
     prevalence: float, sizes: list[int], per_patient: int
 ) -> None:
     trials = 500
@@ -79,7 +79,7 @@ def test_a_clean_shard_is_held_as_seldom_as_stated(
     ("prevalence", "before", "size"), [(0.5, 100, 30), (0.3, 300, 60), (0.1, 1000, 150)]
 )
 @pytest.mark.parametrize("kind", [0, 1])
-def test_a_shard_whose_labels_were_lost_is_held(
+def test_a_shard_whose_labels_were_lost_is_quarantined(
     prevalence: float, before: int, size: int, kind: int
 ) -> None:
     labels = (np.arange(before) < prevalence * before).astype(np.int64)
@@ -97,12 +97,12 @@ def test_the_probability_is_that_of_drawing_without_replacement() -> None:
     assert single_class_probability([3, 0], [[5, 2]]) == pytest.approx(56 / 120)
 
 
-def test_a_site_of_one_class_alone_is_never_quarantined() -> None:
+def test_a_site_with_a_single_class_is_never_quarantined() -> None:
     every = np.zeros(500, np.int64)
     assert not any_quarantined(every, [100] * 5, np.arange(500))
 
 
-def test_another_site_says_nothing_about_this_one() -> None:
+def test_shards_of_other_sites_do_not_count() -> None:
     both = segment(np.arange(400) % 2, np.arange(400), site="B")
     alone = segment(np.zeros(300, np.int64), np.arange(300))
     assert not quality_problem(ShardStatistics(), alone, [both])
