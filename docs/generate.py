@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -20,7 +22,12 @@ NOTE = "<!-- Made by `make docs` from the code; do not edit. -->\n"
 
 def pages() -> dict[str, str]:
     """File name -> text of every generated page."""
-    return {"cli.md": cli(), "study-file.md": study_file(), "metrics.md": metrics_page()}
+    return {
+        "cli.md": cli(),
+        "study-file.md": study_file(),
+        "metrics.md": metrics_page(),
+        "api.md": api(),
+    }
 
 
 def cli() -> str:
@@ -102,6 +109,35 @@ def metrics_page() -> str:
         summary = one.summary.replace("|", "\\|")
         rows.append(f"| `{one.name}` | {kinds} | {one.facts['better']} | {summary} |")
     return f"# Metrics\n\n{NOTE}\n" + "\n".join(rows) + "\n"
+
+
+def api() -> str:
+    """Every public name of `import sltool`, with its signature and docstring."""
+    import sltool
+
+    parts = [f"# Python\n\n{NOTE}\n{inspect.getdoc(importlib.import_module('sltool.api'))}\n"]
+    for name in sltool.__all__:
+        kind = getattr(sltool, name)
+        if not inspect.isclass(kind):
+            continue
+        parts.append(f"## sltool.{name}\n\n{_verbatim(kind)}")
+        parts += [f"### {name}.{member}\n\n{text}" for member, text in _members(kind)]
+    return "\n".join(parts)
+
+
+def _members(kind: type) -> Iterator[tuple[str, str]]:
+    for member, value in vars(kind).items():
+        if member.startswith("_"):
+            continue
+        value = getattr(value, "__func__", value)
+        if isinstance(value, property):
+            yield member, _verbatim(value)
+        elif inspect.isfunction(value):
+            yield f"{member}{inspect.signature(value)}", _verbatim(value)
+
+
+def _verbatim(documented: object) -> str:
+    return f"```text\n{inspect.getdoc(documented)}\n```\n"
 
 
 if __name__ == "__main__":

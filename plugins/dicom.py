@@ -22,7 +22,7 @@ TABLE = "labels.csv"
 
 @datasets.register("dicom")
 class Dicom(Dataset):
-    """DICOM files of any modality, with a folder per class or a table of labels."""
+    """DICOM files of any modality, with a folder for each class or a table of labels."""
 
     class Settings(Section):
         size: int = Field(default=224, ge=8, description="Height and width in pixels.")
@@ -38,19 +38,20 @@ class Dicom(Dataset):
         labels: str | None = Field(
             default=None,
             description="A CSV file in the source with the columns `file` (a path in the source) "
-            "and `label`. null: a folder per class.",
+            "and `label`. null: a folder for each class.",
         )
         window: tuple[float, Positive] | None = Field(
             default=None,
             description="Centre and width of the grey values, after rescaling, for all files "
-            "([40, 400] for soft tissue in CT). null: as each file says, else its full range.",
+            "([40, 400] for soft tissue in CT). null: as each file says, or else its full range.",
         )
         frames: Frames = Field(
-            default="all", description="Of a file with several pictures: all, or the middle one."
+            default="all",
+            description="Which pictures of a file with several: all, or the middle one.",
         )
         burned_in: bool = Field(
             default=False,
-            description="Take files, too, that say that a name is burned into the picture.",
+            description="Accept files that say that a name is burned into the picture.",
         )
 
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -95,9 +96,9 @@ class Dicom(Dataset):
         size = self.settings.size
         decode = Decode(size, size, pad=self.settings.pad, window=self.settings.window)
         return Scan(
-            inputs=lambda number: frames[number].load(decode),
+            inputs=lambda index: frames[index].load(decode),
             labels=np.array([label for _, label in found], dtype=np.int64),
-            records=[f"{one.path.relative_to(source)}#{one.index + 1}" for one in frames],
+            records=[f"{frame.path.relative_to(source)}#{frame.index + 1}" for frame in frames],
             groups=[frame.patient for frame in frames],
             examinations=[frame.examination for frame in frames],
             refused=headers.refused,
@@ -105,30 +106,30 @@ class Dicom(Dataset):
         )
 
     def _in_folders(self, source: Path) -> Iterator[tuple[Path, int]]:
-        for number, folder in enumerate(self.settings.classes.values()):
+        for class_index, folder in enumerate(self.settings.classes.values()):
             if not (source / folder).is_dir():
                 raise BadDataError(
                     f"the class folder '{folder}' is missing",
                     where=source,
                     expected=self.source_help,
                     hint="name the folders under dataset.classes in study.yaml; a hospital that "
-                    "has no such cases makes an empty folder for them",
+                    "has no such cases creates an empty folder for them",
                 )
             for path in sorted((source / folder).rglob("*")):
                 if path.is_file() and not path.name.startswith("."):
-                    yield path, number
+                    yield path, class_index
 
     def _labelled(self, source: Path, refused: list[Refused]) -> Iterator[tuple[Path, int]]:
-        numbers = {label: number for number, label in enumerate(self.settings.classes.values())}
+        indices = {label: index for index, label in enumerate(self.settings.classes.values())}
         table = _table(source / str(self.settings.labels))
         for file, label in zip(table["file"], table["label"], strict=True):
             path = source / file
             if not path.is_file() or not path.resolve().is_relative_to(source.resolve()):
                 refused.append(Refused(file, f"{self.settings.labels} names it, but there is none"))
-            elif label not in numbers:
+            elif label not in indices:
                 refused.append(Refused(file, f"its label '{label}' is none of dataset.classes"))
             else:
-                yield path, numbers[label]
+                yield path, indices[label]
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -137,10 +138,10 @@ def _table(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise BadDataError(f"the table of labels cannot be read: {error}", where=path) from error
     if not {"file", "label"} <= set(table.columns):
-        there = ", ".join(map(str, table.columns))
+        present = ", ".join(map(str, table.columns))
         raise BadDataError(
             "the table of labels lacks a column",
             where=path,
-            expected=f"the columns file and label; there are: {there}",
+            expected=f"the columns file and label; the table has: {present}",
         )
     return table

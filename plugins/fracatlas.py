@@ -31,7 +31,7 @@ class FracAtlas(Dataset):
         parts: tuple[Literal["hand", "leg", "hip", "shoulder"], ...] = Field(
             default=("hand", "leg", "hip", "shoulder"),
             min_length=1,
-            description="Body parts; an image that shows one of them is taken.",
+            description="Body parts; an image that shows any of them is used.",
         )
 
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -67,7 +67,7 @@ class FracAtlas(Dataset):
             if name not in files:
                 refused.append(Refused(name, "dataset.csv names it, but there is no such image"))
             elif files[name].parent.name != FOLDERS[fractured]:
-                refused.append(Refused(name, "its folder and dataset.csv say different things"))
+                refused.append(Refused(name, "its folder contradicts dataset.csv"))
             else:
                 paths.append(files[name])
                 labels.append(fractured)

@@ -22,7 +22,7 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 @datasets.register("medmnist")
 class MedMNIST(Dataset):
-    """A MedMNIST .npz file of 2D images with one class each, in its official splits."""
+    """A MedMNIST .npz file of 2D images with a class each, in its official splits."""
 
     class Settings(Section):
         size: int = Field(default=28, ge=8, description="Height and width in pixels, as stored.")
@@ -30,7 +30,7 @@ class MedMNIST(Dataset):
         classes: tuple[str, ...] = Field(
             default=("0", "1"),
             min_length=2,
-            description="A name for each class number; the last of two is the positive one.",
+            description="A name for each class index; the last of two is the positive one.",
         )
 
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -49,7 +49,7 @@ class MedMNIST(Dataset):
         if source is None or not source.is_file():
             return {}, []
         images, labels = _member(source, "train_images"), _member(source, "train_labels")
-        classes = [str(number) for number in range(int(labels.max()) + 1)]
+        classes = [str(index) for index in range(int(labels.max()) + 1)]
         found: dict[str, Any] = {"size": images.shape[1], "classes": classes}
         found["channels"] = images.shape[3] if images.ndim == 4 else 1
         note = "the file has no class names: give them under dataset.classes in study.yaml"
@@ -63,21 +63,21 @@ class MedMNIST(Dataset):
         source = self.need_source(source)
         images = {split: self._images(source, split) for split in SPLITS}
         labels = {split: self._labels(source, split, len(images[split])) for split in SPLITS}
-        places = [(split, number) for split in SPLITS for number in range(len(images[split]))]
+        places = [(split, row) for split in SPLITS for row in range(len(images[split]))]
 
-        def load(number: int) -> NDArray[np.uint8]:
-            split, row = places[number]
+        def load(index: int) -> NDArray[np.uint8]:
+            split, row = places[index]
             picture = np.asarray(images[split][row])
             return picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
 
-        records = [f"{split} {number}" for split, number in places]
+        records = [f"{split} {row}" for split, row in places]
         return Scan(
             inputs=load,
             labels=np.concatenate(list(labels.values())),
             records=records,
             groups=records,
             official=[SPLITS[split] for split, _ in places],
-            notes=["MedMNIST names no patients; its official splits are kept by split.official"],
+            notes=["MedMNIST names no patients; split.official uses its official splits"],
         )
 
     def _images(self, source: Path, split: str) -> NDArray[Any]:
@@ -98,24 +98,25 @@ class MedMNIST(Dataset):
             raise BadDataError(
                 f"'{split}_labels' have the shape {labels.shape} for {images} images",
                 where=source,
-                expected="one class an image; sets with several labels an image (chestmnist) are "
-                "not for this plug-in",
+                expected="a single class for each image; data sets with several labels for an "
+                "image (chestmnist) are not supported by this plug-in",
             )
-        numbers = labels.reshape(-1).astype(np.int64)
-        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.settings.classes):
+        indices = labels.reshape(-1).astype(np.int64)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(self.settings.classes):
             raise BadDataError(
-                f"'{split}_labels' go from {numbers.min()} to {numbers.max()}",
+                f"'{split}_labels' range from {indices.min()} to {indices.max()}",
                 where=source,
                 expected=f"0 to {len(self.settings.classes) - 1}, as dataset.classes says",
             )
-        return numbers
+        return indices
 
 
 def _member(source: Path, name: str) -> NDArray[Any]:
-    """An array of the .npz file, mapped from an unnamed copy, so that any size fits in memory.
+    """An array of the .npz file, memory-mapped from an unnamed copy, so that files larger than the
+    memory can be read.
 
     Raises:
-        BadDataError: no such file or array, or one that would have to be unpickled.
+        BadDataError: there is no such file or array, or it would have to be unpickled.
     """
     with tempfile.TemporaryFile() as copy:
         try:
@@ -129,7 +130,7 @@ def _member(source: Path, name: str) -> NDArray[Any]:
                 read = np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(copy)
             if dtype.hasobject:
-                raise ValueError(f"'{name}' holds Python objects")
+                raise ValueError(f"'{name}' contains Python objects")
             order = "F" if fortran else "C"
             return np.memmap(copy, dtype, "r", copy.tell(), shape, order)  # type: ignore[call-overload, no-any-return]
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:

@@ -1,6 +1,6 @@
-"""Every error that sltool raises on purpose, and the exit code of each.
+"""The errors that sltool raises on purpose, and their exit codes.
 
-SltoolError               1   a fault of ours
+SltoolError               1   a bug in sltool
 ├── UsageError            2   the command or the study file is wrong
 │   ├── StudyFileError        study.yaml has a mistake
 │   ├── StageOrderError       another stage has to run first
@@ -9,14 +9,15 @@ SltoolError               1   a fault of ours
 │   ├── StorageError          a file could not be read or written (space, permission)
 │   │   ├── UnreadableError       this one file cannot be read
 │   │   └── ImmovableError        this one file cannot be moved or deleted
-│   └── PrivacyLimitError     shards tell more than the study allows, or nobody has measured it
-├── ShardRefusedError     4   a shard breaks the format or carries bad data
-│   └── HeldError             it looks wrong and waits for approval
-├── NotTrustedError       5   key, signature or enrolment
+│   └── PrivacyLimitError     shards reveal more than the study allows, or were not audited
+├── ShardRefusedError     4   a shard violates the format or contains bad data
+│   └── QuarantinedError      it looks suspicious and waits for approval
+├── NotTrustedError       5   a key, signature or enrolment is not accepted
 ├── StudyMismatchError    6   a file belongs to another study or encoding
-└── DivergedError         7   training reached a loss that is not a finite number
+└── DivergedError         7   the training loss or a weight is not finite
 
-Each says what is wrong, where, what was expected and what to do next; `cli/main.py` prints it.
+Each message states what is wrong, where, what was expected and what to do next; `cli/main.py`
+prints it.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class SltoolError(Exception):
     """The root of the tree.
 
     Args:
-        what: one sentence that says what is wrong.
+        what: the problem, in one sentence.
         where: the file, key or row.
-        expected: what would have been right.
+        expected: what would have been valid.
         hint: what the user should do next.
     """
 
@@ -55,7 +56,7 @@ class SltoolError(Exception):
         return "\n".join(lines)
 
     def details(self) -> list[tuple[str, str]]:
-        """The facts beside `what` that are known, as (label, text)."""
+        """The known facts apart from `what`, as (label, text)."""
         facts = [("where", self.where), ("expected", self.expected), ("next", self.hint)]
         return [(label, text) for label, text in facts if text]
 
@@ -84,7 +85,7 @@ class UnknownNameError(UsageError):
 
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> UnknownNameError:
-        """The error for `name`, with its nearest match and the list of what there is."""
+        """The error for `name`, with the nearest match and the list of known names."""
         names = sorted(known)
         return cls(
             f"unknown {kind} '{name}'{nearest(name, names)}",
@@ -104,28 +105,28 @@ class StorageError(BadDataError):
 
     @classmethod
     def of(cls, error: OSError, path: str | Path, doing: str = "write") -> StorageError:
-        """The error for an operating system's refusal at `path`."""
+        """The error for a file operation at `path` that the operating system refused."""
         return cls(
             f"could not {doing} the file: {error.strerror or error}",
             where=path,
             hint="check the free space and the permissions there, then run the command again; "
-            "nothing half-written was left under a final name",
+            "no partly written file was left under a final name",
         )
 
 
 class UnreadableError(StorageError):
-    """The system refuses to read this one file: its permissions, or it is gone."""
+    """The operating system refuses to read this file: no permission, or it no longer exists."""
 
 
 class ImmovableError(StorageError):
-    """The system refuses to move or delete this one file."""
+    """The operating system refuses to move or delete this file."""
 
 
 class PrivacyLimitError(BadDataError):
-    """Shards tell more than the study's `privacy` section allows, or were not audited.
+    """Shards reveal more than the study's `privacy` section allows, or were not audited.
 
     Args:
-        reason: what is not as the study asks.
+        reason: the requirement of the study that is not met.
     """
 
     def __init__(
@@ -138,17 +139,17 @@ class PrivacyLimitError(BadDataError):
 
 
 class ShardRefusedError(SltoolError):
-    """A shard breaks the format or carries bad data."""
+    """A shard violates the format or contains bad data."""
 
     exit_code = 4
 
 
 class QuarantinedError(ShardRefusedError):
-    """A shard looks wrong and waits for a person's approval."""
+    """A shard looks suspicious and waits for a person's approval."""
 
 
 class NotTrustedError(SltoolError):
-    """Key, signature or enrolment."""
+    """A key, signature or enrolment is not accepted."""
 
     exit_code = 5
 
@@ -160,7 +161,7 @@ class StudyMismatchError(SltoolError):
 
 
 class DivergedError(SltoolError):
-    """Training reached a loss or weights that are not finite numbers."""
+    """The training loss or a weight is not finite."""
 
     exit_code = 7
 

@@ -1,7 +1,7 @@
-"""Files: private from their first byte, published whole or not at all, and read with a check.
+"""File input and output: private permissions, atomic publication, checked reading.
 
-What holds a person's data, or leads to it, is 0600 in folders that are 0700, whatever the umask.
-That is the rule for every file; `public=True` makes the exception.
+Files are created with mode 0600 in folders of mode 0700, whatever the umask, since most contain
+personal data or lead to it; `public=True` is for files that do not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Document = TypeVar("Document")
 PART = ".part"
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
-# To read, not to change: study.yaml says whose signatures count.
+# Readable but not writable by others: study.yaml lists whose signatures are valid.
 PUBLIC_FILE = 0o644
 OTHERS = 0o077
 
@@ -37,9 +37,9 @@ def part_of(path: Path) -> Path:
 
 
 def private_folder(path: Path) -> Path:
-    """Make the folder and those above it that are missing, each 0700; returns `path`.
+    """Make the folder and its missing parents, each with mode 0700, and return `path`.
 
-    A folder that is there keeps its permissions: it may be one that the user has given.
+    An existing folder keeps its permissions: it may be one that the user has provided.
 
     Raises:
         OSError: the operating system refused.
@@ -55,10 +55,10 @@ def private_folder(path: Path) -> Path:
 
 
 def close_to_others(path: Path) -> None:
-    """Take from everybody but the owner what he may do with a file or folder of ours.
+    """Remove all permissions of group and others from a file or folder.
 
-    A link, a pipe or a device is left alone. Where the file system has no permissions, or the file
-    is another user's, the private folder around it is what keeps others out.
+    Links, pipes and devices are left unchanged. Where the file system has no permissions, or
+    another user owns the file, the private folder that contains it keeps others out.
     """
     mode = path.lstat().st_mode
     if (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and mode & OTHERS:
@@ -69,7 +69,7 @@ def close_to_others(path: Path) -> None:
 
 
 def open_in_place(path: Path, mode: str) -> IO[Any]:
-    """`open` for a private file that grows in place; it and its folder are made if need be.
+    """`open` for a private file that is modified in place; its folder is made if missing.
 
     Raises:
         OSError: the operating system refused.
@@ -89,8 +89,8 @@ def publish(path: Path, *, public: bool = False) -> Iterator[Path]:
     """Yield `NAME.part` to write to; on success flush, fsync, rename and fsync the folder.
 
     Args:
-        path: the final name; its folder is made, 0700, if need be.
-        public: nobody's data is in it: others may read it, if the umask lets them.
+        path: the final name; its folder is made, with mode 0700, if missing.
+        public: the file has no personal data; others may read it if the umask permits.
 
     Raises:
         StorageError: the operating system refused a step. The partial file is removed.
@@ -119,10 +119,10 @@ def _discard(part: Path) -> None:
 
 
 def move(path: Path, target: Path) -> None:
-    """Rename a file into a private folder of the same disk, lastingly; links are not followed.
+    """Rename a file into a private folder of the same file system, durably; links are not followed.
 
     Raises:
-        StorageError: the operating system refused it; the file is where it was.
+        StorageError: the operating system refused; the file was not moved.
     """
     try:
         private_folder(target.parent)
@@ -134,7 +134,7 @@ def move(path: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file that may be gone already.
+    """Delete a file, if it exists.
 
     Raises:
         StorageError: the operating system refused.
@@ -146,7 +146,7 @@ def remove(path: Path) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Push a file or folder to the disk."""
+    """Flush a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -156,27 +156,27 @@ def fsync(path: Path) -> None:
 
 @contextmanager
 def early_writeback(path: Path, every: int) -> Iterator[Callable[[int], None]]:
-    """Push a growing file to the disk while the next bytes are made, so that `publish` need not.
+    """Flush a growing file in the background, so that the final fsync of `publish` is short.
 
     Yields:
-        A function to call with the number of bytes written; after each `every` bytes the disk
-        is set to work in a thread.
+        A function to call with the number of bytes written; after each `every` bytes a thread
+        calls fsync.
     """
     pending = 0
-    under_way: Future[None] | None = None
+    running: Future[None] | None = None
 
-    def wrote(size: int) -> None:
-        nonlocal pending, under_way
+    def report_written(size: int) -> None:
+        nonlocal pending, running
         pending += size
-        if pending >= every and (under_way is None or under_way.done()):
-            if under_way is not None:
-                under_way.result()
-            pending, under_way = 0, thread.submit(fsync, path)
+        if pending >= every and (running is None or running.done()):
+            if running is not None:
+                running.result()
+            pending, running = 0, thread.submit(fsync, path)
 
     with ThreadPoolExecutor(1) as thread:
-        yield wrote
-        if under_way is not None:
-            under_way.result()
+        yield report_written
+        if running is not None:
+            running.result()
 
 
 def copy(path: Path, target: Path) -> None:
@@ -186,7 +186,7 @@ def copy(path: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, public: bool = False) -> None:
-    """Publish a text file, UTF-8."""
+    """Publish a UTF-8 text file."""
     with publish(path, public=public) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -197,17 +197,17 @@ def write_json(path: Path, value: Any, *, public: bool = False) -> None:
 
 
 def read_json(path: Path, kind: type[Document], what: str, hint: str) -> Document:
-    """A JSON document of ours; that it is one is checked, since files get damaged and edited.
+    """Read a JSON document and check its type, since files may be damaged or edited.
 
     Args:
-        kind: its type: a `TypedDict` (keys that it does not name are let through), `dict[str, ...]`
-            and so on; anything that pydantic can check.
-        what: what the file is, for the message: 'the record of run X'.
-        hint: what the user should do where it is damaged.
+        kind: the expected type, which pydantic must be able to check, such as `dict[str, int]` or a
+            `TypedDict`, of which further keys are allowed.
+        what: a description of the file for the message, such as 'the record of run X'.
+        hint: what the user should do if it is damaged.
 
     Raises:
-        StorageError: it cannot be read, or is not there.
-        BadDataError: it is no JSON, or not of that type.
+        StorageError: it cannot be read, or does not exist.
+        BadDataError: it is not JSON, or not of that type.
     """
     try:
         text = path.read_bytes()
@@ -219,33 +219,33 @@ def read_json(path: Path, kind: type[Document], what: str, hint: str) -> Documen
 def parse_json(
     text: str | bytes, kind: type[Document], path: Path, what: str, hint: str
 ) -> Document:
-    """As `read_json`, for a document that stands in the file `path`."""
+    """As `read_json`, for text that was read from the file `path`."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
         document: Document = json.loads(text)
-        # Checked and not converted: what the type does not name is kept.
+        # The document is not replaced by the validated value, which would lack further keys.
         TypeAdapter(kind).validate_python(document, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        told = f"{place}: {first['msg']}" if place else first["msg"]
-        raise _damaged(what, told, path, hint) from error
+        problem = f"{place}: {first['msg']}" if place else first["msg"]
+        raise _damaged(what, problem, path, hint) from error
     except (ValueError, RecursionError) as error:
-        raise _damaged(what, f"it is no JSON: {error}", path, hint) from error
+        raise _damaged(what, f"it is not JSON: {error}", path, hint) from error
     return document
 
 
-def _damaged(what: str, told: str, path: Path, hint: str) -> BadDataError:
-    return BadDataError(f"{what} is damaged: {told}", where=path, hint=hint)
+def _damaged(what: str, problem: str, path: Path, hint: str) -> BadDataError:
+    return BadDataError(f"{what} is damaged: {problem}", where=path, hint=hint)
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
     """A CSV table with a header line.
 
     Args:
-        columns: their order; None: all keys in order of appearance. A key that a row lacks is an
-            empty cell.
+        columns: the columns in order; None for all keys in order of appearance. A key that a row
+            lacks gives an empty cell.
     """
     if columns is None:
         rows = list(rows)
@@ -269,37 +269,39 @@ def write_csv(
 
 
 def read_csv(path: Path, columns: Collection[str], hint: str) -> list[dict[str, str]]:
-    """The rows of a CSV table of ours.
+    """Read the rows of a CSV table, and check its columns.
 
     Args:
-        columns: those that it must have.
-        hint: what the user should do where it is damaged.
+        columns: the required columns.
+        hint: what the user should do if it is damaged.
 
     Raises:
-        StorageError: it cannot be read, or is not there.
-        BadDataError: a column is missing, or a line has too few or too many cells.
+        StorageError: it cannot be read, or does not exist.
+        BadDataError: a column is missing, or a row has too few or too many cells.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             rows = list(reader)
-            head = reader.fieldnames or ()
+            header = reader.fieldnames or ()
     except OSError as error:
         raise StorageError.of(error, path, "read") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise _damaged("the table", str(error), path, hint) from error
-    missing = [name for name in columns if name not in head]
+    missing = [name for name in columns if name not in header]
     if missing:
         raise _damaged("the table", f"it has no column '{missing[0]}'", path, hint)
-    for number, row in enumerate(rows, start=1):
-        # csv puts too many cells under None, and None into cells that are missing.
+    for row_number, row in enumerate(rows, start=1):
+        # DictReader stores surplus cells under the key None, and None for missing cells.
         if None in row or None in row.values():
-            raise _damaged("the table", f"row {number} has other columns", path, hint)
+            raise _damaged(
+                "the table", f"row {row_number} has too few or too many cells", path, hint
+            )
     return rows
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON with sorted keys, no spaces and ASCII only: what digests and signatures cover."""
+    """JSON with sorted keys, no spaces and ASCII only: the input of digests and signatures."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     ).encode("ascii")

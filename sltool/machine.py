@@ -1,10 +1,42 @@
-"""What the machine offers this process."""
+"""The resources of the machine that are available to this process."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+from sltool.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def available_cpus() -> int:
-    """How many this process may use; fewer than the machine has where it was confined to some."""
+    """The number of CPUs that this process may use, which its CPU affinity may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto', 'cpu', 'cuda' or 'cuda:N' -> a torch.device.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device '{name}'", expected="auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"there is no device '{name}' here",
+            expected=f"a number below {torch.cuda.device_count()}"
+            if torch.cuda.is_available()
+            else "cpu: this machine has no CUDA device that torch can use",
+        )
+    return device

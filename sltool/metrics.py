@@ -1,14 +1,15 @@
-"""The paper's equations and the clinical ones.
+"""The built-in metrics: those of the paper, and common clinical ones.
 
 A metric takes `y_true` (N,) and `y_pred`: predicted values (N,) for regression; otherwise
 probabilities of the positive class (N,), or of each class (N, classes). It returns a number, NaN
-where it is not defined for the data.
+if the metric is not defined for the data.
 
-A metric may have a weighted form, by which a bootstrap is quick; `sltool.weighted.weighted` makes
-the metric of it, so that there is one definition. One without is called with the drawn rows.
+A metric may have a weighted form, which makes the bootstrap fast; `sltool.weighted.weighted`
+derives the metric from it, so that there is a single definition. A metric without a weighted form
+is called with the drawn rows.
 
-Facts at registration: `kinds`, the kinds of labels that it is for (default: all); `better`,
-'higher' or 'lower'; `unit`, 'label' for the label's own, or '%'.
+Facts given at registration: `kinds`, the kinds of labels that it applies to (default: all);
+`better`, 'higher' or 'lower'; `unit`, 'label' for the label's unit, or '%'.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sltool.registry import Entry, metrics
 from sltool.weighted import (
     Metric,
     by_threshold,
-    class_numbers,
+    class_indices,
     confusion,
     mean,
     mean_of_defined,
@@ -63,18 +64,18 @@ def metrics_for(kind: str) -> list[str]:
 
 
 def plugin_metrics(kind: str) -> list[str]:
-    """Those of them that plug-ins brought along."""
+    """The names of the plug-in metrics for this kind of labels."""
     return [name for name in metrics_for(kind) if metrics.entry(name).origin != "built-in"]
 
 
 def compute(names: list[str], y_true: Array, y_pred: Array) -> dict[str, float | None]:
-    """Each named metric; None where it is not defined for these samples."""
+    """Each named metric; None if it is not defined for these samples."""
     values = {name: _value(metrics.entry(name), y_true, y_pred) for name in names}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def resample(name: str, y_true: Array, y_pred: Array, counts: Array) -> Array:
-    """A metric of B resamples, (B,); NaN where a resample does not define it.
+    """(B,) a metric of B resamples; NaN where it is undefined for a resample.
 
     Args:
         counts: (B, N) how often each row was drawn; whole numbers.
@@ -100,39 +101,41 @@ def _value(entry: Entry[Metric], y_true: Array, y_pred: Array) -> float:
         raise BadDataError(
             f"the metric '{entry.name}' fails: {type(error).__name__}: {error}",
             where=entry.origin,
-            expected="a number, or NaN where the metric is not defined for the samples",
-            hint="mend the plug-in, or run without it",
+            expected="a number, or NaN if the metric is not defined for the samples",
+            hint="correct the plug-in, or run without it",
         ) from error
 
 
 def _one_against_rest(
     score: Callable[[Array, Array], Array], y_true: Array, y_pred: Array, weights: Array
 ) -> Array:
-    """The score of the positive class; with more classes, the mean of every class against the rest.
+    """The score of the positive class; for multiclass labels, the mean of one-against-rest scores.
 
     Args:
-        score: of the two arrays that `by_threshold` gives.
+        score: takes the two arrays that `by_threshold` returns.
     """
     if y_pred.ndim == 1:
         return score(*by_threshold(y_true == 1, y_pred, weights))
-    columns = enumerate(y_pred.T)
-    each = [score(*by_threshold(y_true == number, given, weights)) for number, given in columns]
-    return np.asarray(np.mean(each, axis=0))
+    scores = [
+        score(*by_threshold(y_true == class_index, column, weights))
+        for class_index, column in enumerate(y_pred.T)
+    ]
+    return np.asarray(np.mean(scores, axis=0))
 
 
 @metrics.register("accuracy", kinds=CLASSES, better="higher")
 @weighted
 def accuracy(y_true: Array, y_pred: Array, weights: Array) -> Array:
-    """Share of samples whose class is right: 1/n sum [c_i = y_i], c the likeliest class."""
-    return mean((class_numbers(y_pred) == y_true).astype(float), weights)
+    """Share of samples classified correctly: 1/n sum [c_i = y_i], c the most probable class."""
+    return mean((class_indices(y_pred) == y_true).astype(float), weights)
 
 
 @metrics.register("bce", kinds=CLASSES, better="lower")
 @weighted
 def bce(y_true: Array, y_pred: Array, weights: Array) -> Array:
-    """(Binary) cross-entropy: -1/n sum ln p_i, p_i the probability given to the true class."""
-    given = y_pred.astype(float)
-    columns = given if given.ndim == 2 else np.stack([1 - given, given], axis=1)
+    """(Binary) cross-entropy: -1/n sum ln p_i, p_i the predicted probability of the true class."""
+    predicted = y_pred.astype(float)
+    columns = predicted if predicted.ndim == 2 else np.stack([1 - predicted, predicted], axis=1)
     chosen = columns[np.arange(len(y_true)), y_true.astype(int)]
     return mean(-np.log(np.clip(chosen, np.finfo(float).eps, 1)), weights)
 
@@ -160,30 +163,30 @@ def auprc(y_true: Array, y_pred: Array, weights: Array) -> Array:
 
 def _average_precision(positives: Array, negatives: Array) -> Array:
     above = np.cumsum(positives, axis=1)
-    named = above + np.cumsum(negatives, axis=1)
-    precision = np.where(named > 0, above / named, 0)
-    found = (positives * precision).sum(axis=1) / above[:, -1]
-    # As the AUROC, it says nothing where there is one class alone.
-    return np.asarray(np.where(negatives.sum(axis=1) > 0, found, np.nan))
+    selected = above + np.cumsum(negatives, axis=1)
+    precision = np.where(selected > 0, above / selected, 0)
+    score = (positives * precision).sum(axis=1) / above[:, -1]
+    # Undefined with a single class, as AUROC is.
+    return np.asarray(np.where(negatives.sum(axis=1) > 0, score, np.nan))
 
 
 @metrics.register("f1", kinds=CLASSES, better="higher")
 @weighted
 def f1(y_true: Array, y_pred: Array, weights: Array) -> Array:
-    """2 TP / (2 TP + FP + FN) of the positive class; the mean of more classes (macro F1)."""
+    """2 TP / (2 TP + FP + FN) of the positive class; for multiclass, the mean (macro F1)."""
     table = confusion(y_true, y_pred, weights)
-    named = table.sum(axis=1) + table.sum(axis=2)
-    scores = 2 * np.diagonal(table, axis1=1, axis2=2) / named
+    true_or_predicted = table.sum(axis=1) + table.sum(axis=2)
+    scores = 2 * np.diagonal(table, axis1=1, axis2=2) / true_or_predicted
     if y_pred.ndim == 2:
         return mean_of_defined(scores)
     drawn = weights.sum(axis=1) > 0
-    return np.asarray(np.where((named[:, 1] == 0) & drawn, 0, scores[:, 1]))
+    return np.asarray(np.where((true_or_predicted[:, 1] == 0) & drawn, 0, scores[:, 1]))
 
 
 @metrics.register("sensitivity", kinds=CLASSES, better="higher")
 @weighted
 def sensitivity(y_true: Array, y_pred: Array, weights: Array) -> Array:
-    """TP / (TP + FN), the recall of the positive class; the mean of more classes that occur."""
+    """TP / (TP + FN), the recall of the positive class; the mean over the classes that occur."""
     recalls = _recalls(y_true, y_pred, weights)
     return mean_of_defined(recalls) if y_pred.ndim == 2 else np.asarray(recalls[:, 1])
 
@@ -276,10 +279,10 @@ def smape(y_true: Array, y_pred: Array, weights: Array) -> Array:
 @weighted
 def r2(y_true: Array, y_pred: Array, weights: Array) -> Array:
     """Coefficient of determination: 1 - sum (y - p)^2 / sum (y - mean y)^2."""
-    # About the mean, so that little is lost when squares are subtracted.
+    # Centred first, to avoid cancellation when squares are subtracted.
     centred = y_true - y_true.mean()
     square = mean(centred**2, weights)
     spread = square - mean(centred, weights) ** 2
-    # Labels that are all alike have no spread; what rounding leaves of it is none.
+    # R2 is undefined for constant labels, whose spread is 0 up to rounding.
     spread = np.where(spread > 1e-12 * square, spread, np.nan)
     return np.asarray(1 - mean((y_true - y_pred) ** 2, weights) / spread)

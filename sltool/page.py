@@ -1,4 +1,4 @@
-"""Pages that stand alone: one HTML file that opens from disk, on a phone, dark or light."""
+"""Self-contained HTML pages: one file that opens from disk, on a phone, dark or light."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cell:
-    """One value: its text, a note below it, and the number that it is sorted by."""
+    """A table cell: its text, a note below it, and its sort key."""
 
     text: str
     note: str = ""
@@ -29,12 +29,12 @@ class DataTable:
 
 
 def render(package: str, template: str, content: Mapping[str, Any]) -> str:
-    """A page's text.
+    """The HTML text of a page.
 
     Args:
-        package: whose `templates/` has the template; it may extend `page.html` and import from
-            `table.html`, which lie beside this module.
-        content: the template's variables; one that is missing is an error.
+        package: the package whose `templates/` has the template; it may extend `page.html` and
+            import from `table.html`, which are in `sltool/templates/`.
+        content: the template's variables; a missing variable is an error.
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 

@@ -9,7 +9,7 @@ way:
     @datasets.register("my-dataset")
     class MyDataset(Dataset): ...
 
-Nothing is ever loaded from the current folder by itself.
+Nothing is loaded from the current folder implicitly.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Entry(Generic[T]):
     """One registered object.
 
     `origin` says where it comes from: 'built-in', a distribution and its version, or a file.
-    `facts` is what was said of it at its registration.
+    `facts` are the keyword arguments of its registration.
     """
 
     name: str
@@ -58,15 +58,15 @@ class Entry(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A plug-in that could not be loaded, and why."""
+class BrokenPlugin:
+    """A plug-in that could not be loaded, and the reason."""
 
     origin: str
     reason: str
 
 
 class Registry(Generic[T]):
-    """The names of one kind ('dataset', 'model', 'metric' or 'attacker')."""
+    """The registered objects of one kind ('dataset', 'model', 'metric' or 'attacker')."""
 
     def __init__(self, kind: str, builtins: tuple[str, ...]) -> None:
         self.kind = kind
@@ -74,36 +74,39 @@ class Registry(Generic[T]):
         self._builtins = builtins
         self._entries: dict[str, Entry[T]] = {}
         self._waiting: dict[str, importlib.metadata.EntryPoint] | None = None
-        self.broken: list[Broken] = []
+        self.broken: list[BrokenPlugin] = []
 
     def register(self, name: str, **facts: Any) -> Callable[[Registered], Registered]:
-        """A decorator that gives the object its name.
+        """A decorator that registers an object under `name`.
 
         Args:
-            facts: what there is to know of it beside its docstring (see `sltool.metrics`).
+            facts: properties of the object (for metrics, see `sltool.metrics`).
 
         Raises:
-            UsageError: the name is taken, and the message names both places; or nothing can be
-                called so.
+            UsageError: the name is not valid, or is taken; the message has both origins.
         """
 
-        def keep(registered: Registered) -> Registered:
+        def add(registered: Registered) -> Registered:
             origin = _origin_of(registered)
             self._check_free(name, origin)
             self._entries[name] = Entry(name, registered, origin, facts)  # type: ignore[arg-type]
             return registered
 
-        return keep
+        return add
 
     def get(self, name: str) -> T:
-        """The object of this name; raises as `entry` does."""
+        """The object of this name.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
         return self.entry(name).object
 
     def entry(self, name: str) -> Entry[T]:
         """The entry of this name.
 
         Raises:
-            UnknownNameError: there is none; the message has the nearest and all names.
+            UnknownNameError: there is none; the message has the nearest name and all names.
         """
         self._load_builtins(name)
         if name not in self._entries and name in self._entry_points():
@@ -115,23 +118,24 @@ class Registry(Generic[T]):
         )
 
     def entries(self) -> list[Entry[T]]:
-        """All that is registered, by name. Loads every plug-in of this kind."""
+        """All entries, sorted by name. Loads every plug-in of this kind."""
         self._load_builtins()
         for name in list(self._entry_points()):
             self._load_entry_point(name)
         return [self._entries[name] for name in sorted(self._entries)]
 
     def _load_builtins(self, name: str | None = None) -> None:
-        """Import the built-in of this name alone, where it has a module of its own; or all."""
+        """Import only the module of the built-in `name`, if it has its own module, or else all."""
         own = self._module_of(name) if name else None
-        with _coming_from("built-in"):
+        with _set_origin("built-in"):
             for module in (own,) if own else self._builtins:
                 importlib.import_module(module)
 
     def _module_of(self, name: str) -> str | None:
-        """'covid-ct' lies in `sltool.datasets.covid_ct`."""
+        """The built-in module of a name: `sltool.datasets.covid_ct` for 'covid-ct'."""
         last = name.replace("-", "_")
-        return next((one for one in self._builtins if one.rpartition(".")[2] == last), None)
+        modules = (module for module in self._builtins if module.rpartition(".")[2] == last)
+        return next(modules, None)
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         if self._waiting is None:
@@ -160,10 +164,10 @@ class Registry(Generic[T]):
     def _load_entry_point(self, name: str) -> None:
         point = self._entry_points()[name]
         origin = _distribution(point)
-        with _reported(origin, self.broken), _coming_from(origin):
-            found = point.load()
+        with _record_failure(origin, self.broken), _set_origin(origin):
+            loaded = point.load()
             if name not in self._entries:
-                self._entries[name] = Entry(name, found, origin)
+                self._entries[name] = Entry(name, loaded, origin)
         del self._entry_points()[name]
 
     def _advice(self) -> str:
@@ -172,11 +176,11 @@ class Registry(Generic[T]):
             return "a plug-in could not be loaded: " + "; ".join(
                 f"{plugin.origin}: {plugin.reason}" for plugin in broken
             )
-        return f"`sltool list {self.kind}s` shows what each one is"
+        return f"`sltool list {self.kind}s` describes them"
 
 
 def _origin_of(registered: Any) -> str:
-    """Where something comes from; a plug-in may be what imports a built-in first."""
+    """The origin of an object; not of its importer, since a plug-in may import a built-in first."""
     if registered.__module__.startswith("sltool."):
         return "built-in"
     return _origin.get() or inspect.getsourcefile(inspect.unwrap(registered)) or "?"
@@ -187,7 +191,7 @@ def _distribution(point: importlib.metadata.EntryPoint) -> str:
 
 
 @contextmanager
-def _coming_from(origin: str) -> Iterator[None]:
+def _set_origin(origin: str) -> Iterator[None]:
     token = _origin.set(origin)
     try:
         yield
@@ -196,14 +200,14 @@ def _coming_from(origin: str) -> Iterator[None]:
 
 
 @contextmanager
-def _reported(origin: str, broken: list[Broken]) -> Iterator[None]:
-    """Note a foreign plug-in's failure instead of letting it take the tool down."""
+def _record_failure(origin: str, broken: list[BrokenPlugin]) -> Iterator[None]:
+    """Record the failure of a plug-in in `broken`, so that sltool can go on without it."""
     try:
         yield
     except UsageError:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
-        broken.append(Broken(origin, f"{type(error).__name__}: {error}"))
+        broken.append(BrokenPlugin(origin, f"{type(error).__name__}: {error}"))
 
 
 datasets: Registry[Any] = Registry(
@@ -250,14 +254,14 @@ registries: dict[str, Registry[Any]] = {
     "attackers": attackers,
 }
 
-broken_plugins: list[Broken] = []
+broken_plugins: list[BrokenPlugin] = []
 _loaded_files: set[Path] = set()
 
 
 def load_plugins(paths: list[Path]) -> None:
     """Run the plug-in files of the given files and folders, and of `SLTOOL_PLUGINS`.
 
-    A file that fails is noted in `broken_plugins`; the others are loaded all the same.
+    A file that fails is recorded in `broken_plugins`; the others are still loaded.
 
     Raises:
         UsageError: a path does not exist, or a name is taken.
@@ -267,12 +271,12 @@ def load_plugins(paths: list[Path]) -> None:
         for file in _plugin_files(path):
             if file not in _loaded_files:
                 _loaded_files.add(file)
-                with _reported(str(file), broken_plugins), _coming_from(str(file)):
+                with _record_failure(str(file), broken_plugins), _set_origin(str(file)):
                     _run_file(file)
 
 
 def loaded_plugins() -> list[Path]:
-    """The plug-in files that were loaded here, for a process that shall load the same."""
+    """The plug-in files loaded by this process, so that a worker process can load the same."""
     return sorted(_loaded_files)
 
 

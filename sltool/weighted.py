@@ -1,6 +1,6 @@
-"""What weighted forms of metrics are made of: one call gives a metric for many resamples.
+"""Building blocks of weighted metrics: a single call computes a metric for many resamples.
 
-N samples, B resamples; `weights` (B, N) says how often each sample counts.
+N samples, B resamples; `weights` (B, N) is how often each sample counts in each resample.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ WeightedForm = Callable[[Array, Array, Array], Array]
 
 
 def weighted(form: WeightedForm) -> Metric:
-    """A metric from its weighted form, which it keeps as `weighted`.
+    """Make a metric from its weighted form, which becomes its attribute `weighted`.
 
     Args:
-        form: takes `y_true`, `y_pred` and weights (B, N), and returns B values: a row of weight 2
-            counts as if it stood there twice, one of weight 0 as if it did not. 0/0 may be left
-            to NumPy: it is NaN without a warning.
+        form: takes `y_true`, `y_pred` and weights (B, N), and returns (B,) values: a sample of
+            weight 2 counts twice, one of weight 0 not at all. It need not handle 0/0: the result
+            is NaN, and NumPy's warning is suppressed.
     """
 
     @wraps(form)
@@ -40,8 +40,8 @@ def weighted(form: WeightedForm) -> Metric:
     return metric
 
 
-def class_numbers(y_pred: Array) -> Array:
-    """Probabilities -> class numbers (N,): the likeliest class; for two classes, from 0.5 on."""
+def class_indices(y_pred: Array) -> Array:
+    """Probabilities -> (N,) index of the most probable class; for two classes, 1 from 0.5 on."""
     return y_pred.argmax(1) if y_pred.ndim == 2 else (y_pred >= 0.5).astype(int)
 
 
@@ -51,31 +51,31 @@ def mean(values: Array, weights: Array) -> Array:
 
 
 def mean_of_defined(values: Array) -> Array:
-    """(B, classes) -> (B,) means over the classes whose value is defined."""
+    """(B, classes) -> (B,) means over the classes with a defined value."""
     defined = np.isfinite(values)
     return np.asarray(np.where(defined, values, 0).sum(axis=1) / defined.sum(axis=1))
 
 
 def confusion(y_true: Array, y_pred: Array, weights: Array) -> Array:
-    """(B, true class, predicted class), weighted counts."""
+    """(B, true class, predicted class) weighted counts."""
     classes = y_pred.shape[1] if y_pred.ndim == 2 else 2
-    cells = y_true.astype(int) * classes + class_numbers(y_pred)
+    cells = y_true.astype(int) * classes + class_indices(y_pred)
     counts = [np.bincount(cells, weights=row, minlength=classes**2) for row in weights]
     return np.stack(counts).reshape(-1, classes, classes)
 
 
-def by_threshold(positive: Array, given: Array, weights: Array) -> tuple[Array, Array]:
+def by_threshold(positive: Array, predicted: Array, weights: Array) -> tuple[Array, Array]:
     """Weights of the positives and of the negatives at each distinct probability, highest first.
 
     Args:
         positive: (N,) bool.
-        given: (N,) probabilities.
+        predicted: (N,) probabilities.
 
     Returns:
         Two arrays (B, distinct probabilities).
     """
-    order = np.argsort(-given, kind="stable")
-    starts = np.flatnonzero(np.diff(given[order], prepend=np.inf))
+    order = np.argsort(-predicted, kind="stable")
+    starts = np.flatnonzero(np.diff(predicted[order], prepend=np.inf))
     sorted_weights, sorted_positive = weights[:, order], positive[order]
     positives = np.add.reduceat(sorted_weights * sorted_positive, starts, axis=1)
     return positives, np.add.reduceat(sorted_weights * ~sorted_positive, starts, axis=1)

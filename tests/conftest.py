@@ -1,4 +1,4 @@
-"""What the tests share: a place for the real data, and the real command line."""
+"""Shared fixtures: the folder of real data, and the real command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA = Path(os.environ.get("SLTOOL_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 @dataclass(frozen=True)
 class Ran:
-    """What one run of the real command line gave."""
+    """The result of one run of the real command line."""
 
     code: int
     out: str
@@ -31,20 +31,20 @@ class Ran:
         return json.loads(self.out)
 
     def ok(self) -> Ran:
-        """This run, which must have succeeded."""
+        """This run, after checking that it succeeded."""
         assert self.code == 0, f"exit code {self.code}\n{self.out}\n{self.err}"
         return self
 
 
 class Sltool:
-    """The command line in one folder. `run` starts a real process; calling it stays in this one."""
+    """The command line in one folder. `run` starts a new process; a call runs in this process."""
 
     def __init__(self, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
         self._capfd = capfd
 
     def run(self, *args: object, **environment: str) -> Ran:
-        """`sltool ARGS` as a process of its own, as a user types it."""
+        """`sltool ARGS` in a new process, as a user runs it."""
         done = subprocess.run(
             [sys.executable, "-m", "sltool", *map(str, args)],
             cwd=self.folder,
@@ -57,7 +57,7 @@ class Sltool:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def __call__(self, *args: object) -> Ran:
-        """The same through the program's `main` in this process, which spares `import torch`."""
+        """The same through `main` in this process, which saves `import torch`."""
         self._capfd.readouterr()
         code = call_main(self.folder, *args)
         captured = self._capfd.readouterr()
@@ -126,16 +126,16 @@ def data() -> Callable[[str], Path]:
 
 @pytest.fixture(autouse=True)
 def _clean_plugins() -> Iterator[None]:
-    """No test sees another's plug-ins."""
+    """Removes the plug-ins that a test loaded."""
     from sltool import registry
 
-    for one in registry.registries.values():
-        one._load_builtins()
-    kept = {name: dict(one._entries) for name, one in registry.registries.items()}
+    for registered in registry.registries.values():
+        registered._load_builtins()
+    before = {name: dict(registered._entries) for name, registered in registry.registries.items()}
     yield
-    for name, one in registry.registries.items():
-        one._entries = kept[name]
-        one._waiting = None
-        one.broken.clear()
+    for name, registered in registry.registries.items():
+        registered._entries = before[name]
+        registered._waiting = None
+        registered.broken.clear()
     registry.broken_plugins.clear()
     registry._loaded_files.clear()

@@ -1,8 +1,9 @@
-"""The trust boundary, held by reading the imports of every module."""
+"""The trust boundary, checked by reading the imports of every module."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,52 @@ def test_boundary(part: str, forbidden: str) -> None:
     assert not crossing, f"{part} reaches {crossing}"
 
 
+# Each room may import from those before it, and from the modules beside the rooms but for `api`.
+FLOORS = (
+    {"study"},
+    {"datasets", "models", "shard"},
+    {"coordinator"},
+    {"site", "server"},
+    {"experiments"},
+    {"cli"},
+)
+SERVER_FLOORS = ({"intake"}, {"training"}, {"evaluation"})
+
+
+def upward(package: Path, prefix: str, floors: tuple[set[str], ...]) -> list[str]:
+    """Imports from a room into a room that is not below it."""
+    floor_of = {room: floor for floor, rooms in enumerate(floors) for room in rooms}
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        room = path.relative_to(package).parts[0]
+        for imported in imports(path):
+            target = imported.removeprefix(f"{prefix}.").split(".")[0]
+            if not imported.startswith(f"{prefix}.") or target == room:
+                continue
+            above = floor_of.get(target, -1) >= floor_of.get(room, len(floors))
+            if room in floor_of and (above or (target == "api" and room != "cli")):
+                found.append(f"{path.relative_to(package)} imports {imported}")
+    return found
+
+
+def test_rooms_import_from_those_below() -> None:
+    assert not upward(PACKAGE, "sltool", FLOORS)
+
+
+def test_the_servers_rooms_import_from_those_below() -> None:
+    assert not upward(PACKAGE / "server", "sltool.server", SERVER_FLOORS)
+
+
+def test_an_upward_import_is_seen() -> None:
+    reversed_floors = tuple(reversed(SERVER_FLOORS))
+    assert upward(PACKAGE / "server", "sltool.server", reversed_floors)
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == set().union(*FLOORS)
+
+
 def test_the_check_sees_an_import() -> None:
     assert "sltool.shard.writer" in reaches("site")
     assert "sltool.server.store" in reaches("cli")
@@ -87,16 +134,22 @@ def test_only_shard_and_site_touch_h5py() -> None:
     assert users == {"shard", "site"}
 
 
-# Who reads or writes in a way of its own, and why it may.
+def test_the_design_names_every_module() -> None:
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:\w+/)*(\w+\.py)`", design))
+    assert {path.name for path in MODULES} - {"__init__.py"} == named
+
+
+# Modules that read or write files without `sltool.files`, and why they may.
 OWN_WAY = {
-    "files.py": "the one way",
+    "files.py": "the module in question",
     "cli/command.py": "--json, on stdout",
-    "datasets/covid_ct.py": "sources are not ours",
-    "datasets/mura.py": "sources are not ours",
-    "datasets/mura_synthetic.py": "nobody's data",
+    "datasets/covid_ct.py": "reads sources",
+    "datasets/mura.py": "reads sources",
+    "datasets/mura_synthetic.py": "writes synthetic data",
     "server/training/run_files.py": "the header of a safetensors file",
     "shard/hdf5_file.py": "a file that `publish` made",
-    "shard/untrusted_file.py": "files of strangers",
+    "shard/untrusted_file.py": "reads files from other parties",
 }
 FORBIDDEN = {
     *("mkdir", "makedirs", "touch", "copyfile", "copy2", "copytree", "mkstemp", "mkdtemp"),
@@ -106,21 +159,21 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_are_made_and_read_in_one_way(path: Path) -> None:
-    """Private and whole when written, checked when read: `sltool.files` alone sees to it."""
+    """Only `sltool.files` creates and reads files, so all are private, whole and checked."""
     if path.relative_to(PACKAGE).as_posix() in OWN_WAY:
         return
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             where = f"{path}:{node.lineno} {node.func.attr}"
             assert node.func.attr not in FORBIDDEN, where
-            # What is written to inside `publish` is its part.
+            # `publish` yields `part`, a private file that it renames when it is whole.
             written = node.func.attr in ("write_text", "write_bytes") or _opens_to_write(node)
             target = node.func.value
             assert not written or (isinstance(target, ast.Name) and target.id == "part"), where
 
 
 def _opens_to_write(node: ast.Call) -> bool:
-    modes = [one.value for one in node.args if isinstance(one, ast.Constant)]
+    modes = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
     return (
         isinstance(node.func, ast.Attribute)
         and node.func.attr == "open"

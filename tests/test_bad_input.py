@@ -17,19 +17,19 @@ from PIL import Image
 from tests.conftest import ROOT, Ran, Sltool
 
 
-def refused(ran: Ran, code: int, *said: str) -> None:
-    """The run ended with this code and said all of this, without a traceback."""
+def refused(ran: Ran, code: int, *message: str) -> None:
+    """The run ended with this code and printed all of these, without a traceback."""
     assert ran.code == code, ran.err
-    for text in said:
+    for text in message:
         assert text in ran.err
     assert "Traceback" not in ran.err
 
 
-def make_images(folder: Path, number: int, seed: int = 0) -> None:
-    """Small pictures of mixed size and mode, as hospitals have them."""
+def make_images(folder: Path, count: int, seed: int = 0) -> None:
+    """Small images of mixed size and mode, as in a hospital's export."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    for n in range(number):
+    for n in range(count):
         size = (20 + n % 7, 30 + n % 5)
         picture = Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8))
         picture.convert(("L", "RGB", "LA", "P")[n % 4]).save(folder / f"{n}.png")
@@ -37,7 +37,7 @@ def make_images(folder: Path, number: int, seed: int = 0) -> None:
 
 @pytest.fixture
 def ct(tmp_path: Path) -> Path:
-    """A CT source of 30 + 30 made-up slices."""
+    """A CT source of 30 + 30 synthetic slices."""
     make_images(tmp_path / "ct" / "COVID", 30)
     make_images(tmp_path / "ct" / "non-COVID", 30, seed=1)
     return tmp_path / "ct"
@@ -116,12 +116,12 @@ def test_missing_column(sltool: Sltool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratios", "said"),
+    ("ratios", "message"),
     [("7:2:x", "do not parse"), ("0:1", "do not parse"), ("100000:1", "no training sample")],
 )
-def test_ratios(sltool: Sltool, ratios: str, said: str) -> None:
+def test_ratios(sltool: Sltool, ratios: str, message: str) -> None:
     sltool("prepare", "cholesterol").ok()
-    refused(sltool("partition", "--ratios", ratios), 2, said)
+    refused(sltool("partition", "--ratios", ratios), 2, message)
     assert not (sltool.folder / "sites").exists()
     sltool("partition").ok()
 
@@ -187,7 +187,7 @@ def test_no_write_permission(trained: Sltool) -> None:
 
 
 def test_no_space(sltool: Sltool) -> None:
-    """A limit on the size of files stands for a full disk: the write fails half-way."""
+    """A limit on the size of files simulates a full disk: the write fails half-way."""
     sltool("prepare", "cholesterol").ok()
     sltool("partition").ok()
 
@@ -213,7 +213,7 @@ def test_a_damaged_record_is_named(trained: Sltool) -> None:
     refused(trained("client-encode", "--site", "A"), 3, "encoded.json", "delete")
 
 
-def test_everything_run_again_is_recognised(trained: Sltool) -> None:
+def test_finished_stages_are_skipped(trained: Sltool) -> None:
     files: Callable[[], dict[Path, bytes]] = lambda: {  # noqa: E731
         path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()
     }

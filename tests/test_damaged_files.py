@@ -66,7 +66,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def evaluated_study(trained_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`trained_study`, evaluated, with a file that was refused."""
+    """`trained_study`, evaluated, with a refused file."""
     folder = tmp_path_factory.mktemp("evaluated") / "study"
     shutil.copytree(trained_study, folder)
     (folder / "server" / "inbox" / "B-train-00001.h5").write_text("nonsense")
@@ -86,9 +86,9 @@ def test_damaged(
     ran = sltool(*command)
     assert "Traceback" not in ran.err
     if name.endswith("index.json"):
-        assert "making the store again" in ran.ok().err
+        assert "rebuilding the store" in ran.ok().err
         return
-    # A mistake in study.yaml is one in the typing, and may be one.
+    # A damaged study.yaml looks like a user's mistake.
     assert ran.code == (2 if name == "study.yaml" else 3), (ran.code, ran.err)
     assert path.name in ran.err
     assert "next:" in ran.err
@@ -106,7 +106,7 @@ def test_damaged(
         ("server/runs/default/predictions.csv", ["evaluate"], ["report"]),
     ],
 )
-def test_what_the_message_advises_helps(
+def test_the_advice_of_the_message_works(
     evaluated_study: Path, sltool: Sltool, name: str, advised: list[str], command: list[str]
 ) -> None:
     shutil.copytree(evaluated_study, sltool.folder, dirs_exist_ok=True)

@@ -29,7 +29,7 @@ def session(page: Path) -> list[tuple[str, str]]:
 
 
 def run_session(sltool: Sltool, page: Path) -> None:
-    """Type a page's commands; their output must look as printed there, numbers apart."""
+    """Run a page's commands; their output must equal the page's, except for numbers."""
     pairs = session(page)
     assert pairs
     for command, printed in pairs:
@@ -82,7 +82,7 @@ def test_generated_pages_are_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_link_targets_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
@@ -95,8 +95,8 @@ def test_every_page_is_in_the_index() -> None:
         assert name == "README.md" or f"({name})" in index, name
 
 
-def test_shards_are_never_called_what_they_are_not() -> None:
-    """They are pseudonymised personal data, whatever one may wish."""
+def test_shards_are_never_called_anonymous() -> None:
+    """They are pseudonymised personal data."""
     claims = re.compile(
         r"(?<!never )\b(anonymous|anonymi[sz]ed|guaranteed private)\b", re.IGNORECASE
     )

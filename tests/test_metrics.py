@@ -72,7 +72,7 @@ def test_multiclass() -> None:
     assert "specificity" not in figures
 
 
-def test_undefined_is_none_not_a_number() -> None:
+def test_an_undefined_metric_is_none() -> None:
     ones = np.ones(4, dtype=int)
     assert compute(["auroc", "specificity"], ones, np.full(4, 0.7)) == {
         "auroc": None,
@@ -93,7 +93,7 @@ def drawn_rows(kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
-def test_weights_are_how_often_a_row_stands_there(kind: str) -> None:
+def test_weights_are_the_multiplicities_of_rows(kind: str) -> None:
     y_true, y_pred = drawn_rows(kind)
     counts = np.random.default_rng(0).integers(0, 4, size=(5, len(y_true)))
     assert len(metrics_for(kind)) >= 7
@@ -106,7 +106,7 @@ def test_weights_are_how_often_a_row_stands_there(kind: str) -> None:
 
 
 def scikit_learns(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, float]:
-    """The same by scikit-learn, for the metrics that it has."""
+    """The same metrics by scikit-learn, where it has them."""
     from sklearn import metrics as of
 
     if len(np.unique(y_true)) > 3:

@@ -17,23 +17,23 @@ EVIL = [
     *("a\nb", "a\x1b[31m", "a\0b", "a\x7f", " a", "a ", "a.", "-a", ".a", "a*", "a:b", "~", "ä"),
     *("CON", "nul", "aux.txt", "COM1", "lpt9.x", "a" * 65, "a" * 5000),
 ]
-# What the operating system lets through as an argument.
+# What the operating system accepts as an argument.
 TYPED = [name for name in EVIL if "\0" not in name]
 
 
 def everything(folder: Path) -> set[Path]:
-    """All that lies in the test's folder and beside it."""
+    """All files in the test's folder and beside it."""
     return set(folder.parent.rglob("*"))
 
 
 @pytest.mark.parametrize("name", EVIL)
 def test_the_rule(name: str) -> None:
     for check in (lambda: check_name("run", name), lambda: check_site_name(name)):
-        with pytest.raises(UsageError) as told:
+        with pytest.raises(UsageError) as raised:
             check()
-        assert "cannot be called" in str(told.value)
-        assert str(told.value).isprintable() or "\n" in str(told.value)
-        assert not set(str(told.value)) & set("\x1b\0\x7f")
+        assert "cannot be called" in str(raised.value)
+        assert str(raised.value).isprintable() or "\n" in str(raised.value)
+        assert not set(str(raised.value)) & set("\x1b\0\x7f")
 
 
 @pytest.mark.parametrize("name", ["a", "B-2", "cut-1", "v1.2_x", "a" * 64, "0"])
@@ -137,11 +137,11 @@ def test_names_of_plugins(sltool: Sltool, tmp_path: Path, kind: str) -> None:
 
 
 def test_cells_of_a_sweep_never_share_a_folder(sltool: Sltool) -> None:
-    for sweep, said in (
-        ("dataset.x=a/b,a-b", "one folder"),
+    for sweep, message in (
+        ("dataset.x=a/b,a-b", "the same folder"),
         ("dataset.x=" + "a" * 300, "200 bytes"),
     ):
         ran = sltool("reproduce", "cholesterol", "--sweep", sweep)
         assert ran.code == 2
-        assert said in ran.err
+        assert message in ran.err
     assert not (sltool.folder / "reproduction").exists()

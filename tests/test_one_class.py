@@ -16,7 +16,7 @@ SMALL = ["--set", "training.epochs=2"]
 
 @pytest.fixture
 def sources(tmp_path: Path) -> dict[str, Path]:
-    """Hospital A has both classes; B has healthy people alone."""
+    """Hospital A has both classes; B has only healthy people."""
     make_images(tmp_path / "a" / "COVID", 40)
     make_images(tmp_path / "a" / "non-COVID", 40, seed=1)
     make_images(tmp_path / "b" / "non-COVID", 60, seed=2)
@@ -25,31 +25,31 @@ def sources(tmp_path: Path) -> dict[str, Path]:
 
 
 def at_site(server: Sltool, name: str, source: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """All that hospital `name` does, in a folder of its own; what it was told on stderr."""
+    """Run all stages of hospital `name` in its own folder; returns stderr."""
     folder = server.folder.parent / name
     folder.mkdir()
     site = Sltool(folder, capfd)
     if (server.folder / "study.yaml").exists():
         for file in ("study.yaml", "privacy-layer.safetensors"):
             shutil.copy(server.folder / file, folder / file)
-        said = site("prepare", "--source", source).ok().err
+        printed = site("prepare", "--source", source).ok().err
     else:
-        said = site("prepare", "covid-ct", "--source", source, *SMALL).ok().err
-    said += site("partition", "--site", name).ok().err
+        printed = site("prepare", "covid-ct", "--source", source, *SMALL).ok().err
+    printed += site("partition", "--site", name).ok().err
     site("client-encode", "--site", name).ok()
     site("ship", "--site", name, "--to", server.folder / "server" / "inbox").ok()
     for file in ("study.yaml", "privacy-layer.safetensors"):
         shutil.copy(folder / file, server.folder / file)
-    return said
+    return printed
 
 
 def test_two_hospitals_of_which_one_has_one_class_alone(
     sltool: Sltool, sources: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert "note: no sample" not in at_site(sltool, "A", sources["A"], capfd)
-    said = at_site(sltool, "B", sources["B"], capfd)
-    assert "note: no sample of the class 'COVID'" in said
-    assert "note: site B has no training sample of the class 'COVID'" in said
+    printed = at_site(sltool, "B", sources["B"], capfd)
+    assert "note: no sample of the class 'COVID'" in printed
+    assert "note: site B has no training sample of the class 'COVID'" in printed
     assert sltool("queue", "take", "--json").ok().json["held"] == []
     sltool("server-train").ok()
     ran = sltool("evaluate", "--by", "site", "--json").ok()
@@ -72,8 +72,8 @@ def test_a_study_that_has_one_class_so_far(
     ran = sltool("evaluate", "--json").ok()
     assert ran.json["metrics"]["auroc"] is None
     ran = sltool("evaluate").ok()
-    said = "note: not defined for these 6 samples, where all are of the class 'non-COVID': "
-    assert said in ran.err
+    printed = "note: not defined for these 6 samples, where all are of the class 'non-COVID': "
+    assert printed in ran.err
     sltool("server-train", "--run", "two").ok()
     sltool("evaluate", "--run", "two").ok()
     sltool("compare", "default", "two").ok()

@@ -1,4 +1,4 @@
-"""What holds a person's data, or leads to it, is for its owner alone, under the laxest umask."""
+"""Files that hold or lead to personal data are readable only by their owner, whatever the umask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ROOT, Sltool
 from tests.images import two_classes
 
-# What anybody may read; everything else that sltool writes is private.
+# Files that anybody may read; all others that sltool writes are private.
 PUBLIC = (
     "study.yaml",
     "privacy-layer.safetensors",
@@ -65,7 +65,7 @@ print(json.dumps(sorted(os.path.relpath(path, here) for path in found)))
 
 
 def watched(folder: Path, *commands: list[str]) -> list[str]:
-    """Run the commands under umask 0; what was open to others while it was written."""
+    """Run the commands under umask 0; returns the files open to others while being written."""
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, json.dumps(commands)],
         cwd=folder,
@@ -78,11 +78,11 @@ def watched(folder: Path, *commands: list[str]) -> list[str]:
     )
     assert done.returncode == 0, done.stderr
     loose: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return [one for one in loose if not is_public(one.removesuffix(".part"))]
+    return [path for path in loose if not is_public(path.removesuffix(".part"))]
 
 
 def is_public(path: str) -> bool:
-    return any(Path(path).match(one) for one in PUBLIC) and "feature-maps" not in path
+    return any(Path(path).match(pattern) for pattern in PUBLIC) and "feature-maps" not in path
 
 
 def loose(folder: Path) -> list[str]:
@@ -175,7 +175,7 @@ def test_pictures_of_patients_are_private(sltool: Sltool, tmp_path: Path) -> Non
         assert stat.S_IMODE((sltool.folder / "out" / name).stat().st_mode) == 0o600
 
 
-def test_what_others_brought_to_the_inbox_is_closed_to_them(trained: Sltool) -> None:
+def test_files_that_others_put_into_the_inbox_become_private(trained: Sltool) -> None:
     """A shard that was copied with cp, and one that is refused."""
     inbox, accepted = trained.folder / "server" / "inbox", trained.folder / "server" / "accepted"
     shard = accepted / "A-train-00000.h5"

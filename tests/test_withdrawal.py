@@ -16,7 +16,7 @@ from tests.shard.forge import Forge
 
 
 def first_patient(sltool: Sltool, split: str = "train") -> tuple[str, list[str]]:
-    """A patient of site B and the pseudonyms of his samples."""
+    """A patient of site B and the pseudonyms of the patient's samples."""
     with (sltool.folder / "sites" / "B" / "pseudonyms.csv").open() as file:
         rows = list(csv.DictReader(file))
     patient = next(row["patient"] for row in rows if row["split"] == split)
@@ -24,9 +24,11 @@ def first_patient(sltool: Sltool, split: str = "train") -> tuple[str, list[str]]
 
 
 def in_store(sltool: Sltool, pseudonyms: list[str]) -> bool:
-    """Whether any byte in the store says one of these."""
+    """Whether any of these occurs in the store."""
     files = (sltool.folder / "server" / "store").iterdir()
-    return any(one.encode() in file.read_bytes() for file in files for one in pseudonyms)
+    return any(
+        pseudonym.encode() in file.read_bytes() for file in files for pseudonym in pseudonyms
+    )
 
 
 def test_withdrawn_rows_leave_the_store_and_stay_out(trained: Sltool) -> None:
@@ -82,14 +84,14 @@ def test_a_site_can_withdraw_only_its_own(trained: Sltool) -> None:
 
 
 def shipped_records(sltool: Sltool, site: str = "B") -> set[str]:
-    """The records whose rows stand in the site's outbox."""
+    """The records whose rows are in the site's outbox."""
     table = sltool.folder / "sites" / site / "pseudonyms.csv"
     with table.open() as file:
         record_of = {row["pseudonym"].encode(): row["record"] for row in csv.DictReader(file)}
     found: set[str] = set()
     for path in (sltool.folder / "outbox" / site).glob("*.h5"):
         with h5py.File(path) as shard:
-            found |= {record_of[one] for one in shard["pseudonyms"][:]}
+            found |= {record_of[pseudonym] for pseudonym in shard["pseudonyms"][:]}
     return found
 
 
@@ -176,7 +178,7 @@ def test_an_outbox_that_holds_withdrawn_rows_says_so(trained: Sltool) -> None:
     assert "1 sample of patients who withdrew" in ran.err
 
 
-def test_who_withdraws_before_anything_was_shipped_never_leaves(sltool: Sltool) -> None:
+def test_rows_withdrawn_before_shipping_never_leave(sltool: Sltool) -> None:
     sltool("prepare", "cholesterol").ok()
     sltool("partition").ok()
     sltool("client-encode", "--site", "B").ok()
@@ -191,8 +193,8 @@ def test_who_withdraws_before_anything_was_shipped_never_leaves(sltool: Sltool) 
     assert len(list(inbox.glob("*.h5"))) == 3
 
 
-def test_a_patient_withdraws_after_the_site_split_its_data_anew(trained: Sltool) -> None:
-    """What had been shipped under the earlier pseudonyms has to go, too."""
+def test_a_patient_withdraws_after_a_new_partition(trained: Sltool) -> None:
+    """Rows shipped under the earlier pseudonyms are withdrawn, too."""
     patient, gone = first_patient(trained)
     trained("partition", "--force").ok()
     assert in_store(trained, gone)

@@ -14,7 +14,6 @@ from sltool.cli.command import (
     aligned,
     command,
     one_or_all,
-    pick_device,
 )
 
 SHOWN = ("leak", "ssim", "psnr", "linkage_top1", "exact_recovery")
@@ -49,18 +48,15 @@ def audit(
     Runs in the hospital, between client-encode and ship. Writes sites/SITE/audit.json and a page
     with pictures of patients, audit.html. Neither leaves the hospital.
     """
-    from sltool.site.audit.site import audit_site
-    from sltool.study.study_file import load_study
+    from sltool.api import Site
 
-    folder = terminal.folder
-    study = load_study(folder)
-    where = pick_device(device)
-    names = one_or_all(terminal, site, "sltool partition")
+    study = terminal.open_study()
     done = [
-        audit_site(folder, study, name, budget, auxiliary, where, terminal, force) for name in names
+        Site(study, name).audit(budget, auxiliary=auxiliary, device=device, force=force)
+        for name in one_or_all(terminal, site, "sltool partition")
     ]
-    documents = [_flat(one) for one in done]
-    lines = [line for one in done for line in _lines(one)]
+    documents = [_flat(found) for found in done]
+    lines = [line for found in done for line in _lines(found)]
     terminal.result(documents[0] if len(done) == 1 else {"sites": documents}, *lines)
 
 

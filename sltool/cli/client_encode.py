@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,10 @@ from sltool.cli.command import (
     command,
     human_bytes,
     one_or_all,
-    pick_device,
 )
+
+if TYPE_CHECKING:
+    from sltool.site.encode import EncodingResult
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,32 +40,33 @@ def client_encode(
     Writes signed shards to outbox/SITE: what may leave the hospital. They are pseudonymised
     personal data.
     """
-    from sltool.site.encode import encode
-    from sltool.study.study_file import load_study
+    from sltool.api import Site
 
-    folder = terminal.folder
-    study = load_study(folder)
-    where = pick_device(device)
+    study = terminal.open_study()
     done = [
-        encode(folder, study, name, terminal, where, shard_mib * 2**20, force)
+        Site(study, name).encode(device=device, shard_bytes=shard_mib * 2**20, force=force)
         for name in one_or_all(terminal, site, "sltool partition")
     ]
     documents = [
         {
-            "site": one.site,
-            "samples": one.samples,
-            "shards": one.shards,
-            "bytes": one.bytes,
-            "seconds": round(one.seconds, 3),
-            "samples_per_second": round(one.samples / one.seconds, 1),
-            "already_encoded": one.again,
-            "dead_values": None if one.dead is None else round(one.dead, 4),
+            "site": encoded.site,
+            "samples": encoded.samples,
+            "shards": encoded.shards,
+            "bytes": encoded.bytes,
+            "seconds": round(encoded.seconds, 3),
+            "samples_per_second": round(encoded.samples / encoded.seconds, 1),
+            "already_encoded": encoded.again,
+            "dead_values": None if encoded.dead is None else round(encoded.dead, 4),
         }
-        for one in done
+        for encoded in done
     ]
-    lines = [
-        f"site {one.site}: {'already encoded, ' if one.again else ''}{one.samples} samples in "
-        f"{one.shards} shards, {human_bytes(one.bytes)}, in {folder.site(one.site).outbox}"
-        for one in done
-    ]
+    lines = [_line(encoded, terminal) for encoded in done]
     terminal.result(documents[0] if len(done) == 1 else {"sites": documents}, *lines)
+
+
+def _line(encoded: EncodingResult, terminal: Terminal) -> str:
+    again = "already encoded, " if encoded.again else ""
+    return (
+        f"site {encoded.site}: {again}{encoded.samples} samples in {encoded.shards} shards, "
+        f"{human_bytes(encoded.bytes)}, in {terminal.folder.site(encoded.site).outbox}"
+    )

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from sltool.errors import UsageError
-from sltool.progress import Advance
+from sltool.progress import Advance, RichProgress
 from sltool.study.layout import StudyFolder
+
+if TYPE_CHECKING:
+    from sltool.api import Study
 
 
 class ManyValues(TyperCommand):
@@ -99,15 +101,23 @@ class Terminal:
     verbose: bool = False
 
     @functools.cached_property
-    def _stderr(self) -> Any:
-        from rich.console import Console
-
-        return Console(stderr=True, soft_wrap=True, highlight=False)
+    def _rich(self) -> RichProgress:
+        return RichProgress(verbose=self.verbose)
 
     @property
     def folder(self) -> StudyFolder:
         """The study's folder."""
         return StudyFolder(self.study)
+
+    def open_study(self) -> Study:
+        """The study in the folder, which reports here.
+
+        Raises:
+            StageOrderError: there is none.
+        """
+        from sltool.api import Study
+
+        return Study.open(self.study, progress=self)
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Advance]:
@@ -115,39 +125,24 @@ class Terminal:
         if self.quiet or not sys.stderr.isatty():
             yield lambda steps: None
             return
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self._stderr, transient=True) as progress:
-            task = progress.add_task(what, total=total)
-            yield lambda steps: progress.advance(task, steps)
+        with self._rich.bar(what, total) as advance:
+            yield advance
 
     def note(self, text: str) -> None:
-        if not self.quiet:
-            self._say(f"note: {text}")
-
-    def detail(self, text: str) -> None:
-        if self.verbose:
-            self._say(text)
-
-    def _say(self, text: str) -> None:
+        if self.quiet:
+            return
         if sys.stderr.isatty():
-            self._stderr.print(text, markup=False)
+            self._rich.note(text)
         else:
             # Importing rich would take a tenth of a second of a server's start.
+            print(f"note: {text}", file=sys.stderr)
+
+    def detail(self, text: str) -> None:
+        if not self.verbose:
+            return
+        if sys.stderr.isatty():
+            self._rich.detail(text)
+        else:
             print(text, file=sys.stderr)
 
     def result(self, document: dict[str, Any], *lines: str) -> None:
@@ -241,32 +236,6 @@ def _load_plugins(paths: list[Path] | None, terminal: Terminal) -> None:
     load_plugins(paths or [])
     for plugin in broken_plugins:
         terminal.note(f"the plug-in {plugin.origin} could not be loaded: {plugin.reason}")
-
-
-def pick_device(name: str) -> Any:
-    """'auto', 'cpu', 'cuda' or 'cuda:N' -> a torch.device.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device '{name}'", expected="auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"there is no device '{name}' here",
-            expected=f"a number below {torch.cuda.device_count()}"
-            if torch.cuda.is_available()
-            else "cpu: this machine has no CUDA device that torch can use",
-        )
-    return cast(Any, device)
 
 
 def one_or_all(terminal: Terminal, site: str | None, hint: str) -> list[str]:

@@ -42,39 +42,38 @@ def compare(
 
     `sltool report` makes a page of them.
     """
-    from sltool.server.evaluation.compare import compare_runs
-
-    question = Question(split, level)
-    found = _only(metrics, compare_runs(terminal.folder, runs or [], question))
-    if len({one.samples for one in found}) > 1:
-        counts = ", ".join(f"{one.run} {one.samples}" for one in found)
+    study = terminal.open_study()
+    found = _only(metrics, study.compare_figures(runs or [], split=split, level=level))
+    if len({row.samples for row in found}) > 1:
+        counts = ", ".join(f"{row.run} {row.samples}" for row in found)
         terminal.note(f"not tested on the same {UNITS[level]}: {counts}; evaluate the runs again")
     if intervals:
         if level != "image":
             raise UsageError("--intervals are of images", expected="--level image")
-        documents = [vars(one) for one in found]
-        _with_intervals(terminal, [one.run for one in found], question, metrics or [], documents)
+        documents = [vars(row) for row in found]
+        question = Question(split, level)
+        _with_intervals(terminal, [row.run for row in found], question, metrics or [], documents)
         return
-    names = list(dict.fromkeys(name for one in found for name in one.metrics))
+    names = list(dict.fromkeys(name for row in found for name in row.metrics))
     terminal.table(
-        {"split": split, "level": level, "runs": [vars(one) for one in found]},
+        {"split": split, "level": level, "runs": [vars(row) for row in found]},
         ["run", "sites", *names],
         [
-            [one.run, " ".join(one.sites), *(format_metric(one.metrics.get(n)) for n in names)]
-            for one in found
+            [row.run, " ".join(row.sites), *(format_metric(row.metrics.get(n)) for n in names)]
+            for row in found
         ],
     )
 
 
 def _only(metrics: list[str] | None, found: list[RunFigures]) -> list[RunFigures]:
     """The rows with the figures of these metrics alone."""
-    known = {name for one in found for name in one.metrics}
+    known = {name for row in found for name in row.metrics}
     for name in metrics or []:
         if name not in known:
             raise UnknownNameError.of("metric", name, known, hint="`sltool evaluate` anew adds it")
     return [
-        replace(one, metrics={name: one.metrics.get(name) for name in metrics or one.metrics})
-        for one in found
+        replace(row, metrics={name: row.metrics.get(name) for name in metrics or row.metrics})
+        for row in found
     ]
 
 
@@ -110,6 +109,9 @@ def _with_intervals(
 
 
 def _cells(row: ArmResult, name: str) -> list[str]:
-    one, against = row.figures[name], row.differences.get(name)
-    shown = f"{format_metric(one.mean)} ({format_metric(one.low)} to {format_metric(one.high)})"
-    return [shown, f"{against.p:.3f}" if against and isfinite(against.p) else "-"]
+    figure, against = row.figures[name], row.differences.get(name)
+    mean, low, high = (format_metric(value) for value in (figure.mean, figure.low, figure.high))
+    return [
+        f"{mean} ({low} to {high})",
+        f"{against.p:.3f}" if against and isfinite(against.p) else "-",
+    ]

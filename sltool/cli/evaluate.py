@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sltool.cli.command import DeviceOption, SitesOption, Terminal, command, pick_device
-from sltool.cli.intake import report_intake
+from sltool.cli.command import DeviceOption, SitesOption, Terminal, command
 from sltool.cli.server_train import RunOption
 
 if TYPE_CHECKING:
-    from sltool.server.intake.queue import Queue
+    pass
 
 LevelOption = Annotated[
-    Literal["image", "study", "patient"],
+    Literal["image", "examination", "study", "patient"],
     typer.Option(
         "--level",
-        help="What is scored: each image, or the mean over each study (examination) or patient.",
+        help="What is scored: each image, or the mean over each examination (or: study) or "
+        "patient.",
     ),
 ]
 SplitOption = Annotated[
@@ -30,7 +30,12 @@ MetricsOption = Annotated[
         "--metrics", metavar="NAME", help="Names as in `sltool list metrics`. Default: all."
     ),
 ]
-UNITS = {"image": "samples", "study": "studies", "patient": "patients"}
+UNITS = {
+    "image": "samples",
+    "study": "examinations",
+    "examination": "examinations",
+    "patient": "patients",
+}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,22 +62,13 @@ def evaluate(
     files of their own, such as metrics-test@C.json and predictions-test@C.csv. Makes the store
     again if it was deleted.
     """
-    from sltool.metrics import check_metrics
-    from sltool.server.evaluation.evaluate import ask, check_run
-    from sltool.server.evaluation.evaluate import evaluate as evaluate_run
-    from sltool.server.intake.queue import Queue
-    from sltool.server.training.run import find_run
-    from sltool.study.study_file import load_study
+    from sltool.server.evaluation.evaluate import ask
 
-    folder = terminal.folder
-    study = load_study(folder)
-    check_metrics(metrics or [], study.samples.labels.kind)
-    question = ask(study, split, level, sites or [])
-    queue = Queue(folder, study)
-    check_run(find_run(folder, run), study, queue.store)
-    if queue.missing():
-        _make_store(terminal, queue)
-    done = evaluate_run(folder, study, queue.store, run, question, pick_device(device))
+    study = terminal.open_study()
+    done = study.run(run).evaluation(
+        metrics or [], split=split, level=level, sites=sites or [], device=device
+    )
+    question = ask(study.settings, split, level, sites or [])
     names = metrics or list(done.metrics)
     whole = _shown(done.samples, done.metrics, done.notes, names)
     of_sites = {
@@ -101,18 +97,6 @@ def evaluate(
             for name in names
         ],
     )
-
-
-def _make_store(terminal: Terminal, queue: Queue) -> None:
-    """The store was deleted: make it again from what was accepted."""
-    from sltool.server.intake.lock import only_server
-    from sltool.server.intake.result import IntakeResult
-
-    terminal.note("making the store again from server/accepted")
-    with only_server(queue.folder):
-        intake = IntakeResult()
-        queue.restore(terminal, intake)
-    report_intake(terminal, intake)
 
 
 def _shown(

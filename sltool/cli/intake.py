@@ -11,28 +11,11 @@ if TYPE_CHECKING:
 
 
 def report_intake(terminal: Terminal, intake: IntakeResult) -> None:
-    """One line for each kind of outcome, and one for each file that was not accepted."""
-    from sltool.server.intake.status import gaps
+    """Print what became of each file."""
+    from sltool.server.intake.notes import intake_notes
 
-    if intake.accepted:
-        terminal.note(f"{len(intake.accepted)} shards accepted")
-    if intake.already:
-        terminal.note(f"{len(intake.already)} shards had been accepted before")
-    for one in intake.rejected:
-        terminal.note(f"{one.name} was refused: {one.error.what} (see server/rejected)")
-    for one in intake.held:
-        terminal.note(f"{one.name} is {one.error.what} (`sltool queue approve {one.name}`)")
-    for one in intake.left:
-        terminal.note(f"{one.name} stays in the inbox: {one.error}")
-    for one in intake.vanished:
-        terminal.note(f"{one.name} was gone before it had been read")
-    for name in intake.arriving:
-        terminal.note(f"{name} is still being copied; it was left alone")
-    for name, runs in intake.withdrawn.items():
-        saw = f"runs that saw the rows: {' '.join(runs)}" if runs else "no run saw the rows"
-        terminal.note(f"{name} was taken in; {saw}")
-    for gap in gaps(terminal.folder):
-        terminal.note(str(gap))
+    for note in intake_notes(terminal.folder, intake):
+        terminal.note(note)
 
 
 def intake_document(intake: IntakeResult) -> dict[str, Any]:
@@ -41,13 +24,13 @@ def intake_document(intake: IntakeResult) -> dict[str, Any]:
         "accepted": intake.accepted,
         "already": intake.already,
         "rejected": _reasons(intake.rejected),
-        "held": _reasons(intake.held),
+        "held": _reasons(intake.quarantined),
         "left": _reasons(intake.left),
-        "vanished": [one.name for one in intake.vanished],
+        "vanished": [file.name for file in intake.vanished],
         "arriving": intake.arriving,
         "withdrawn": intake.withdrawn,
     }
 
 
 def _reasons(outcome: list[Rejected]) -> list[dict[str, str]]:
-    return [{"file": one.name, "reason": one.error.what} for one in outcome]
+    return [{"file": file.name, "reason": file.error.what} for file in outcome]

@@ -26,6 +26,7 @@ from sltool.cli import (
     server_train,
     ship,
     status,
+    study,
     withdraw,
 )
 from sltool.errors import SltoolError
@@ -42,6 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
+    study,
     prepare,
     partition,
     client_encode,
@@ -64,7 +66,7 @@ for module in (
 
 def _version(show: bool) -> None:
     if show:
-        from sltool import __version__
+        from sltool.version import __version__
 
         print(f"sltool {__version__}")
         raise typer.Exit

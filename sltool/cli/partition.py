@@ -41,9 +41,8 @@ def partition(
     is shared over sites A, B, C ... by --ratios; no patient is torn. Writes sites/NAME. What is
     random at a real site comes from the system's entropy. Patients who withdrew are left out.
     """
-    from sltool.site.partition_stage import make_sites
-
-    outcome = make_sites(terminal.folder, ratios, site, seed, force, terminal)
+    study = terminal.open_study()
+    outcome = study.partition(ratios, site=site, seed=seed, force=force)
     if outcome.again:
         terminal.note("already partitioned (--force partitions again)")
     head = ["site", "train", "validation", "test"]

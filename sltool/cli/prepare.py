@@ -13,9 +13,27 @@ from sltool.errors import UsageError
 from sltool.machine import available_cpus
 
 if TYPE_CHECKING:
-    from sltool.site.prepare_stage import Scale
+    from sltool.coordinator.create import Scale
 
 SHOWN = 10
+
+
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A study.yaml key of a new study: model.cut=2."
+    ),
+]
+LayerSeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        min=0,
+        metavar="N",
+        help="Draw the privacy layer from N: repeatable, and public. Default: from the "
+        "system's entropy, and not kept. A --synthetic source follows from N, or 0.",
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,32 +81,19 @@ def prepare(
             help="Of a new study: compute them from --source, and give them away to all.",
         ),
     ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="A study.yaml key of a new study: model.cut=2."
-        ),
-    ] = None,
+    settings: SettingsOption = None,
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that decode. 0: one a core.")
     ] = 0,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed",
-            min=0,
-            metavar="N",
-            help="Draw the privacy layer from N: repeatable, and public. Default: from the "
-            "system's entropy, and not kept. A --synthetic source follows from N, or 0.",
-        ),
-    ] = None,
+    seed: LayerSeedOption = None,
     force: ForceOption = False,
 ) -> None:
     """Read a dataset; in an empty folder, make a study of it.
 
     Writes study.yaml and privacy-layer.safetensors (once), and prepared.h5, which is private.
     """
-    from sltool.site.prepare_stage import prepare_study, synthetic_source
+    from sltool.coordinator.create import synthetic_source
+    from sltool.site.prepare_stage import prepare_study
 
     if synthetic and source:
         raise UsageError("--synthetic and --source exclude each other", hint="give one of them")
@@ -112,8 +117,8 @@ def prepare(
         lines += aligned(
             list(outcome.parts[0]), [list(map(str, row.values())) for row in outcome.parts]
         )
-    for one in outcome.refused[:SHOWN]:
-        lines.append(f"refused {one.record}: {one.reason}")
+    for refused in outcome.refused[:SHOWN]:
+        lines.append(f"refused {refused.record}: {refused.reason}")
     if len(outcome.refused) > SHOWN:
         lines.append(f"... and {len(outcome.refused) - SHOWN} more in {terminal.folder.refused}")
     classes = "".join(f", {count} {name}" for name, count in outcome.counts.items())
@@ -124,7 +129,7 @@ def prepare(
             "samples": outcome.samples,
             "classes": outcome.counts,
             "parts": outcome.parts,
-            "refused": [{"record": one.record, "reason": one.reason} for one in outcome.refused],
+            "refused": [vars(refused) for refused in outcome.refused],
             "notes": outcome.notes,
         },
         *lines,
@@ -132,7 +137,7 @@ def prepare(
 
 
 def _scale(source: Path | None, public: Path | None, own: bool) -> Scale | None:
-    from sltool.site.prepare_stage import Scale
+    from sltool.coordinator.create import Scale
 
     if public and own:
         raise UsageError(

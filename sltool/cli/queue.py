@@ -45,9 +45,10 @@ def take(
     terminal.result(
         intake_document(intake),
         f"{len(intake.accepted)} accepted, {len(intake.already)} already there, "
-        f"{len(intake.held)} held, {len(intake.rejected)} refused, {len(intake.left)} left",
+        f"{len(intake.quarantined)} quarantined, {len(intake.rejected)} refused, "
+        f"{len(intake.left)} left",
     )
-    if intake.not_taken:
+    if intake.not_accepted:
         raise typer.Exit(ShardRefusedError.exit_code)
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sltool.cli.command import DeviceOption, ForceOption, SeedOption, Terminal, command, pick_device
+from sltool.cli.command import DeviceOption, ForceOption, SeedOption, Terminal, command
 from sltool.cli.report import show
-from sltool.machine import available_cpus
+from sltool.machine import available_cpus, pick_device
 
 
 def add_to(app: typer.Typer) -> None:

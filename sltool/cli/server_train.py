@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,16 +15,12 @@ from sltool.cli.command import (
     SitesOption,
     Terminal,
     command,
-    pick_device,
 )
 from sltool.cli.intake import intake_document, report_intake
 
 if TYPE_CHECKING:
-    from sltool.server.intake.queue import Queue
     from sltool.server.intake.result import IntakeResult
-    from sltool.server.training.distributed import Ranks
     from sltool.server.training.run import TrainingResult
-    from sltool.server.training.run_settings import RunOptions
     from sltool.study.layout import StudyFolder
 
 RunOption = Annotated[str, typer.Option("--run", metavar="NAME", help="The run's name.")]
@@ -90,25 +85,15 @@ def server_train(
     Goes on with the run where it stopped. Writes server/runs/NAME. SIGTERM and Ctrl-C end it
     after the step under way, with a checkpoint. Runs under torchrun, too.
     """
-    from sltool.server.intake.lock import only_server
-    from sltool.server.intake.queue import Queue
-    from sltool.server.training.distributed import join_ranks, local_device
-    from sltool.server.training.run import train
     from sltool.server.training.run_settings import RunOptions
     from sltool.server.training.sampler import SiteControl
-    from sltool.study.study_file import load_study
 
-    folder = terminal.folder
-    study = load_study(folder)
-    study.check_sites([*(sites or []), *(wait_for or [])])
-    control = SiteControl.parse(site_weights, max_samples_per_site)
-    study.check_sites(control.weights)
-    where = local_device(pick_device(device))
-    plan = RunOptions(
+    terminal.folder.run(run)
+    options = RunOptions(
         run=run,
         sites=sites or [],
         seed=seed,
-        control=control,
+        control=SiteControl.parse(site_weights, max_samples_per_site),
         precision=precision,
         force=force,
         resume=resume == "auto",
@@ -116,85 +101,60 @@ def server_train(
         max_epochs=max_epochs,
         until=until,
     )
-    plans = [replace(plan, run=f"{run}-{n}", seed=seed + n) for n in range(seeds or 0)] or [plan]
-    for name in (run, *(one.run for one in plans)):
-        folder.run(name)  # A name that cannot be is told before anything is taken in.
-    with (
-        join_ranks(where) as ranks,
-        only_server(folder) if ranks.is_first else nullcontext(),
-    ):
-        if not ranks.is_first:
-            terminal = Terminal(terminal.study, quiet=True)
-        queue = Queue(folder, study)
-        intakes = _take_in(terminal, queue, plan, wait_for or [], ranks)
-        if intakes is None:
-            return
-        done = [train(folder, study, queue.store, one, where, terminal, ranks) for one in plans]
-    accepted, rejected = (
-        sum(len(getattr(intake, kind)) for intake in intakes) for kind in ("accepted", "rejected")
+    runs = [replace(options, run=f"{run}-{n}", seed=seed + n) for n in range(seeds or 0)]
+    done = terminal.open_study().train_runs(
+        runs or [options], wait_for=wait_for or [], device=device, on_intake=_Report(terminal)
     )
-    documents = [_document(folder, one, accepted, rejected) for one in done]
-    terminal.result(documents[0] if not seeds else {"runs": documents}, *map(_line, done))
+    if done is None:
+        return
+    accepted, rejected = (
+        sum(len(getattr(intake, kind)) for intake in done.intakes)
+        for kind in ("accepted", "rejected")
+    )
+    if not done.reports:
+        return
+    documents = [_document(terminal.folder, result, accepted, rejected) for result in done.results]
+    terminal.result(documents[0] if not seeds else {"runs": documents}, *map(_line, done.results))
 
 
-def _take_in(
-    terminal: Terminal, queue: Queue, plan: RunOptions, wait_for: list[str], ranks: Ranks
-) -> list[IntakeResult] | None:
-    """What came in before training; None if it shall stop before enough has come.
+class _Report:
+    """Prints what each look into the inbox brought, unless nothing has changed since the last."""
 
-    Raises:
-        ShardRefusedError: nothing but refused shards came.
-    """
-    from sltool.server.intake.watcher import wait_for as wait
-    from sltool.server.training.stop import Stop
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._before: dict[str, Any] = {}
 
-    intakes: list[IntakeResult] = []
-
-    def take() -> None:
-        intake = queue.take(terminal)
-        # Who waits looks every second, and says once what stays as it was.
-        if not intakes or intake_document(intake) != intake_document(intakes[-1]):
-            report_intake(terminal, intake)
-        intakes.append(intake)
-
-    if wait_for or plan.watch:
-        with Stop(plan.until).on_signals() as stop:
-            if not wait(queue.store, wait_for, take, stop, ranks):
-                terminal.note(f"stopped before the shards were there: {stop.reason}")
-                return None
-    elif ranks.is_first:
-        take()
-    rejected = [one for intake in intakes for one in (*intake.rejected, *intake.left)]
-    if rejected and not queue.store.segments:
-        raise rejected[0].error
-    ranks.broadcast(None)  # The other ranks read the store when rank 0 has filled it.
-    return intakes
+    def __call__(self, intake: IntakeResult) -> None:
+        document = intake_document(intake)
+        if document != self._before:
+            report_intake(self._terminal, intake)
+        self._before = document
 
 
 def _document(
-    folder: StudyFolder, one: TrainingResult, accepted: int, rejected: int
+    folder: StudyFolder, result: TrainingResult, accepted: int, rejected: int
 ) -> dict[str, Any]:
     return {
-        "run": one.run,
-        "sites": one.sites,
-        "epochs": one.epochs,
-        "best_epoch": one.best_epoch,
-        "samples": one.samples,
-        "accepted": accepted + one.accepted,
-        "rejected": rejected + one.rejected,
-        "seconds": round(one.seconds, 3),
-        "samples_per_second": round(one.samples_per_second, 1),
-        "checkpoint": str(folder.run(one.run).checkpoint),
-        "stopped": one.stopped,
+        "run": result.run,
+        "sites": result.sites,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "samples": result.samples,
+        "accepted": accepted + result.accepted,
+        "rejected": rejected + result.rejected,
+        "seconds": round(result.seconds, 3),
+        "samples_per_second": round(result.samples_per_second, 1),
+        "checkpoint": str(folder.run(result.run).checkpoint),
+        "stopped": result.stopped,
     }
 
 
-def _line(one: TrainingResult) -> str:
-    verb = "already trained" if one.again else "trained"
-    stopped = f"; stopped: {one.stopped}" if one.stopped else ""
-    epochs = f"{one.epochs} epoch{'' if one.epochs == 1 else 's'}"
+def _line(result: TrainingResult) -> str:
+    verb = "already trained" if result.finished_before else "trained"
+    stopped = f"; stopped: {result.stopped}" if result.stopped else ""
+    epochs = f"{result.epochs} epoch{'' if result.epochs == 1 else 's'}"
     return (
-        f"run {one.run}: {verb} {epochs} on {one.samples} samples of sites "
-        f"{' '.join(one.sites)}; the best is epoch {one.best_epoch} (lowest validation loss)"
+        f"run {result.run}: {verb} {epochs} on {result.samples} samples of sites "
+        f"{' '.join(result.sites)}; the best is epoch {result.best_epoch} (lowest validation loss)"
         f"{stopped}"
     )

@@ -39,31 +39,26 @@ def ship(
     --to takes a disk's folder or a bucket as well. What lies there already is skipped. Where
     study.yaml sets limits under `privacy`, shards ship only after an audit within them.
     """
-    from sltool.site.gate import ship_within_limits
-    from sltool.study.study_file import load_study
+    from sltool.api import Site
 
-    folder = terminal.folder
-    study = load_study(folder)
-    names = one_or_all(terminal, site, "sltool partition")
-    study.check_sites(names)
-    destination = to or str(folder.inbox)
+    study = terminal.open_study()
     done = [
-        ship_within_limits(folder, study, name, destination, terminal, force, accept_risk)
-        for name in names
+        Site(study, name).ship(to, accept_risk=accept_risk, force=force)
+        for name in one_or_all(terminal, site, "sltool partition")
     ]
     documents = [
         {
-            "site": one.site,
-            "shards": one.shards,
-            "bytes": one.bytes,
-            "destination": one.destination,
-            "already_shipped": one.again,
+            "site": shipped.site,
+            "shards": shipped.shards,
+            "bytes": shipped.bytes,
+            "destination": shipped.destination,
+            "already_shipped": shipped.again,
         }
-        for one in done
+        for shipped in done
     ]
     lines = [
-        f"site {one.site}: {'already shipped, ' if one.again else ''}{one.shards} shards, "
-        f"{human_bytes(one.bytes)}, to {one.destination}"
-        for one in done
+        f"site {shipped.site}: {'already shipped, ' if shipped.again else ''}"
+        f"{shipped.shards} shards, {human_bytes(shipped.bytes)}, to {shipped.destination}"
+        for shipped in done
     ]
     terminal.result(documents[0] if len(done) == 1 else {"sites": documents}, *lines)

@@ -17,27 +17,25 @@ def status(terminal: Terminal) -> None:
     The shards of each site and split, gaps in their numbers, files that wait or were refused,
     withdrawals, risks that a site accepted, and the runs.
     """
-    from sltool.server.intake.status import read_status
-
-    found = read_status(terminal.folder)
+    found = terminal.open_study().status()
     for gap in found.gaps:
         terminal.note(str(gap))
-    for one in found.held:
-        terminal.note(f"{one['file']} is {one['reason']} (`sltool queue approve {one['file']}`)")
-    for one in found.rejected:
-        terminal.note(f"{one['file']} was refused: {one['reason']} (see server/rejected)")
+    for file in found.quarantined:
+        terminal.note(f"{file['file']} is {file['reason']} (`sltool queue approve {file['file']}`)")
+    for file in found.rejected:
+        terminal.note(f"{file['file']} was refused: {file['reason']} (see server/rejected)")
     for risk in found.accepted_risks:
         terminal.note(
             f"site {risk.site} shipped {risk.shards} shards against the study's privacy limits "
             f"({risk.refusal}); its reason: {risk.reason}"
         )
-    for one in found.withdrawals:
-        runs = " ".join(one["runs"]) or "none"
-        terminal.note(f"{one['file']} was taken in; runs that saw the rows: {runs}")
+    for file in found.withdrawals:
+        runs = " ".join(file["runs"]) or "none"
+        terminal.note(f"{file['file']} was taken in; runs that saw the rows: {runs}")
     if found.waiting:
         terminal.note(f"{found.waiting} files wait in the inbox")
     terminal.table(
         found.document(),
         ["site", "split", "shards", "samples"],
-        [[one.site, one.split, str(one.shards), str(one.samples)] for one in found.arrived],
+        [[part.site, part.split, str(part.shards), str(part.samples)] for part in found.arrived],
     )

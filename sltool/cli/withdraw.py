@@ -25,11 +25,9 @@ def withdraw(
     Writes a signed list of pseudonyms to outbox/SITE; `sltool ship` sends it. The server then
     never reads those samples again, and no stage here encodes them again.
     """
-    from sltool.site.withdraw import withdraw as withdraw_patient
-    from sltool.study.study_file import load_study
+    from sltool.api import Site
 
-    folder = terminal.folder
-    done = withdraw_patient(folder.site(site), load_study(folder), patient)
+    done = Site(terminal.open_study(), site).withdraw(patient)
     terminal.result(
         {"site": done.site, "samples": done.samples, "file": str(done.file)},
         f"site {done.site}: {done.samples} samples withdrawn, in {done.file}",

@@ -1,4 +1,4 @@
-"""What a dataset is, and what it hands to `prepare`."""
+"""The interface of a dataset, and the result of its scan, which `prepare` takes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sltool.study.schema import Labels, Samples, Section
 
 
 class UnreadableSampleError(Exception):
-    """Raised by a dataset's loader: this one sample cannot be read, for this reason."""
+    """Raised by a dataset's loader: this sample cannot be read; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A sample that was left out: where it stands in the source, and why."""
+    """A sample that was left out: its place in the source, and the reason."""
 
     record: str
     reason: str
@@ -32,28 +32,30 @@ Loader = Callable[[int], NDArray[Any]]
 
 @dataclass
 class Scan:
-    """What a dataset found in a source: N samples, and all that it left out.
+    """The result of scanning a source: N samples, and all that was left out.
 
-    `prepare` checks it (`sltool.site.check_scan`): a field that is not as said here is an error.
+    `prepare` checks every field against this description (`sltool.site.check_scan`).
 
     Attributes:
         inputs: the samples: an array (N, *shape); or image files that `prepare` decodes in
-            parallel; or a function from the sample's number to its array of `shape`, which is
-            called from several threads and may raise `UnreadableSampleError`. Finite numbers of
-            one dtype.
-        labels: (N,) float32, or (N,) int64 class numbers.
-        records: N names of the samples inside the hospital, each once: a path, a row. Never leave
-            the site.
-        groups: N names of patients, whom a split may never tear apart.
-        examinations: N names of examinations within a patient, where several samples make up one.
-        official: N splits ('train', 'validation', 'test') from the source's own lists, or ''.
-        parts: N pairs (the source's list, the part of the body), for a source whose counts are
-            told by them.
-        sites: N names of the hospital that the source names for each sample, or ''.
-        understood: how the source was read, a line each, for its owner to check before it takes
-            long: classes with their folders, sizes, columns.
+            parallel; or a function from a sample's index to its array of `shape`, which is
+            called from several threads and may raise `UnreadableSampleError`. All values are
+            finite, and all samples have the same dtype.
+        labels: (N,) float32, or (N,) int64 class indices.
+        records: N unique names of the samples inside the hospital, such as a path or a row. They
+            never leave the site.
+        groups: N names of patients; all samples of a patient go to the same split.
+        examinations: N names of examinations within a patient, where an examination can have
+            several samples.
+        official: N splits ('train', 'validation', 'test') from the source's own lists; '' where
+            the lists do not name the sample.
+        parts: N pairs (the source's list, the part of the body), for a source that is counted by
+            list and part of the body.
+        sites: N names of the hospital that the source gives for each sample, or ''.
+        understood: how the source was read, a line for each fact (classes with their folders,
+            sizes, columns), for the user to check before the long steps begin.
         refused: samples left out while scanning.
-        notes: what the user should know about this source, a sentence each.
+        notes: what the user should know about this source, a sentence for each.
     """
 
     inputs: NDArray[Any] | ImageFiles | Loader
@@ -73,7 +75,7 @@ class Scan:
 
 
 def image_samples(shape: tuple[int, int, int], classes: tuple[str, ...]) -> Samples:
-    """Samples that are 8-bit pictures (channels, height, width), brought to -1..1, of `classes`."""
+    """Samples of `classes` that are 8-bit pictures (channels, height, width), scaled to -1..1."""
     return Samples(
         shape=shape,
         mean=(127.5,) * shape[0],
@@ -88,8 +90,8 @@ class Dataset(ABC):
     Class attributes:
         Settings: the schema of the study file's `dataset` section beside `name`.
         recipe: study-file sections for a new study: `dataset`, `model`, `encoding`, `training`.
-        needs_source: whether there is nothing to prepare without a source.
-        source_help: how the data is had and what the source has to look like.
+        needs_source: False if the dataset has bundled data and needs no source.
+        source_help: where to get the data, and the layout that the source must have.
     """
 
     class Settings(Section):
@@ -106,13 +108,13 @@ class Dataset(ABC):
     def infer_settings(
         cls, source: Path | None, given: Mapping[str, Any]
     ) -> tuple[dict[str, Any], list[str]]:
-        """Settings that suit this source, for a new study only, and notes that say so.
+        """Settings inferred from this source, for a new study only, and notes about them.
 
         Args:
-            given: settings that the user typed; they are set over the returned ones.
+            given: settings that the user typed; they override the returned ones.
 
         Raises:
-            BadDataError: the source is not of this kind's layout; then no study is made.
+            BadDataError: the source does not have this dataset's layout; then no study is created.
         """
         return {}, []
 
@@ -121,7 +123,7 @@ class Dataset(ABC):
         """The settings with means and standard deviations computed from `source`, and notes.
 
         Raises:
-            UsageError: this dataset's are in its settings, or follow from them.
+            UsageError: this dataset takes them from its settings, not from a source.
         """
         raise UsageError(
             "this dataset's standardisation is not computed from a source",
@@ -130,13 +132,13 @@ class Dataset(ABC):
 
     @classmethod
     def synthetic_source(cls, folder: Path, samples: int, seed: int) -> Path:
-        """Write a synthetic source of this kind's layout into `folder`; returns its `--source`.
+        """Write a synthetic source of this dataset's layout into `folder`; returns its `--source`.
 
         Raises:
-            UsageError: this dataset has no stand-in.
+            UsageError: this dataset has no synthetic source.
         """
         raise UsageError(
-            "this dataset has no synthetic stand-in",
+            "this dataset has no synthetic source",
             expected=cls.source_help,
             hint=cls._advice(),
         )
@@ -145,18 +147,20 @@ class Dataset(ABC):
     def _advice(cls) -> str:
         if cls.synthetic_source.__func__ is Dataset.synthetic_source.__func__:  # type: ignore[attr-defined]
             return "give --source PATH"
-        return "give --source PATH; `sltool prepare DATASET --synthetic 200` draws one to try with"
+        return (
+            "give --source PATH; `sltool prepare DATASET --synthetic 200` generates one for a trial"
+        )
 
     @abstractmethod
     def samples(self) -> Samples:
-        """What one prepared sample is; follows from the settings alone."""
+        """Shape, scaling and labels of a prepared sample, determined by the settings alone."""
 
     @abstractmethod
     def scan(self, source: Path | None) -> Scan:
         """Find the samples.
 
         Raises:
-            BadDataError: the source is not of this kind's layout.
+            BadDataError: the source does not have this dataset's layout.
         """
 
     @classmethod

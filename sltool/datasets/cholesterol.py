@@ -32,7 +32,7 @@ STANDARD: dict[str, tuple[float, float]] = {
     "TG": (110.6, 65.2),
     TARGET: (108.0, 35.0),
 }
-# What a living adult or child can have; outside lies a typing or unit mistake.
+# Physiologically possible values; a value outside is a typing or unit mistake.
 PLAUSIBLE: dict[str, tuple[float, float]] = {
     "age": (0, 120),
     "sex": (1, 2),
@@ -70,11 +70,11 @@ class Cholesterol(Dataset):
         )
         patient: str | None = Field(
             default=None,
-            description="Header of the patient's number, if a patient has several rows.",
+            description="Header of the patient's id, if a patient has several rows.",
         )
         units: Literal["mg/dL", "mmol/L"] = Field(
             default="mg/dL",
-            description="Of the lipids in a CSV file; mmol/L is converted to mg/dL.",
+            description="Unit of the lipids in a CSV file; mmol/L is converted to mg/dL.",
         )
         plausible: dict[str, tuple[float, float]] = Field(
             default=PLAUSIBLE,
@@ -113,14 +113,14 @@ class Cholesterol(Dataset):
             return {}, []
         present = set(_read_csv(source, rows=0).columns)
         headers = {ours: theirs for ours, theirs in KNOWN_HEADERS.items() if theirs in present}
-        # Only who the patient is may be absent; without the lipids there is nothing to learn.
+        # Only columns that describe the person may be absent; LDL is predicted from the lipids.
         absent = [
             name
             for name in PAPER_COLUMNS
             if name not in LIPIDS and headers.get(name, name) not in present
         ]
         columns = [name for name in PAPER_COLUMNS if name not in absent]
-        notes = [f"the table has no {', '.join(absent)}: the study does without"] if absent else []
+        notes = [f"the table has no {', '.join(absent)}: the study leaves it out"] if absent else []
         return {"columns": columns, "headers": headers}, notes
 
     def samples(self) -> Samples:
@@ -145,22 +145,20 @@ class Cholesterol(Dataset):
         table, records, notes = self._table(source)
         values = table[[*self.settings.columns, TARGET]]
         reasons = self._reasons(values)
-        good = [number for number, reason in enumerate(reasons) if not reason]
+        good = [row for row, reason in enumerate(reasons) if not reason]
         array = values.to_numpy(dtype=np.float32)[good]
         patients = table["patient"].astype(str).tolist() if "patient" in table else records
         return Scan(
             inputs=np.ascontiguousarray(array[:, :-1]),
             labels=np.ascontiguousarray(array[:, -1]),
-            records=[records[number] for number in good],
-            groups=[patients[number] for number in good],
-            refused=[
-                Refused(records[number], reason) for number, reason in enumerate(reasons) if reason
-            ],
+            records=[records[row] for row in good],
+            groups=[patients[row] for row in good],
+            refused=[Refused(records[row], reason) for row, reason in enumerate(reasons) if reason],
             notes=notes,
         )
 
     def _table(self, source: Path | None) -> tuple[pd.DataFrame, list[str], list[str]]:
-        """The columns that are used and LDL, in mg/dL; the rows' names; and notes."""
+        """The columns that are used and LDL, lipids in mg/dL; the rows' names; and notes."""
         if source is None:
             return bundled_table()
         if self.need_source(source).is_dir():
@@ -170,24 +168,24 @@ class Cholesterol(Dataset):
 
     def _csv(self, source: Path) -> tuple[pd.DataFrame, list[str]]:
         raw = _read_csv(source)
-        theirs = self._headers()
-        missing = [header for header in theirs.values() if header not in raw.columns]
+        headers = self._headers()
+        missing = [header for header in headers.values() if header not in raw.columns]
         if missing:
             raise BadDataError(
                 f"the table has no column {', '.join(repr(header) for header in missing)}",
                 where=source,
-                expected=f"the columns {', '.join(theirs.values())}; "
+                expected=f"the columns {', '.join(headers.values())}; "
                 f"there are: {', '.join(map(str, raw.columns))}",
                 hint="name the file's headers under dataset.headers in study.yaml, or take the "
                 "column out of dataset.columns",
             )
-        table = pd.DataFrame({name: raw[header] for name, header in theirs.items()})
+        table = pd.DataFrame({name: raw[header] for name, header in headers.items()})
         for name in (*self.settings.columns, TARGET):
             table[name] = pd.to_numeric(table[name], errors="coerce")
             if self.settings.units == "mmol/L" and name in MG_PER_MMOL:
                 table[name] *= MG_PER_MMOL[name]
         # The header is line 1 of the file.
-        return table, [f"line {number + 2}" for number in range(len(table))]
+        return table, [f"line {row + 2}" for row in range(len(table))]
 
     def _headers(self) -> dict[str, str]:
         """Our name -> the file's header, for every column that is read."""
@@ -198,19 +196,19 @@ class Cholesterol(Dataset):
         return headers
 
     def _reasons(self, values: pd.DataFrame) -> list[str]:
-        """For each row, '' or all that is wrong with it."""
+        """For each row, all reasons to refuse it, or ''."""
         reasons: list[list[str]] = [[] for _ in range(len(values))]
         for name in values.columns:
             column = values[name].to_numpy(dtype=float)
             low, high = self.settings.plausible.get(name, (-np.inf, np.inf))
             unit = UNITS.get(name, "mg/dL")
-            for number in np.flatnonzero(~np.isfinite(column)):
-                reasons[number].append(f"{name} is missing or not a number")
-            for number in np.flatnonzero((column < low) | (column > high)):
-                reasons[number].append(
-                    f"{name} {column[number]:g} is outside {low:g} to {high:g} ({unit})"
+            for row in np.flatnonzero(~np.isfinite(column)):
+                reasons[row].append(f"{name} is missing or not a number")
+            for row in np.flatnonzero((column < low) | (column > high)):
+                reasons[row].append(
+                    f"{name} {column[row]:g} is outside {low:g} to {high:g} ({unit})"
                 )
-        return ["; ".join(told) for told in reasons]
+        return ["; ".join(row_reasons) for row_reasons in reasons]
 
 
 def _read_csv(source: Path, rows: int | None = None) -> pd.DataFrame:
@@ -221,7 +219,7 @@ def _read_csv(source: Path, rows: int | None = None) -> pd.DataFrame:
 
 
 def friedewald_notes(table: pd.DataFrame) -> list[str]:
-    """A note where the LDL of half the rows or more follows from the other lipids."""
+    """A note where the LDL of at least half the rows follows from the other lipids."""
     if not {*LIPIDS, TARGET} <= set(table.columns):
         return []
     computed = table["TC"] - table["HDL"] - table["TG"] / 5
@@ -258,4 +256,4 @@ def bundled_table() -> tuple[pd.DataFrame, list[str], list[str]]:
         "the LDL of these 442 patients was computed with Friedewald's formula "
         "(LDL = TC - HDL - TG/5), not measured: the network only has to find that formula"
     )
-    return table, [f"patient {number}" for number in range(len(table))], [note]
+    return table, [f"patient {row}" for row in range(len(table))], [note]

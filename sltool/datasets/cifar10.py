@@ -37,10 +37,10 @@ TRAIN, TEST = "data_batch_[1-9]", "test_batch"
 HELP = (
     "one of CIFAR-10's three layouts, from https://www.cs.toronto.edu/~kriz/cifar.html: the binary "
     "version (data_batch_1.bin ... test_batch.bin), the Python version (data_batch_1 ... "
-    "test_batch), or a folder of images for each class, if need be below train/ and test/"
+    "test_batch), or a folder of images for each class, optionally below train/ and test/"
 )
 
-# One batch file -> images (n, 3, 32, 32) uint8 and labels (n,).
+# A batch file -> images (n, 3, 32, 32) uint8 and labels (n,).
 Reader = Callable[[Path], tuple[NDArray[np.uint8], NDArray[np.int64]]]
 
 
@@ -52,7 +52,7 @@ class Cifar10(Dataset):
         classes: tuple[str, ...] = Field(
             default=CLASSES,
             min_length=2,
-            description="Class names in the order of their numbers; also the folders' names.",
+            description="Class names in the order of the class indices; also the folders' names.",
         )
 
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -83,24 +83,24 @@ class Cifar10(Dataset):
         return self._batch_files(files, read) if files else self._folders(source)
 
     def _batch_files(self, files: list[Path], read: Reader) -> Scan:
-        """Two passes: labels now, pictures when `prepare` asks for them, one file in memory."""
-        kept: list[tuple[int, int]] = []
+        """Two passes: labels now, and pictures when `prepare` loads them, file by file."""
+        places: list[tuple[int, int]] = []
         labels: list[int] = []
         refused = []
-        for number, path in enumerate(files):
+        for file, path in enumerate(files):
             for row, label in enumerate(read(path)[1].tolist()):
                 if 0 <= label < len(self.settings.classes):
-                    kept.append((number, row))
+                    places.append((file, row))
                     labels.append(label)
                 else:
                     refused.append(Refused(f"{path.name} #{row}", f"there is no class {label}"))
-        names = [f"{files[number].name} #{row}" for number, row in kept]
+        names = [f"{files[file].name} #{row}" for file, row in places]
         return Scan(
-            inputs=_Pictures(files, read, kept),
+            inputs=_Pictures(files, read, places),
             labels=np.array(labels, dtype=np.int64),
             records=names,
             groups=names,
-            official=["test" if files[number].stem == TEST else "train" for number, _ in kept],
+            official=["test" if files[file].stem == TEST else "train" for file, _ in places],
             refused=refused,
             notes=_missing_batches(files),
         )
@@ -110,19 +110,19 @@ class Cifar10(Dataset):
         if not _has_class_folders(source, classes):
             raise _no_layout(source, classes)
         found = [
-            (path, number, official)
+            (path, class_index, official)
             for folder, official in (
                 (source, ""),
                 (source / "train", "train"),
                 (source / "test", "test"),
             )
-            for number, name in enumerate(classes)
+            for class_index, name in enumerate(classes)
             for path in image_files(folder / name)
         ]
         names = [str(path.relative_to(source)) for path, _, _ in found]
         return Scan(
             inputs=ImageFiles([path for path, _, _ in found], Decode(32, 32, channels=3)),
-            labels=np.array([number for _, number, _ in found], dtype=np.int64),
+            labels=np.array([class_index for _, class_index, _ in found], dtype=np.int64),
             records=names,
             groups=names,
             official=[official for _, _, official in found],
@@ -130,20 +130,20 @@ class Cifar10(Dataset):
 
 
 class _Pictures:
-    """A picture by its number; the last file that was asked for stays in memory."""
+    """Loads a picture by its sample index; the two files used last stay in memory."""
 
-    def __init__(self, files: list[Path], read: Reader, rows: list[tuple[int, int]]) -> None:
+    def __init__(self, files: list[Path], read: Reader, places: list[tuple[int, int]]) -> None:
         self._files = files
         self._read = read
-        self._rows = rows
+        self._places = places
         self._lock = Lock()
         self._open: dict[int, NDArray[np.uint8]] = {}
 
-    def __call__(self, number: int) -> NDArray[np.uint8]:
-        file, row = self._rows[number]
+    def __call__(self, index: int) -> NDArray[np.uint8]:
+        file, row = self._places[index]
         with self._lock:
             if file not in self._open:
-                # Threads run over the end of one file while others are still at it.
+                # Some threads begin the next file while others still read the previous one.
                 self._open = dict([*self._open.items()][-1:])
                 self._open[file] = self._read(self._files[file])[0]
             picture: NDArray[np.uint8] = self._open[file][row]
@@ -151,17 +151,17 @@ class _Pictures:
 
 
 def read_binary(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """A batch of the binary layout: records of a label byte and 3072 pixel bytes, mapped.
+    """A memory-mapped batch of the binary layout: records of a label byte and 3072 pixel bytes.
 
     Raises:
-        BadDataError: the file does not end with a whole record.
+        BadDataError: the file is empty, or its last record is incomplete.
     """
     size = path.stat().st_size
     if size == 0 or size % (1 + PIXELS):
         raise BadDataError(
             f"the file has {size} bytes",
             where=path,
-            expected=f"a multiple of {1 + PIXELS}: a label and {PIXELS} pixels a picture",
+            expected=f"a multiple of {1 + PIXELS}: a label and {PIXELS} pixels for each picture",
             hint="fetch the file again",
         )
     records = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 1 + PIXELS)
@@ -169,7 +169,7 @@ def read_binary(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _batches(source: Path) -> tuple[list[Path], Reader]:
-    """The batch files in the source or in the one folder that the archive makes; training first."""
+    """The batch files in the source or in the archive's own folder; training batches first."""
     for folder in (source, source / "cifar-10-batches-bin", source / "cifar-10-batches-py"):
         for suffix, read in ((".bin", read_binary), ("", read_pickled)):
             files = [*sorted(folder.glob(TRAIN + suffix)), *folder.glob(TEST + suffix)]

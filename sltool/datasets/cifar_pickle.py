@@ -1,4 +1,4 @@
-"""CIFAR-10's Python layout, read without running anything that a pickle may hold.
+"""CIFAR-10's Python layout, read without executing code that a pickle may contain.
 
 A batch is a pickled dict of bytes and one NumPy array. Here unpickling makes plain values and, for
 the array, a stub that keeps its raw state; any other global is refused, and no NumPy code sees the
@@ -32,7 +32,7 @@ class _DType:
 
 
 class _Array:
-    """What a pickle says of a NumPy array: (version, shape, dtype, Fortran order, bytes)."""
+    """The state of a NumPy array in a pickle: (version, shape, dtype, Fortran order, bytes)."""
 
     state: Any = None
 
@@ -41,7 +41,7 @@ class _Array:
 
 
 class _NDArray:
-    """Stands for the class numpy.ndarray, which a pickle names and nothing uses."""
+    """Placeholder for the class numpy.ndarray, which a pickle names but does not use."""
 
 
 def _reconstruct(*_: object) -> _Array:
@@ -86,7 +86,7 @@ def read_pickled(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """A batch of the Python layout: images (n, 3, 32, 32) and labels (n,).
 
     Raises:
-        BadDataError: the file is no such batch, or holds anything else that would be run.
+        BadDataError: the file is not such a batch, or names a global that is not allowed.
     """
     try:
         if path.stat().st_size > LIMIT:
@@ -106,7 +106,7 @@ def read_pickled(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     ) as error:
         raise _refused(path, str(error) or type(error).__name__) from error
     if not isinstance(batch, dict):
-        raise _refused(path, "it holds no dict")
+        raise _refused(path, "it is not a dict")
     values = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}
     labels = values.get("labels")
     if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
@@ -128,7 +128,7 @@ def _pixels(path: Path, data: object, rows: int) -> NDArray[np.uint8]:
 
 def _refused(path: Path, why: str) -> BadDataError:
     return BadDataError(
-        f"the file is no batch of CIFAR-10's Python version: {why}",
+        f"the file is not a batch of CIFAR-10's Python version: {why}",
         where=path,
-        expected="a pickled dict with 'data' and 'labels'; nothing else in it is ever run",
+        expected="a pickled dict with 'data' and 'labels'; no code in it is executed",
     )

@@ -1,4 +1,4 @@
-"""Chest CT slices in a folder per class (the paper's COVID-CT case)."""
+"""Chest CT slices, a folder for each class (the paper's COVID-CT case)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LAYOUTS: dict[str, dict[str, str]] = {
     "UCSD": {"non-COVID": "CT_NonCOVID", "COVID": "CT_COVID"},
     "Sao Paulo": {"non-COVID": "non-COVID", "COVID": "COVID"},
 }
-# UCSD's lists of files, and what each is for.
+# UCSD's lists of files -> their splits.
 SPLIT_LISTS = {"train": "train", "val": "validation", "test": "test"}
 SPLIT_FOLDERS = {"non-COVID": "NonCOVID", "COVID": "COVID"}
-# Headers of the tables that lead from a file to its patient, without case and punctuation.
+# Headers of the tables that name the patient of a file, without case and punctuation.
 FILE_HEADERS = frozenset({"filename", "imagename", "image", "file"})
 PATIENT_HEADERS = frozenset({"patientid", "patient"})
 
@@ -54,11 +54,11 @@ class CovidCT(Dataset):
             default=("non-COVID", "COVID"),
             min_length=2,
             description="The last of two is the positive one. The large curated set has CAP too; "
-            "leave it out here and its slices are not read.",
+            "if it is left out here, its slices are not read.",
         )
         folders: dict[str, str] = Field(
             default={},
-            description="Class -> folder in the source, where the folders are called otherwise "
+            description="Class -> folder in the source, where the folders have other names "
             "than in the public sets.",
         )
 
@@ -88,23 +88,29 @@ class CovidCT(Dataset):
     def scan(self, source: Path | None) -> Scan:
         source = self.need_source(source)
         root, folders = self._class_folders(source)
-        around = [root, *(above for above in root.parents if above.is_relative_to(source))]
-        patients = _read_patients(around)
-        lists = _read_lists(around)
+        folders_with_tables = [
+            root,
+            *(parent for parent in root.parents if parent.is_relative_to(source)),
+        ]
+        patients = _read_patients(folders_with_tables)
+        lists = _read_lists(folders_with_tables)
         size, slices = self.settings.size, self._slices(root, folders)
-        names = [str(one.path.relative_to(source)) for one in slices]
-        known = [patients.get(one.key) or patients.get(one.key_without_suffix) for one in slices]
+        names = [str(image.path.relative_to(source)) for image in slices]
+        known = [
+            patients.get(image.key) or patients.get(image.key_without_suffix) for image in slices
+        ]
         return Scan(
             inputs=ImageFiles(
-                [one.path for one in slices], Decode(size, size, channels=1, pad=self.settings.pad)
+                [image.path for image in slices],
+                Decode(size, size, channels=1, pad=self.settings.pad),
             ),
-            labels=np.array([one.label for one in slices], dtype=np.int64),
+            labels=np.array([image.label for image in slices], dtype=np.int64),
             records=names,
             groups=[patient or name for patient, name in zip(known, names, strict=True)],
-            official=[lists.get(one.key, "") for one in slices],
+            official=[lists.get(image.key, "") for image in slices],
             refused=_missing(lists, slices),
             notes=[
-                *_patient_notes(sum(one is None for one in known), len(slices)),
+                *_patient_notes(sum(patient is None for patient in known), len(slices)),
                 *_list_notes(lists, slices),
                 *_left_out(root, folders),
             ],
@@ -131,7 +137,7 @@ class CovidCT(Dataset):
         return slices
 
 
-# A slice is known to the tables and lists by its class and its file's name, in lower case.
+# The tables and lists identify a slice by its class and its file's name, in lower case.
 Key = tuple[str, str]
 
 
@@ -161,7 +167,7 @@ def _class_root(source: Path, folders: Mapping[str, str]) -> Path | None:
 
 
 def _no_layout(source: Path, layouts: list[dict[str, str]]) -> BadDataError:
-    """The error for a source that has not all class folders of any layout."""
+    """The error for a source that does not have all class folders of any layout."""
     there = sorted(entry.name for entry in source.iterdir()) if source.is_dir() else []
     missing = [sorted(set(folders.values()) - set(there)) for folders in layouts]
     partly = [
@@ -176,18 +182,18 @@ def _no_layout(source: Path, layouts: list[dict[str, str]]) -> BadDataError:
         expected=HELP,
         hint=f"there is: {', '.join(there[:10]) or 'nothing'}; give --source the folder above the "
         "class folders, or name the folders under dataset.folders in study.yaml; a hospital that "
-        "has no such cases makes an empty folder for them",
+        "has no such cases creates an empty folder for them",
     )
 
 
-def _read_patients(around: list[Path]) -> dict[Key, str]:
+def _read_patients(folders: list[Path]) -> dict[Key, str]:
     """Slice -> patient, from tables such as meta_data_covid.csv or COVID-CT-MetaInfo.csv.
 
-    The same patient's number in two tables is taken for the same patient: so nobody can stand on
-    both sides of a split.
+    A patient id that two tables share is treated as one patient, so that the samples of a patient
+    never go to different splits.
     """
     patients: dict[Key, str] = {}
-    for table in sorted(path for folder in around for path in folder.glob("*[Mm]eta*.csv")):
+    for table in sorted(path for folder in folders for path in folder.glob("*[Mm]eta*.csv")):
         rows = csv.DictReader(_text(table).splitlines())
         headers = {plain_name(header): header for header in rows.fieldnames or []}
         file = next((headers[name] for name in headers if name in FILE_HEADERS), None)
@@ -196,9 +202,10 @@ def _read_patients(around: list[Path]) -> dict[Key, str]:
             continue
         class_name = _table_class(table.name)
         for row in rows:
-            name, number = (row[file] or "").strip(), (row[patient] or "").strip()
-            if name and number:
-                patients[class_name, name.replace("\\", "/").rsplit("/", 1)[-1].lower()] = number
+            name, patient_id = (row[file] or "").strip(), (row[patient] or "").strip()
+            if name and patient_id:
+                key = class_name, name.replace("\\", "/").rsplit("/", 1)[-1].lower()
+                patients[key] = patient_id
     return patients
 
 
@@ -210,13 +217,13 @@ def _table_class(name: str) -> str:
     return "CAP" if "cap" in plain else "COVID"
 
 
-def _read_lists(around: list[Path]) -> dict[Key, str]:
-    """Slice -> split, from UCSD's Data-split; of two, the one that is further from training."""
+def _read_lists(folders: list[Path]) -> dict[Key, str]:
+    """Slice -> split, from UCSD's Data-split; in two lists, the split further from training."""
     lists: dict[Key, str] = {}
     for prefix, split in SPLIT_LISTS.items():
-        for class_name, folder in SPLIT_FOLDERS.items():
-            for above in around:
-                for path in sorted((above / "Data-split" / folder).glob(f"{prefix}*.txt")):
+        for class_name, list_folder in SPLIT_FOLDERS.items():
+            for folder in folders:
+                for path in sorted((folder / "Data-split" / list_folder).glob(f"{prefix}*.txt")):
                     for name in _lines(path):
                         lists[class_name, name.lower()] = split
     return lists
@@ -239,12 +246,12 @@ def _text(path: Path) -> str:
 
 
 def _missing(lists: dict[Key, str], slices: list[_Slice]) -> list[Refused]:
-    there = {one.key for one in slices}
-    classes = {one.class_name for one in slices}
+    present = {image.key for image in slices}
+    classes = {image.class_name for image in slices}
     return [
         Refused(f"{class_name}/{name}", f"a {split} list names it, but there is no such file")
         for (class_name, name), split in lists.items()
-        if class_name in classes and (class_name, name) not in there
+        if class_name in classes and (class_name, name) not in present
     ]
 
 
@@ -255,12 +262,15 @@ def _patient_notes(unknown: int, total: int) -> list[str]:
             "random split, so test figures may be too good"
         ]
     if unknown:
-        return [f"{unknown} of {total} slices have no patient in the tables: each stays alone"]
+        return [
+            f"{unknown} of {total} slices have no patient in the tables: each is treated "
+            "as a patient of its own"
+        ]
     return []
 
 
 def _left_out(root: Path, folders: dict[str, str]) -> list[str]:
-    """The curated set's third class, where the study does not have it."""
+    """A note for a class of the curated set that the study leaves out."""
     return [
         f"the source has a class {name} too, which dataset.classes leaves out"
         for name, folder in LAYOUTS["curated"].items()
@@ -271,10 +281,10 @@ def _left_out(root: Path, folders: dict[str, str]) -> list[str]:
 
 
 def _list_notes(lists: dict[Key, str], slices: list[_Slice]) -> list[str]:
-    unlisted = sum(one.key not in lists for one in slices)
+    unlisted = sum(image.key not in lists for image in slices)
     if not lists:
         return []
-    notes = ["the source has its own split lists; split.official in study.yaml keeps to them"]
+    notes = ["the source has its own split lists; split.official in study.yaml uses them"]
     if unlisted:
-        notes.append(f"{unlisted} slices are in no split list: they are for training")
+        notes.append(f"{unlisted} slices are in no split list: they go to training")
     return notes

@@ -1,6 +1,6 @@
 """DICOM files, as they come from a hospital's archive (pip install "sltool[dicom]").
 
-What stands in a file is followed as the standard says (PS3.3): rescale slope and intercept or the
+A file's attributes are applied as the standard says (PS3.3): rescale slope and intercept or the
 modality's table (C.11.1), the window or VOI table (C.11.2), MONOCHROME1 (C.7.6.3.1.2), and for
 enhanced multi-frame files their functional groups (C.7.6.16).
 """
@@ -31,7 +31,7 @@ Frames = Literal["all", "middle"]
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a file, and whose it is."""
+    """A picture of a file, its patient and its examination."""
 
     path: Path
     index: int
@@ -53,17 +53,17 @@ class Frame:
 
 
 def chosen_frames(count: int, frames: Frames) -> list[int]:
-    """Which of a file's pictures are taken."""
+    """The indices of the pictures that are used, of a file with `count` pictures."""
     return list(range(count)) if frames == "all" else [count // 2]
 
 
 class Headers:
-    """Reads the headers of all files, and keeps count of what they lack.
+    """Reads the headers of all files, and counts the missing attributes.
 
     Args:
-        source: the folder by which files are named.
-        frames: which pictures of a file are taken.
-        burned_in: take files, too, that say that a name is burned into the picture.
+        source: the folder; files are named relative to it.
+        frames: which pictures of a file are used.
+        burned_in: accept files whose header says that a name is burned into the picture.
     """
 
     def __init__(self, source: Path, frames: Frames, burned_in: bool) -> None:
@@ -76,7 +76,7 @@ class Headers:
         self._lacks: Counter[str] = Counter()
 
     def frames(self, path: Path) -> list[Frame]:
-        """The pictures of a file that are taken."""
+        """The pictures of a file that are used; none for a refused file."""
         try:
             header = self._pydicom.dcmread(path, stop_before_pixels=True)
             reason = self._reason(header, path)
@@ -108,12 +108,12 @@ class Headers:
         )
         if named and not self._burned_in:
             return (
-                "it says that the picture shows a name or a face (0028,0301 or 0028,0302); "
-                "dataset.burned_in takes it all the same"
+                "its header says that the picture shows a name or a face (0028,0301 or 0028,0302); "
+                "dataset.burned_in: true accepts it"
             )
         syntax = header.file_meta.TransferSyntaxUID
         if not _decodable(syntax):
-            return f"no decoder here for its compression, {syntax.name}: see sltool[dicom]"
+            return f"no decoder is installed for its compression, {syntax.name}: see sltool[dicom]"
         uid = str(header.get("SOPInstanceUID") or path)
         first = self._seen.setdefault(uid, path)
         return "" if first == path else f"the same image as {first.relative_to(self._source)}"
@@ -121,14 +121,14 @@ class Headers:
     def notes(self) -> list[str]:
         """What the user should know about these files."""
         notes = []
-        if number := self._lacks["no patient id"]:
+        if count := self._lacks["no patient id"]:
             notes.append(
-                f"{number} files bear no patient id: there each examination is taken for a patient "
+                f"{count} files have no patient id: there each examination is treated as a patient "
                 "of its own, and test figures may be too good"
             )
-        if number := self._lacks["burned in?"]:
+        if count := self._lacks["burned in?"]:
             notes.append(
-                f"{number} files do not say whether a name is burned into the picture (0028,0301): "
+                f"{count} files do not say whether a name is burned into the picture (0028,0301): "
                 "look at them before they are encoded"
             )
         return notes
@@ -148,7 +148,7 @@ def _pydicom() -> Any:
         import pydicom
     except ImportError as error:
         raise UsageError("DICOM files need pydicom", hint='pip install "sltool[dicom]"') from error
-    # Odd values are the rule in real files; what matters here is checked where it is used.
+    # Real files often break the value rules; values are checked where they are used.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     return pydicom
 
@@ -181,7 +181,7 @@ def _grey(frame: Frame, window: tuple[float, float] | None) -> NDArray[Any]:
 
 
 def _take_functional_groups(header: Any, index: int) -> None:
-    """Bring a frame's own rescaling and window to where a plain file has them."""
+    """Copy a frame's own rescaling and window to where a single-frame file has them."""
     groups = [*header.get("SharedFunctionalGroupsSequence", [])]
     groups += header.get("PerFrameFunctionalGroupsSequence", [])[index : index + 1]
     for group in groups:

@@ -1,4 +1,4 @@
-"""Images without code: a folder for each class, or a table that says what each file is."""
+"""Images of any source: a folder for each class, or a table with the label of each file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from sltool.datasets.base import Dataset, Refused, Scan, UnreadableSampleError, image_samples
 from sltool.datasets.dicom_files import Frame, Frames, Headers
-from sltool.datasets.image_inference import from_folders, from_table, look_at, table_of
+from sltool.datasets.image_inference import from_folders, from_table, inspect_images, table_of
 from sltool.datasets.image_sources import (
     HELP,
     Entry,
@@ -25,7 +25,7 @@ from sltool.datasets.image_sources import (
     table_path,
     without_copies,
 )
-from sltool.datasets.images import NO_IMAGE, Decode, ImageFiles, decode_image, told_reason
+from sltool.datasets.images import NO_IMAGE, Decode, ImageFiles, decode_image, unreadable_reason
 from sltool.datasets.nifti_files import Slice, slices_of
 from sltool.datasets.source_columns import (
     KNOWN_SPLITS,
@@ -66,12 +66,12 @@ class Picture:
         try:
             return decode_image(self.path, decode)
         except NO_IMAGE as error:
-            raise UnreadableSampleError(told_reason(error)) from error
+            raise UnreadableSampleError(unreadable_reason(error)) from error
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of an entry; its patient and examination may be known from its file alone."""
+    """An image of an entry; its patient and examination may come from the file itself."""
 
     entry: Entry
     record: str
@@ -98,22 +98,22 @@ class ImageFolder(Dataset):
     class Settings(Section):
         table: str | None = Field(
             default=None,
-            description="The table's path in the source; null: the folders say the class. Where "
-            "--source is itself a table, its name.",
+            description="The table's path in the source; null: the folders are the classes. If "
+            "--source is itself a table, its file name.",
         )
         headers: ImageHeaders = Field(
-            default=ImageHeaders(), description="Of the table; without meaning for folders."
+            default=ImageHeaders(), description="The table's headers; not used for folders."
         )
         classes: Classes = Field(
             default={"negative": ("negative",), "positive": ("positive",)},
             min_length=2,
             description="Class -> its folders, or its labels in the table; the last of two is the "
-            "positive one. To join two, write {ill: [ill, Ill]}.",
+            "positive one. To merge two, write {ill: [ill, Ill]}.",
         )
         splits: dict[str, SplitName] = Field(
             default=dict(KNOWN_SPLITS),
             description="The source's name of a split (a folder, or a value in the table) -> "
-            "train, validation or test. `split.official` keeps to them.",
+            "train, validation or test. `split.official` uses them.",
         )
         size: int = Field(default=224, ge=8, description="Height and width in pixels.")
         pad: bool = Field(
@@ -123,16 +123,16 @@ class ImageFolder(Dataset):
         window: tuple[float, Positive] | None = Field(
             default=None,
             description="Centre and width of the grey values of 16-bit pictures, DICOM and NIfTI "
-            "([40, 400] for soft tissue in CT). null: as a DICOM file says; of a picture all that "
-            "16 bits hold; of a volume its full range.",
+            "([40, 400] for soft tissue in CT). null: for DICOM, as the file says; for a picture, "
+            "the full 16-bit range; for a volume, its own full range.",
         )
         frames: Frames = Field(
             default="all",
-            description="Of a volume, or a DICOM file with several pictures: all, or the middle.",
+            description="Which slices of a volume or pictures of a DICOM file: all, or the middle.",
         )
         burned_in: bool = Field(
             default=False,
-            description="Take DICOM files, too, that say that a name is burned into the picture.",
+            description="Accept DICOM files that say that a name is burned into the picture.",
         )
 
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -153,7 +153,7 @@ class ImageFolder(Dataset):
         table = given.get("table") or table_of(source, wanted="headers" in given)
         found = from_table(source, table, given) if table else from_folders(source, given)
         settings, paths, notes = found
-        return {**settings, **look_at(paths).settings()}, notes
+        return {**settings, **inspect_images(paths).settings()}, notes
 
     def samples(self) -> Samples:
         shape = (self.settings.channels, self.settings.size, self.settings.size)
@@ -163,23 +163,23 @@ class ImageFolder(Dataset):
         source = self.need_source(source)
         refused: list[Refused] = []
         notes: list[str] = []
-        entries = list(self._taken(self._entries(source, refused, notes), refused))
+        entries = list(self._usable(self._entries(source, refused, notes), refused))
         entries = without_copies(entries, refused, notes)
-        samples = list(self._opened(source, entries, refused, notes))
-        official = [one.entry.split for one in samples]
-        sites = [one.entry.site for one in samples]
-        patients = [one.patient for one in samples]
-        if not any(one.entry.patient or isinstance(one.image, Frame) for one in samples):
+        samples = list(self._images(source, entries, refused, notes))
+        official = [sample.entry.split for sample in samples]
+        sites = [sample.entry.site for sample in samples]
+        patients = [sample.patient for sample in samples]
+        if not any(sample.entry.patient or isinstance(sample.image, Frame) for sample in samples):
             notes.append(
                 "this source names no patients: images of one patient may fall on both sides of a "
                 "random split, so test figures may be too good"
             )
         return Scan(
             inputs=self._inputs(samples),
-            labels=np.array([one.code for one in samples], dtype=np.int64),
-            records=[one.record for one in samples],
+            labels=np.array([sample.code for sample in samples], dtype=np.int64),
+            records=[sample.record for sample in samples],
             groups=patients,
-            examinations=[one.examination for one in samples],
+            examinations=[sample.examination for sample in samples],
             official=official,
             sites=sites if any(sites) else None,
             refused=refused,
@@ -188,13 +188,13 @@ class ImageFolder(Dataset):
         )
 
     def _entries(self, source: Path, refused: list[Refused], notes: list[str]) -> Iterator[Entry]:
-        """What the source says of each file, in its own words."""
+        """The files with their label, split and ids, as the source spells them."""
         if self.settings.table is not None:
             table = read_table(table_path(source, self.settings.table))
             yield from self._rows(source, table, refused)
             return
         if not source.is_dir():
-            raise BadDataError("the source is no folder", where=source, expected=HELP)
+            raise BadDataError("the source is not a folder", where=source, expected=HELP)
         paths, others = files_of(source)
         known = ClassCodes(self.settings.classes, "dataset.classes")
         for path in paths:
@@ -204,7 +204,7 @@ class ImageFolder(Dataset):
             label = next((part for part in parts if part in known), (named or [""])[0])
             yield Entry(path, record_of(path, source), label, split)
         if others:
-            notes.append(f"files that are no images were passed over: {counted(others)}")
+            notes.append(f"files that are not images were skipped: {counted(others)}")
 
     def _rows(self, source: Path, table: TextTable, refused: list[Refused]) -> Iterator[Entry]:
         headers = self.settings.headers
@@ -213,26 +213,26 @@ class ImageFolder(Dataset):
         columns = {role: table.column(keys[role], f"dataset.headers.{role}") for role in keys}
         finder = Finder(source)
         seen: dict[Path, str] = {}
-        for number, row in enumerate(table.rows):
-            said = {role: column[number] for role, column in columns.items()}
-            name = said.pop("file")
+        for index, row in enumerate(table.rows):
+            cells = {role: column[index] for role, column in columns.items()}
+            name = cells.pop("file")
             path = finder.find(name)
             if path is None:
                 refused.append(Refused(f"{row}: {name}", finder.reason(name)))
-            elif (before := seen.setdefault(path, row)) != row:
-                refused.append(Refused(f"{row}: {name}", f"{before} names the same file"))
+            elif (earlier := seen.setdefault(path, row)) != row:
+                refused.append(Refused(f"{row}: {name}", f"{earlier} names the same file"))
             else:
-                yield Entry(path, record_of(path, finder.root), **said)
+                yield Entry(path, record_of(path, finder.root), **cells)
 
-    def _taken(self, entries: Iterable[Entry], refused: list[Refused]) -> Iterator[Entry]:
-        """The entries of a known class and split; the split by our name."""
+    def _usable(self, entries: Iterable[Entry], refused: list[Refused]) -> Iterator[Entry]:
+        """The entries of a known class and split, with the study's name of the split."""
         codes = ClassCodes(self.settings.classes, "dataset.classes")
         folders = self.settings.table is None
         for entry in entries:
             split = split_of(entry.split, self.settings.splits)
             if entry.label not in codes:
-                loose = folders and not entry.label
-                reason = "it lies in no class folder" if loose else codes.unknown(entry.label)
+                outside = folders and not entry.label
+                reason = "it is not in a class folder" if outside else codes.unknown(entry.label)
                 refused.append(Refused(entry.record, reason))
             elif split is None:
                 near = nearest(entry.split, self.settings.splits)
@@ -241,7 +241,7 @@ class ImageFolder(Dataset):
             else:
                 yield replace(entry, split=split)
 
-    def _opened(
+    def _images(
         self, source: Path, entries: list[Entry], refused: list[Refused], notes: list[str]
     ) -> Iterator[Sample]:
         """The images of each file."""
@@ -269,14 +269,14 @@ class ImageFolder(Dataset):
     def _inputs(self, samples: list[Sample]) -> Any:
         options = self.settings
         decode = Decode(options.size, options.size, options.channels, options.pad, options.window)
-        images = [one.image for one in samples]
+        images = [sample.image for sample in samples]
         pictures = [image.path for image in images if isinstance(image, Picture)]
         if len(pictures) == len(images):
             return ImageFiles(pictures, decode)
-        return lambda number: images[number].load(decode)
+        return lambda index: images[index].load(decode)
 
     def _understood(self, source: Path, samples: list[Sample]) -> list[str]:
-        """What this source was taken for."""
+        """How this source was read, a line for each fact."""
         settings = self.settings
         place = (
             f"the table {settings.table}: file from '{settings.headers.file}', label from "
@@ -290,12 +290,12 @@ class ImageFolder(Dataset):
         classes = "; ".join(
             f"{name} = {', '.join(labels)}" for name, labels in settings.classes.items()
         )
-        looked = look_at([one.entry.path for one in samples])
+        properties = inspect_images([sample.entry.path for sample in samples])
         shape = f"{settings.size} x {settings.size} pixels, {settings.channels} channel"
         lines = [
             f"source: {place}",
             f"classes: {classes}",
-            f"images: {looked}; each becomes {shape}{'s' if settings.channels > 1 else ''}",
+            f"images: {properties}; each becomes {shape}{'s' if settings.channels > 1 else ''}",
         ]
-        splits = [one.entry.split for one in samples if one.entry.split]
+        splits = [sample.entry.split for sample in samples if sample.entry.split]
         return [*lines, f"splits of the source: {counted(splits)}"] if splits else lines

@@ -1,4 +1,4 @@
-"""What a folder or a table of images is taken for in a new study."""
+"""Settings of a new study, inferred from a folder or a table of images."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from sltool.datasets.source_columns import (
 from sltool.datasets.table_files import SET_HEADER, TextTable, read_table, which_header
 from sltool.errors import BadDataError
 
-# Files that are looked at for a new study's size and channels.
-LOOKED_AT = 30
+# Files that are inspected for a new study's size and channels.
+INSPECTED_FILES = 30
 USUAL_SIZES = (32, 64, 96, 128, 224)
 SHOWN_ROWS = 20
 MOST_CLASSES = 100
@@ -45,16 +45,17 @@ _HINT = (
     "give --source the folder above the class folders; or a table (--set dataset.table=NAME), "
     "which may say the label of each file"
 )
-# Settings, files to look at, and notes.
-Found = tuple[dict[str, Any], list[Path], list[str]]
+# Settings, files to inspect, and notes.
+Inferred = tuple[dict[str, Any], list[Path], list[str]]
 
 
-def from_folders(source: Path, given: Mapping[str, Any]) -> Found:
+def from_folders(source: Path, given: Mapping[str, Any]) -> Inferred:
     """The settings for class folders."""
     paths, _ = files_of(source)
     counts = _class_folders(source, paths, given)
-    there = listed(sorted(path.name for path in source.iterdir()))
-    need_two(list(counts), source, "folders", f"{HELP}; there is: {there or 'nothing'}", _HINT)
+    present = listed(sorted(path.name for path in source.iterdir()))
+    expected = f"{HELP}; the source has: {present or 'nothing'}"
+    need_two(list(counts), source, "folders", expected, _HINT)
     tables = [path.name for path in tables_of(source)]
     notes = (
         [
@@ -68,13 +69,13 @@ def from_folders(source: Path, given: Mapping[str, Any]) -> Found:
 
 
 def _class_folders(source: Path, paths: Iterable[Path], given: Mapping[str, Any]) -> Counter[str]:
-    """Class folder -> its files."""
+    """Class folder -> the number of its files."""
     splits = given.get("splits", KNOWN_SPLITS)
     found = (class_parts(path, source, splits) for path in paths)
     return Counter(parts[0] for parts in found if parts)
 
 
-def from_table(source: Path, name: str, given: Mapping[str, Any]) -> Found:
+def from_table(source: Path, name: str, given: Mapping[str, Any]) -> Inferred:
     """The settings for a table of files and labels."""
     table = read_table(table_path(source, name))
     headers = dict(given.get("headers") or {})
@@ -96,9 +97,9 @@ def from_table(source: Path, name: str, given: Mapping[str, Any]) -> Found:
             hint=f"give {SET_HEADER}label=HEADER",
         )
     names = table.column(file, "dataset.headers.file")
-    step = max(1, len(names) // LOOKED_AT)
+    step = max(1, len(names) // INSPECTED_FILES)
     paths = [path for path in map(finder.find, names[::step]) if path]
-    people = find_people([one for one in table.columns if one not in (file, label)], headers)
+    people = find_people([name for name in table.columns if name not in (file, label)], headers)
     settings = {
         "table": name,
         "headers": {"file": file, "label": label, **people},
@@ -108,7 +109,7 @@ def from_table(source: Path, name: str, given: Mapping[str, Any]) -> Found:
 
 
 def _file_header(table: TextTable, finder: Finder) -> str | None:
-    """The column whose first texts are files of the source."""
+    """The column whose first cells name files of the source."""
     usual = find_header("file", table.columns)
     headers = [*([usual] if usual else []), *table.columns]
     return next(
@@ -122,10 +123,10 @@ def _file_header(table: TextTable, finder: Finder) -> str | None:
 
 
 def table_of(source: Path, wanted: bool) -> str | None:
-    """The name of the table that says what the files are; None where folders do.
+    """The name of the table with the files' labels; None where class folders give them.
 
     Args:
-        wanted: a table, even beside class folders.
+        wanted: use a table even if there are class folders.
     """
     if source.is_file():
         if source.suffix.lower() not in TABLES:
@@ -147,8 +148,14 @@ def table_of(source: Path, wanted: bool) -> str | None:
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What some of a source's images are: (width, height) of each, colour, the highest value."""
+class ImageProperties:
+    """Properties of some of a source's images.
+
+    Attributes:
+        sizes: (width, height) of each, in pixels.
+        colour: whether any has a colour.
+        top: the highest value in pictures with more than 8 bits, or 0.
+    """
 
     sizes: list[tuple[int, int]]
     colour: bool
@@ -159,47 +166,47 @@ class Looked:
         if not self.sizes:
             return {}
         short = float(np.median([min(size) for size in self.sizes]))
-        size = max([one for one in USUAL_SIZES if one <= short] or USUAL_SIZES[:1])
+        size = max([usual for usual in USUAL_SIZES if usual <= short] or USUAL_SIZES[:1])
         found: dict[str, Any] = {"size": size, "channels": 3 if self.colour else 1}
         if self.top:
-            # A scanner's 10 or 12 bits in a file of 16 would be nearly black.
+            # A scanner's 10 or 12 bits in a 16-bit file would be nearly black.
             levels = 2 ** int(np.ceil(np.log2(self.top + 1)))
             found["window"] = [levels / 2, levels]
         return found
 
     def __str__(self) -> str:
         if not self.sizes:
-            return "none could be looked at"
+            return "none could be read"
         low, high = min(self.sizes), max(self.sizes)
         sizes = "{} x {}".format(*low) + (" to {} x {}".format(*high) if high != low else "")
         depth = f", more than 8 bits (up to {self.top:g})" if self.top else ""
         return f"{sizes} pixels, {'colour' if self.colour else 'grey'}{depth}"
 
 
-def look_at(paths: Sequence[Path]) -> Looked:
-    """Look at some images, evenly spread; those that cannot be read are passed over."""
+def inspect_images(paths: Sequence[Path]) -> ImageProperties:
+    """Properties of some images, evenly spread; unreadable files are skipped."""
     sizes, colour, top = [], False, 0.0
-    for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
+    for path in paths[:: max(1, len(paths) // INSPECTED_FILES)]:
         kind = kind_of(path)
         try:
             if kind != "picture":
                 sizes += [size_of_slices(path) if kind == "nifti" else size_of_dicom(path)]
                 continue
-            width, height, coloured, highest = _look_at_picture(path)
+            width, height, coloured, highest = _inspect_picture(path)
         except (*NO_IMAGE, UnreadableSampleError):
             continue
         sizes.append((width, height))
         colour, top = colour or coloured, max(top, highest)
-    return Looked(sizes, colour, top)
+    return ImageProperties(sizes, colour, top)
 
 
-def _look_at_picture(path: Path) -> tuple[int, int, bool, float]:
-    """Width, height, whether it has a colour, and the highest value of more than 8 bits, or 0."""
+def _inspect_picture(path: Path) -> tuple[int, int, bool, float]:
+    """Width, height, whether it has a colour, and the highest value if over 8 bits, else 0."""
     from PIL import Image
 
     with Image.open(path) as image:
         if image.mode.startswith(("I", "F")):
             return *image.size, False, max(0.0, float(np.asarray(image).max(initial=0)))
         colours = np.asarray(image.convert("RGB"), dtype=np.int16)
-    # JPEG's rounding makes a grey picture differ by a little between its channels.
+    # JPEG's rounding makes the channels of a grey picture differ slightly.
     return colours.shape[1], colours.shape[0], bool(np.ptp(colours, axis=2).max() > 16), 0.0

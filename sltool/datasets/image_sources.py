@@ -1,4 +1,4 @@
-"""The files of a source of images: which there are, which a table means, and which are copies."""
+"""The files of a source of images: finding them, by a table too, and detecting copies."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ a folder with a folder of images for each class, such as well/ and ill/, also be
               what Pillow reads, DICOM and NIfTI"""
 TABLES = (".csv", ".tsv", *sorted(EXCEL))
 DICOM = (".dcm", ".dicom", ".ima")
-# Pillow hands these to other programs, or has no reader for them.
+# Pillow passes these to other programs, or has no reader for them.
 NOT_READ = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
-# Folders around all images, whose names say nothing.
+# Folders that contain all images, whose names are no classes.
 WRAPPERS = frozenset({"images", "image", "img", "imgs", "data", "dataset", "png", "jpg"})
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the source and what the source says of it; '' where it says nothing."""
+    """A file of the source, and what the source says about it; '' where it says nothing."""
 
     path: Path
     record: str
@@ -93,7 +93,7 @@ def files_of(source: Path) -> tuple[list[Path], list[str]]:
 
 
 def class_parts(path: Path, source: Path, splits: Mapping[str, SplitName]) -> list[str]:
-    """The folders that a file lies in, but for those of a split and those that hold all images."""
+    """The folders above a file, without split folders and folders that contain all images."""
     parts = list(path.relative_to(source).parts[:-1])
     named = [part for part in parts if not split_of(part, splits)]
     while named and named[0].lower() in WRAPPERS:
@@ -106,7 +106,7 @@ def tables_of(source: Path) -> Iterator[Path]:
 
 
 def table_path(source: Path, name: str) -> Path:
-    """The table in the source; raises `BadDataError` where it is not, or is outside."""
+    """The table's path; raises `BadDataError` if it does not exist or lies outside the source."""
     if source.is_file():
         return source
     path = source / name
@@ -116,13 +116,13 @@ def table_path(source: Path, name: str) -> Path:
     raise BadDataError(
         f"the table '{name}' is not in the source{nearest(name, names)}",
         where=source,
-        expected=f"{KINDS}; there is: {listed(names) or 'none'}",
+        expected=f"{KINDS}; the source has: {listed(names) or 'none'}",
         hint="correct dataset.table in study.yaml; null reads a folder for each class",
     )
 
 
 class Finder:
-    """Finds the files that a table names: by their path, by their name, or without the suffix."""
+    """Finds the files that a table names: by path, by file name, or by file name without suffix."""
 
     def __init__(self, source: Path) -> None:
         self.root = source if source.is_dir() else source.parent
@@ -136,7 +136,7 @@ class Finder:
         return found
 
     def find(self, name: str) -> Path | None:
-        """The file; None where there is none, or several."""
+        """The file; None if no file matches, or several do."""
         name = name.replace("\\", "/")
         path = self.root / name
         if name and path.is_file() and path.resolve().is_relative_to(self.root.resolve()):
@@ -145,36 +145,37 @@ class Finder:
         return found[0] if len(found) == 1 else None
 
     def reason(self, name: str) -> str:
-        """Why `find` has found none."""
+        """Why `find` returned None."""
         if not name:
             return "the row names no file"
         if found := self._by_name.get(name.replace("\\", "/").rsplit("/", 1)[-1], []):
             names = listed(record_of(path, self.root) for path in found)
-            return f"{len(found)} images are called so: {names}"
+            return f"{len(found)} images have this name: {names}"
         return "there is no such image"
 
 
 def without_copies(entries: list[Entry], refused: list[Refused], notes: list[str]) -> list[Entry]:
-    """Of files with the same bytes the one that is furthest from training; none, if labels differ.
+    """The entries without copies: of files with the same bytes, one in the split furthest from
+    training is left, and none if their labels differ.
 
-    A picture in training and in the test would make the figures too good.
+    A picture both in training and in the test would make the figures too good.
     """
     left_out: set[Path] = set()
     across = 0
     for copies in _copies(entries):
-        kept = max(copies, key=lambda one: SPLITS.index(one.split) if one.split else 0)
-        differ = len({one.label for one in copies}) > 1
-        across += len({one.split for one in copies}) > 1
+        chosen = max(copies, key=lambda entry: SPLITS.index(entry.split) if entry.split else 0)
+        differ = len({entry.label for entry in copies}) > 1
+        across += len({entry.split for entry in copies}) > 1
         for entry in copies:
-            if differ or entry is not kept:
-                twin = next(one for one in copies if one is not entry) if differ else kept
-                said = f", which has the label '{twin.label}'" if entry.label != twin.label else ""
-                refused.append(Refused(entry.record, f"the same file as {twin.record}{said}"))
+            if differ or entry is not chosen:
+                twin = next(copy for copy in copies if copy is not entry) if differ else chosen
+                label = f", which has the label '{twin.label}'" if entry.label != twin.label else ""
+                refused.append(Refused(entry.record, f"the same file as {twin.record}{label}"))
                 left_out.add(entry.path)
     if across:
         notes.append(
             f"{across} image{'s are' if across > 1 else ' is'} in two of the source's splits, byte "
-            "for byte: taken once, in the one further from training"
+            "for byte: used once, in the split further from training"
         )
     return [entry for entry in entries if entry.path not in left_out]
 

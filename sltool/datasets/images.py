@@ -1,4 +1,4 @@
-"""Image files -> arrays of one size. Runs in worker processes, so it imports little."""
+"""Image files -> arrays of the same size. Runs in worker processes, so it imports little."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
-# What `decode_image` raises for a file that is no image, or half of one.
+# What `decode_image` raises for a file that is not an image, or is cut off.
 NO_IMAGE = (OSError, ValueError, SyntaxError, Warning, EOFError)
 
 
@@ -24,8 +24,8 @@ class Decode:
         height, width: in pixels.
         channels: 1 (grey) or 3 (RGB).
         pad: keep the aspect ratio and fill the rest with black, instead of stretching.
-        window: centre and width of the grey values of pictures of more than 8 bits; None: all
-            that the file's format can hold (floating point: 0 to the picture's maximum).
+        window: centre and width of the grey values of pictures with more than 8 bits; None: the
+            full range of the file's format (floating point: 0 to the picture's maximum).
     """
 
     height: int
@@ -44,7 +44,7 @@ class ImageFiles:
 
 
 def decode_image(path: Path, decode: Decode) -> NDArray[np.uint8]:
-    """Read one file as uint8 of shape (channels, height, width).
+    """Read a file as uint8 of shape (channels, height, width).
 
     Raises:
         OSError, ValueError, SyntaxError: Pillow cannot read the file as an image.
@@ -52,7 +52,7 @@ def decode_image(path: Path, decode: Decode) -> NDArray[np.uint8]:
     from PIL import Image
 
     with warnings.catch_warnings():
-        # Pillow only warns of an image that grows to hundreds of megapixels.
+        # Pillow only warns about a file that decodes to hundreds of megapixels.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path) as image:
             image.draft("L" if decode.channels == 1 else "RGB", (decode.width, decode.height))
@@ -79,7 +79,7 @@ def grey_picture(grey: NDArray[Any], decode: Decode) -> NDArray[np.uint8]:
 
 
 def linear_window(values: NDArray[np.float32], centre: float, width: float) -> NDArray[np.float32]:
-    """PS3.3 C.11.2.1.2.1 of the DICOM standard: grey values -> black 0, white 1, and beyond."""
+    """PS3.3 C.11.2.1.2.1 of the DICOM standard: grey values -> black 0 and white 1, not clipped."""
     return (values - np.float32(centre - 0.5)) / np.float32(max(width - 1, 1e-6)) + np.float32(0.5)
 
 
@@ -98,7 +98,7 @@ def _eight_bit(image: Any, window: tuple[float, float] | None) -> Any:
 
 
 def fit(picture: Any, decode: Decode) -> Any:
-    """A Pillow image brought to the height and width."""
+    """A Pillow image resized to the height and width."""
     from PIL import Image, ImageOps
 
     size = (decode.width, decode.height)
@@ -112,33 +112,33 @@ def fit(picture: Any, decode: Decode) -> Any:
 def decode_batch(
     paths: Sequence[Path], decode: Decode
 ) -> tuple[NDArray[np.uint8], list[int], list[str]]:
-    """Decode files in a row. This is all that a worker process does: plain data in and out.
+    """Decode files one after the other: the whole task of a worker process.
 
     Returns:
-        The readable ones as uint8 (n, channels, height, width), their numbers in `paths`, and for
-        each file '' or why it could not be read.
+        The readable images as uint8 (n, channels, height, width), their indices in `paths`, and
+        for each file '' or the reason why it could not be read.
     """
     images = np.empty((len(paths), decode.channels, decode.height, decode.width), np.uint8)
-    kept: list[int] = []
+    readable: list[int] = []
     reasons = []
-    for number, path in enumerate(paths):
+    for index, path in enumerate(paths):
         try:
-            images[len(kept)] = decode_image(path, decode)
-            kept.append(number)
+            images[len(readable)] = decode_image(path, decode)
+            readable.append(index)
             reasons.append("")
         except NO_IMAGE as error:
-            reasons.append(told_reason(error))
-    return images[: len(kept)], kept, reasons
+            reasons.append(unreadable_reason(error))
+    return images[: len(readable)], readable, reasons
 
 
-def told_reason(error: Exception) -> str:
-    """Why `decode_image` could not read a file."""
+def unreadable_reason(error: Exception) -> str:
+    """Why `decode_image` could not read a file, for the user."""
     text = str(error).split("\n", 1)[0]
     return "not an image that Pillow knows" if "cannot identify" in text else text or repr(error)
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted; hidden files are passed over."""
+    """The image files below a folder, sorted; hidden files are skipped."""
     return sorted(
         path
         for path in folder.rglob("*")

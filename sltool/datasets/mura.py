@@ -27,7 +27,7 @@ LISTS: tuple[ListName, ...] = get_args(ListName)
 PREFIX = "XR_"
 
 TREE = """\
-MURA-v1.1, Stanford's bone X-rays; it is given out one by one, under a research use agreement, at
+MURA-v1.1, Stanford's bone X-rays; each user has to request it, under a research use agreement, at
             https://stanfordmlgroup.github.io/competitions/mura/. The folder looks like this:
               MURA-v1.1/train_image_paths.csv      MURA-v1.1/train_labeled_studies.csv
               MURA-v1.1/valid_image_paths.csv      MURA-v1.1/valid_labeled_studies.csv
@@ -35,7 +35,7 @@ MURA-v1.1, Stanford's bone X-rays; it is given out one by one, under a research 
               MURA-v1.1/valid/XR_WRIST/patient11185/study1_negative/image1.png"""
 
 IMAGE = re.compile(r"(?:.*/)?((train|valid)/XR_([A-Z]+)/(patient\d+)/([^/]+))/([^/]+)")
-STUDY = re.compile(r"(?:.*/)?((train|valid)/XR_([A-Z]+)/(patient\d+)/([^/]+))/?")
+EXAMINATION = re.compile(r"(?:.*/)?((train|valid)/XR_([A-Z]+)/(patient\d+)/([^/]+))/?")
 
 
 def _short(name: object) -> object:
@@ -61,8 +61,8 @@ class Mura(Dataset):
         )
         valid_as: Literal["test", "validation"] = Field(
             default="test",
-            description="With split.official: what the list 'valid' is for. The other part is "
-            "drawn from the patients of the list 'train'.",
+            description="With split.official: the split that the list 'valid' becomes. The other "
+            "split is drawn from the patients of the list 'train'.",
         )
         size: int = Field(default=224, ge=8, description="Height and width in pixels.")
         pad: bool = Field(
@@ -97,9 +97,9 @@ class Mura(Dataset):
             raise _not_mura(root, "there is no folder train/XR_... or valid/XR_...")
         notes = []
         if len(lists) < len(LISTS):
-            notes.append(f"the source has the list {lists[0]} alone: dataset.lists says so")
+            notes.append(f"the source has only the list {lists[0]}: dataset.lists is set to it")
         if len(parts) < len(BODY_PARTS):
-            notes.append(f"the source has {', '.join(parts)} alone: dataset.body_parts says so")
+            notes.append(f"the source has only {', '.join(parts)}: dataset.body_parts is set to it")
         return {"body_parts": parts, "lists": lists}, notes
 
     @classmethod
@@ -111,11 +111,13 @@ class Mura(Dataset):
 
     def scan(self, source: Path | None) -> Scan:
         root = _root(self.need_source(source))
-        found = [_read(root, name, set(self.settings.body_parts)) for name in self.settings.lists]
-        images = [image for one in found for image in one.images]
+        readings = [
+            _read(root, name, set(self.settings.body_parts)) for name in self.settings.lists
+        ]
+        images = [image for reading in readings for image in reading.images]
         size = self.settings.size
         official = {"train": "train", "valid": self.settings.valid_as}
-        notes = [note for one in found for note in one.notes] + _patient_notes(images)
+        notes = [note for reading in readings for note in reading.notes] + _patient_notes(images)
         if (root / NOTICE).is_file():
             notes.insert(0, "this source is synthetic: its figures say nothing about X-rays")
         return Scan(
@@ -129,31 +131,31 @@ class Mura(Dataset):
             examinations=[image.examination for image in images],
             official=[official[image.list] for image in images],
             parts=[(image.list, image.part) for image in images],
-            refused=[one for reading in found for one in reading.refused],
+            refused=[sample for reading in readings for sample in reading.refused],
             notes=notes,
         )
 
 
 @dataclass(frozen=True)
 class _Image:
-    """One line of a list of images; `path` is relative to the source's root."""
+    """A line of a list of images; `path` is relative to the source's root."""
 
     path: str
     list: str
     part: str
     patient: str
-    study: str
+    examination_folder: str
     label: int
 
     @property
     def examination(self) -> str:
-        # A patient has a 'study1' under every part of the body that was X-rayed.
-        return f"{PREFIX}{self.part.upper()}/{self.study}"
+        # A patient has a folder 'study1...' under every part of the body that was X-rayed.
+        return f"{PREFIX}{self.part.upper()}/{self.examination_folder}"
 
 
 @dataclass
 class _Reading:
-    """What one of the two lists brought."""
+    """The contents of a list: images, refused samples and notes."""
 
     images: list[_Image] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
@@ -164,32 +166,34 @@ class _Reading:
 
 
 def _read(root: Path, name: str, parts: set[str]) -> _Reading:
-    """Read the list 'train' or 'valid' of these parts of the body, and look at every file."""
+    """Read the list 'train' or 'valid' of these body parts, and compare it with the files."""
     reading = _Reading()
     labels = _read_labels(root, name, parts, reading)
-    there = {
+    present = {
         path.relative_to(root).as_posix()
         for part in sorted(parts)
         for path in image_files(root / name / (PREFIX + part.upper()))
     }
     table = _csv(root, name, "image_paths")
-    named: set[str] = set()
+    listed: set[str] = set()
     for line, match, _ in _lines(table, IMAGE, name, parts, reading):
         path = f"{match[1]}/{match[6]}"
-        if path in named:
-            reading.notes.append(f"{table.name} line {line} names {path} again: taken once")
-        elif path not in there:
+        if path in listed:
+            reading.notes.append(f"{table.name} line {line} names {path} again: used once")
+        elif path not in present:
             reading.refuse(path, f"{table.name} line {line} names it, but there is no such file")
         elif match[1] not in labels:
-            reading.refuse(path, f"{_csv(root, name, 'labeled_studies').name} lacks its study")
+            reading.refuse(
+                path, f"{_csv(root, name, 'labeled_studies').name} lacks its examination"
+            )
         else:
             reading.images.append(
                 _Image(path, name, match[3].lower(), match[4], match[5], labels[match[1]])
             )
-        named.add(path)
-    for path in sorted(there - named):
+        listed.add(path)
+    for path in sorted(present - listed):
         reading.refuse(path, f"{table.name} does not name this file")
-    _note_differences(reading, table.name, len(named - there), len(there - named))
+    _note_differences(reading, table.name, len(listed - present), len(present - listed))
     return reading
 
 
@@ -201,18 +205,18 @@ def _note_differences(reading: _Reading, table: str, missing: int, unnamed: int)
 
 
 def _read_labels(root: Path, name: str, parts: set[str], reading: _Reading) -> dict[str, int]:
-    """Each study's folder -> 0 or 1, as the csv says."""
+    """Each examination's folder -> its label in the csv, 0 or 1."""
     table = _csv(root, name, "labeled_studies")
     labels: dict[str, int] = {}
-    for line, match, value in _lines(table, STUDY, name, parts, reading):
+    for line, match, value in _lines(table, EXAMINATION, name, parts, reading):
         if value not in ("0", "1"):
             reading.refuse(f"{table.name} line {line}", f"the label is '{value}', not 0 or 1")
             continue
         labels[match[1]] = int(value)
         if match[5].endswith("_negative" if value == "1" else "_positive"):
             reading.notes.append(
-                f"{table.name} line {line} labels {match[1]} with {value}, against its folder's "
-                "name: the csv is believed"
+                f"{table.name} line {line} labels {match[1]} with {value}, which contradicts "
+                "its folder's name: the label in the csv is used"
             )
     return labels
 
@@ -220,10 +224,10 @@ def _read_labels(root: Path, name: str, parts: set[str], reading: _Reading) -> d
 def _lines(
     table: Path, pattern: re.Pattern[str], name: str, parts: set[str], reading: _Reading
 ) -> Iterator[tuple[int, re.Match[str], str]]:
-    """The lines of a csv about these parts: the number, the path's match, the second column.
+    """The lines of a csv about these parts: line number, the path's match, the second column.
 
     Raises:
-        BadDataError: the csv is missing or is no text.
+        BadDataError: the csv is missing or is not text.
     """
     try:
         text = table.read_text(encoding="utf-8-sig")
@@ -238,13 +242,15 @@ def _lines(
         match = pattern.fullmatch(path)
         if match is None or match[2] != name or match[3].lower() not in BODY_PARTS:
             if path:
-                reading.refuse(f"{table.name} line {line}", f"'{path}' is no path of MURA's tree")
+                reading.refuse(
+                    f"{table.name} line {line}", f"'{path}' is not a path of MURA's tree"
+                )
         elif match[3].lower() in parts:
             yield line, match, cells[1].strip() if len(cells) > 1 else ""
 
 
 def _patient_notes(images: list[_Image]) -> list[str]:
-    """What to know of patients under several parts or in both lists."""
+    """Notes about patients with several parts of the body or in both lists."""
     parts, lists = defaultdict(set), defaultdict(set)
     for image in images:
         parts[image.patient].add(image.part)
@@ -253,11 +259,11 @@ def _patient_notes(images: list[_Image]) -> list[str]:
     if several := sorted(patient for patient, found in parts.items() if len(found) > 1):
         notes.append(
             f"{len(several)} patients have more than one part of the body: {_some(several)}; "
-            "each stays one group"
+            "all images of a patient go to the same split"
         )
     if both := sorted(patient for patient, found in lists.items() if len(found) > 1):
         notes.append(
-            f"{len(both)} patients stand in both lists: {_some(both)}; with split.official their "
+            f"{len(both)} patients are in both lists: {_some(both)}; with split.official their "
             "images in the list train go with those in the list valid"
         )
     return notes
@@ -272,7 +278,7 @@ def _csv(root: Path, name: str, what: str) -> Path:
 
 
 def _root(source: Path) -> Path:
-    """The folder with the csv files: the source, or the one MURA folder in it."""
+    """The folder with the csv files: the source, or a folder directly below it."""
     for root in (source, *sorted(source.glob("*/"))):
         if any(_csv(root, name, "image_paths").is_file() for name in LISTS):
             return root

@@ -14,7 +14,7 @@ from sltool.errors import StorageError
 NOTICE = "SYNTHETIC.txt"
 # Sides in pixels; MURA's own are about four times as long.
 SIDES = (96, 192)
-# The round of studies (one a part of the body) that each list and label takes, over and over.
+# List and label of each round of examinations (one for each part of the body), repeated.
 ROUNDS = (
     ("train", 0),
     ("train", 1),
@@ -27,11 +27,11 @@ FIRST_PATIENT = {"train": 1, "valid": 11185}
 
 
 @dataclass(frozen=True)
-class _Study:
+class _Examination:
     list: str
     part: str
     patient: int
-    number: int
+    index: int
     label: int
 
     @property
@@ -39,15 +39,15 @@ class _Study:
         result = "positive" if self.label else "negative"
         return (
             f"{self.list}/XR_{self.part.upper()}/patient{self.patient:05d}"
-            f"/study{self.number}_{result}"
+            f"/study{self.index}_{result}"
         )
 
 
 def write_synthetic(folder: Path, images: int, seed: int, parts: Sequence[str]) -> Path:
-    """Write `folder/MURA-v1.1`, unless it is there; returns it.
+    """Write `folder/MURA-v1.1`, unless it exists; returns its path.
 
-    Positive studies show a dark gap and a bright plate across the bone. Some patients have two
-    studies, some two parts of the body; sizes differ, and three in ten images are RGB.
+    Positive examinations show a dark gap and a bright plate across the bone. Some patients have two
+    examinations, some two parts of the body; sizes differ, and three of ten images are RGB.
 
     Raises:
         StorageError: no space or no permission.
@@ -66,58 +66,71 @@ def write_synthetic(folder: Path, images: int, seed: int, parts: Sequence[str]) 
 
 
 def _write(root: Path, images: int, rng: np.random.Generator, parts: Sequence[str]) -> None:
-    studies = _studies(min(images, max(4 * len(parts), images // 2)), parts)
-    extra = rng.multinomial(images - len(studies), [1 / len(studies)] * len(studies))
+    examinations = _examinations(min(images, max(4 * len(parts), images // 2)), parts)
+    count = len(examinations)
+    extra = rng.multinomial(images - count, [1 / count] * count)
     paths: dict[str, list[str]] = {name: [] for name in FIRST_PATIENT}
     labels: dict[str, list[str]] = {name: [] for name in FIRST_PATIENT}
-    for study, more in zip(studies, extra, strict=True):
-        (root / study.path).mkdir(parents=True)
-        labels[study.list].append(f"MURA-v1.1/{study.path}/,{study.label}\n")
-        for number in range(1, more + 2):
-            path = f"{study.path}/image{number}.png"
-            _draw(root / path, study.label, rng)
-            paths[study.list].append(f"MURA-v1.1/{path}\n")
+    for examination, more in zip(examinations, extra, strict=True):
+        (root / examination.path).mkdir(parents=True)
+        labels[examination.list].append(f"MURA-v1.1/{examination.path}/,{examination.label}\n")
+        for index in range(1, more + 2):
+            path = f"{examination.path}/image{index}.png"
+            _draw(root / path, examination.label, rng)
+            paths[examination.list].append(f"MURA-v1.1/{path}\n")
     for name in FIRST_PATIENT:
         (root / f"{name}_image_paths.csv").write_text("".join(paths[name]), encoding="utf-8")
         (root / f"{name}_labeled_studies.csv").write_text("".join(labels[name]), encoding="utf-8")
     (root / NOTICE).write_text("Drawn by `sltool prepare --synthetic`.\n", encoding="utf-8")
 
 
-def _studies(count: int, parts: Sequence[str]) -> list[_Study]:
-    """Studies in rounds over the parts; every ninth is of the patient before, every eleventh of
-    the patient one round before, whose part it shares."""
+def _examinations(count: int, parts: Sequence[str]) -> list[_Examination]:
+    """Examinations in rounds over the parts.
+
+    Every ninth has the patient of the previous one, and every eleventh the patient and the part
+    of the one a round earlier.
+    """
     patients = dict(FIRST_PATIENT)
-    studies: list[_Study] = []
+    examinations: list[_Examination] = []
     for index in range(count):
         name, label = ROUNDS[index // len(parts) % len(ROUNDS)]
         part = parts[index % len(parts)]
-        before = studies[-1] if index % 9 == 8 else None
+        previous = examinations[-1] if index % 9 == 8 else None
         if index % 11 == 10 and index >= len(parts):
-            before = studies[-len(parts)]
-        if before is None or before.list != name:
-            studies.append(_Study(name, part, patients[name], 1, label))
+            previous = examinations[-len(parts)]
+        if previous is None or previous.list != name:
+            examinations.append(_Examination(name, part, patients[name], 1, label))
             patients[name] += 1
         else:
-            same = [one for one in studies if (one.patient, one.part) == (before.patient, part)]
-            studies.append(_Study(name, part, before.patient, len(same) + 1, label))
-    return studies
+            patient = previous.patient
+            earlier = sum(
+                examination.patient == patient and examination.part == part
+                for examination in examinations
+            )
+            examinations.append(_Examination(name, part, patient, earlier + 1, label))
+    return examinations
 
 
 def _draw(path: Path, label: int, rng: np.random.Generator) -> None:
-    """One bone on black, across the picture at any angle."""
+    """Draw a bone on black, across the picture at a random angle."""
     from PIL import Image, ImageDraw
 
     width, height = rng.integers(*SIDES, size=2)
-    reach, thick = int(np.hypot(width, height)), int(min(width, height) * rng.uniform(0.25, 0.4))
+    reach, thickness = (
+        int(np.hypot(width, height)),
+        int(min(width, height) * rng.uniform(0.25, 0.4)),
+    )
     bone = Image.new("L", (reach, reach), 10)
     pen = ImageDraw.Draw(bone)
     middle = reach // 2
-    pen.rectangle((0, middle - thick // 2, reach, middle + thick // 2), fill=150)
-    pen.rectangle((0, middle - thick // 5, reach, middle + thick // 5), fill=105)
+    pen.rectangle((0, middle - thickness // 2, reach, middle + thickness // 2), fill=150)
+    pen.rectangle((0, middle - thickness // 5, reach, middle + thickness // 5), fill=105)
     if label:
         at = middle + int(rng.integers(-reach // 8, reach // 8 + 1))
-        pen.line((at - 6, middle - thick // 2, at + 6, middle + thick // 2), fill=10, width=5)
-        pen.rectangle((at - thick // 2, middle - 4, at + thick // 2, middle + 4), fill=250)
+        pen.line(
+            (at - 6, middle - thickness // 2, at + 6, middle + thickness // 2), fill=10, width=5
+        )
+        pen.rectangle((at - thickness // 2, middle - 4, at + thickness // 2, middle + 4), fill=250)
     bone = bone.rotate(float(rng.uniform(0, 180)), fillcolor=10)
     left, top = (reach - width) // 2, (reach - height) // 2
     pixels = np.asarray(bone.crop((left, top, left + width, top + height)), dtype=np.float32)

@@ -1,8 +1,8 @@
 """Reading NHANES from the CDC's XPT files: https://wwwn.cdc.gov/nchs/nhanes/.
 
 A cycle (two years) is a set of files with the same suffix: DEMO_H.XPT, BMX_H.XPT, TCHOL_H.XPT,
-HDL_H.XPT and TRIGLY_H.XPT are 2013-14. The variables are looked for in all files of a cycle, since
-the files were called otherwise before 2005 (LAB13AM, L13_B).
+HDL_H.XPT and TRIGLY_H.XPT are 2013-14. The variables are looked up in all files of a cycle, since
+the files had other names before 2005 (LAB13AM, L13_B).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 from sltool.errors import BadDataError
 
 PERSON = "SEQN"
-# Our name -> NHANES' variables, of which a cycle has one.
+# Our name -> NHANES' variables; a cycle has one of them.
 VARIABLES: dict[str, tuple[str, ...]] = {
     "age": ("RIDAGEYR",),
     "sex": ("RIAGENDR",),
@@ -30,7 +30,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "TG": ("LBXTR", "LBXTLG"),
     "LDL": ("LBDLDL",),
 }
-# mg/dL variable -> the same in mmol/L, by which the unit is checked.
+# Variable in mg/dL -> its twin in mmol/L, for checking the unit.
 SI_TWINS = {
     "LBXTC": "LBDTCSI",
     "LBDHDD": "LBDHDDSI",
@@ -40,7 +40,7 @@ SI_TWINS = {
     "LBXTLG": "LBDTLGSI",
     "LBDLDL": "LBDLDLSI",
 }
-# A pair agrees within half a unit of mg/dL, or 1 %, for NHANES rounds both.
+# NHANES rounds both values of a pair: they may differ by 0.5 mg/dL or 1 %.
 TOLERANCE = 0.01
 UNIT_LIMIT = 0.01
 
@@ -61,16 +61,16 @@ def read_nhanes(
         mg_per_mmol: mg/dL in one mmol/L, for the columns that have both units.
 
     Returns:
-        The table, a row for each person that all the needed files have, lipids in mg/dL; the
+        The table, a row for each person who is in all needed files, lipids in mg/dL; the
         records; and notes.
 
     Raises:
-        BadDataError: no XPT files, a variable that no file of a cycle has, or another unit.
+        BadDataError: there are no XPT files, a cycle lacks a variable, or the unit is not mg/dL.
     """
     unknown = [name for name in columns if name not in VARIABLES]
     if unknown:
         raise BadDataError(
-            f"NHANES has no column {', '.join(unknown)} that is known here",
+            f"no NHANES variable is known for the column {', '.join(unknown)}",
             where=folder,
             expected=f"columns among {', '.join(VARIABLES)}",
             hint="take it out of dataset.columns in study.yaml",
@@ -89,13 +89,16 @@ def read_nhanes(
     joined = pd.concat(tables, ignore_index=True)
     twice = joined[PERSON].duplicated()
     if twice.any():
-        notes.append(f"{twice.sum()} persons stand in two cycles: taken once")
+        notes.append(f"{twice.sum()} persons are in two cycles: used once")
         joined = joined[~twice].reset_index(drop=True)
     return joined, [f"{PERSON} {person:.0f}" for person in joined.pop(PERSON)], notes
 
 
 def nhanes_cycles(folder: Path) -> dict[str, list[Path]]:
-    """Cycle -> its XPT files: by the letter at the end ('H'), 'P' in front (2017-2020), or ''."""
+    """Cycle -> its XPT files.
+
+    The name is the letter at the end ('H'), 'P' in front (2017-2020), or '1999-2000' for neither.
+    """
     cycles: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() == ".xpt" and path.is_file():
@@ -108,33 +111,33 @@ def nhanes_cycles(folder: Path) -> dict[str, list[Path]]:
 def _read_cycle(
     name: str, files: list[Path], columns: Sequence[str], mg_per_mmol: dict[str, float]
 ) -> tuple[pd.DataFrame, int]:
-    """The persons that all needed files have, and how many there are in any of them."""
+    """The persons who are in all needed files, and how many are in any of them."""
     frames = {path: _read_xpt(path) for path in files}
     joined: pd.DataFrame | None = None
-    taken: set[str] = set()
+    found: set[str] = set()
     everyone: set[float] = set()
     for path, frame in frames.items():
         wanted = {
             variable: column
             for column in columns
             for variable in [name for name in VARIABLES[column] if name in frame.columns][:1]
-            if column not in taken
+            if column not in found
         }
         if not wanted:
             continue
         for variable, column in wanted.items():
             _check_unit(path, frame, variable, mg_per_mmol.get(column))
-        taken.update(wanted.values())
+        found.update(wanted.values())
         part = frame[[PERSON, *wanted]].rename(columns=wanted)
         everyone.update(part[PERSON])
         joined = part if joined is None else joined.merge(part, on=PERSON, validate="1:1")
-    missing = [column for column in columns if column not in taken]
+    missing = [column for column in columns if column not in found]
     if joined is None or missing:
         variables = [" or ".join(VARIABLES[column]) for column in missing]
         raise BadDataError(
             f"cycle {name} has no variable {', '.join(variables)}",
             where=files[0].parent,
-            expected=f"{HELP}; of this cycle there are {', '.join(path.name for path in files)}",
+            expected=f"{HELP}; this cycle has {', '.join(path.name for path in files)}",
             hint="fetch the missing files, or take the cycle's files out of the folder",
         )
     return joined, len(everyone)
@@ -146,15 +149,15 @@ def _read_xpt(path: Path) -> pd.DataFrame:
     except (ValueError, OSError, UnicodeDecodeError) as error:
         raise BadDataError(f"the file is not in SAS' XPT format: {error}", where=path) from error
     if PERSON not in frame.columns:
-        raise BadDataError(f"the file has no {PERSON}, the person's number", where=path)
+        raise BadDataError(f"the file has no {PERSON}, the person's id", where=path)
     if frame[PERSON].duplicated().any():
         twice = frame[PERSON][frame[PERSON].duplicated()].iloc[0]
-        raise BadDataError(f"{PERSON} {twice:.0f} stands there twice", where=path)
+        raise BadDataError(f"{PERSON} {twice:.0f} occurs twice", where=path)
     return frame
 
 
 def _check_unit(path: Path, frame: pd.DataFrame, variable: str, mg_per_mmol: float | None) -> None:
-    """Raise unless the values are mg/dL, as their twins in mmol/L tell."""
+    """Raise `BadDataError` unless the values are mg/dL, judged by their twins in mmol/L."""
     twin = SI_TWINS.get(variable)
     if mg_per_mmol is None or twin not in frame.columns:
         return

@@ -1,4 +1,4 @@
-"""What a table's or folder's names mean: label, patient, split, site; classes; and their checks."""
+"""The meaning of a table's headers and a folder's names: label, patient, split, site, classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sltool.errors import BadDataError, StudyFileError, nearest
 from sltool.study.schema import Section
 from sltool.study.study_file import validate
 
-# Role -> headers that are taken for it in a new study, without case and punctuation.
+# Role -> headers that a new study uses for it, without case and punctuation.
 KNOWN: dict[str, tuple[str, ...]] = {
     "file": ("file", "filename", "filepath", "path", "image", "imagename", "imagepath", "imageid"),
     "label": ("label", "class", "target", "diagnosis", "outcome", "y"),
@@ -37,13 +37,13 @@ KNOWN_SPLITS: dict[str, SplitName] = {
     "test": "test",
     "testing": "test",
 }
-# A class of such a name is the negative of two.
+# Of two classes, the one with such a name is the negative.
 NEGATIVE = re.compile(r"(non|not?[ _-]|neg|normal|healthy|benign|control|without)|(0|false|no?)$")
 SHOWN = 10
 
 
 class People(Section):
-    """The headers that say whose a sample is, and what it is for."""
+    """The headers of a sample's patient, examination, split and site."""
 
     patient: str | None = Field(
         default=None, description="Header of the patient. null: each sample is its own patient."
@@ -60,17 +60,17 @@ def _as_lists(value: Any) -> Any:
 
 
 def _as_text(value: Any) -> Any:
-    # YAML reads a label 0 as a number; in the source it is text.
+    # YAML reads a label 0 as an integer; in the source it is text.
     return value if isinstance(value, str) else str(value)
 
 
 Texts = tuple[Annotated[str, BeforeValidator(_as_text)], ...]
-# Class -> what stands for it in the source; a single name stands for a list of one.
+# Class -> its names in the source; a single name means a list of that name.
 Classes = Annotated[dict[str, Texts], BeforeValidator(_as_lists)]
 
 
 def check_typed(schema: type[Section], given: Mapping[str, Any]) -> None:
-    """Raise `StudyFileError` where settings that the user typed cannot be, before they are used."""
+    """Raise `StudyFileError` for invalid settings that the user typed, before they are used."""
     validate(schema, given, where="--set", prefix="dataset")
 
 
@@ -80,19 +80,19 @@ def plain_name(text: str) -> str:
 
 
 def find_header(role: str, headers: Iterable[str]) -> str | None:
-    """The header that is usually called so; None where there is none."""
+    """The first usual header of this role that is present; None if there is none."""
     by_name = {plain_name(header): header for header in reversed(list(headers))}
     return next((by_name[name] for name in KNOWN[role] if name in by_name), None)
 
 
 def find_people(headers: Iterable[str], given: Mapping[str, Any]) -> dict[str, str | None]:
-    """The headers of `People`, where they can be told; `given` goes before."""
+    """The headers of `People` that are known; `given` takes precedence over usual headers."""
     headers = list(headers)
     return {role: given.get(role) or find_header(role, headers) for role in People.model_fields}
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Classes by name; of two, the one that sounds negative is the first."""
+    """Classes sorted by name; of two, the negative one by its name is the first."""
     names = sorted(names)
     if len(names) == 2 and _negative(names[1]) and not _negative(names[0]):
         names.reverse()
@@ -123,12 +123,12 @@ def alike(classes: Mapping[str, int]) -> list[str]:
     """A note for two classes whose names differ by a letter or by case: perhaps a typing error.
 
     Args:
-        classes: name -> samples.
+        classes: name -> the number of its samples.
     """
     names = sorted(classes, key=lambda name: classes[name])
     notes = []
     for place, rare in enumerate(names):
-        # An opposite ('COVID', 'non-COVID') is no typing error, and a frequent class is none.
+        # An opposite ('COVID', 'non-COVID') is not a typing error, nor is a frequent class.
         others = {
             name.lower(): name
             for name in names[place + 1 :]
@@ -136,17 +136,17 @@ def alike(classes: Mapping[str, int]) -> list[str]:
         }
         for twin in map(others.get, get_close_matches(rare.lower(), others, 1, 0.8)):
             notes.append(
-                f"the class '{rare}' has {classes[rare]} samples and is spelt like '{twin}': if it "
-                f"is the same, write {twin}: [{twin}, {rare}] under dataset.classes"
+                f"the class '{rare}' has {classes[rare]} samples and is spelt like '{twin}': if "
+                f"they are the same, write {twin}: [{twin}, {rare}] under dataset.classes"
             )
     return notes
 
 
 class ClassCodes:
-    """The source's labels -> class numbers.
+    """The source's labels -> class indices.
 
     Raises:
-        StudyFileError: a label stands for two classes.
+        StudyFileError: a label belongs to two classes.
     """
 
     def __init__(self, classes: Mapping[str, Sequence[str]], key: str) -> None:
@@ -155,7 +155,7 @@ class ClassCodes:
         for code, labels in enumerate(classes.values()):
             for label in labels:
                 if self._codes.setdefault(label, code) != code:
-                    raise StudyFileError(f"{key}: '{label}' stands for two classes")
+                    raise StudyFileError(f"{key}: '{label}' belongs to two classes")
 
     def __contains__(self, label: str) -> bool:
         return label in self._codes
@@ -164,7 +164,7 @@ class ClassCodes:
         return self._codes[label]
 
     def get(self, label: str, default: int) -> int:
-        """The number of this label, or `default`."""
+        """The class index of this label, or `default`."""
         return self._codes.get(label, default)
 
     def unknown(self, label: str) -> str:
@@ -175,7 +175,7 @@ class ClassCodes:
 
 
 def split_of(name: str, splits: Mapping[str, SplitName]) -> str | None:
-    """The split that the source calls so; '' for no name, None for one that nobody knows."""
+    """The split with this name in the source; '' for no name, None for an unknown name."""
     return {**{k.lower(): v for k, v in splits.items()}, "": ""}.get(name.lower())
 
 
@@ -186,15 +186,15 @@ def patient_notes(
 ) -> list[str]:
     """A note for patients in two splits, and for patients at two sites."""
     notes = []
-    if torn := _in_two(patients, official or []):
+    if several := _in_two(patients, official or []):
         notes.append(
-            f"{_counted(torn)} in two of the source's splits ({_first(torn)}): each goes as a "
-            "whole to the one further from training"
+            f"{_counted(several)} in two of the source's splits ({_first(several)}): all samples "
+            "of such a patient go to the split further from training"
         )
-    if torn := _in_two(patients, sites or []):
+    if several := _in_two(patients, sites or []):
         notes.append(
-            f"{_counted(torn)} at two sites ({_first(torn)}): is it one person, or one number for "
-            "two? No split tears such a patient"
+            f"{_counted(several)} at two sites ({_first(several)}): is it the same person, or do "
+            "two persons share an id? All samples of such a patient go to the same split"
         )
     return notes
 
@@ -211,7 +211,7 @@ def same_row_notes(
     twice = sum(len(found - {""}) > 1 for found in places.values())
     if not twice:
         return []
-    rows = f"{twice} rows stand" if twice > 1 else "1 row stands"
+    rows = f"{twice} rows are" if twice > 1 else "1 row is"
     return [
         f"{rows} in two of the source's splits with the same values: the same patients? A patient "
         "column keeps them together"
@@ -226,17 +226,17 @@ def _in_two(patients: Sequence[str], column: Sequence[str]) -> dict[str, list[st
     return {patient: sorted(found) for patient, found in places.items() if len(found) > 1}
 
 
-def _counted(torn: Mapping[str, object]) -> str:
-    return "1 patient stands" if len(torn) == 1 else f"{len(torn)} patients stand"
+def _counted(patients: Mapping[str, object]) -> str:
+    return "1 patient is" if len(patients) == 1 else f"{len(patients)} patients are"
 
 
-def _first(torn: Mapping[str, list[str]]) -> str:
-    patient, places = next(iter(torn.items()))
+def _first(patients: Mapping[str, list[str]]) -> str:
+    patient, places = next(iter(patients.items()))
     return f"{patient}: {', '.join(places)}"
 
 
 def listed(names: Iterable[str]) -> str:
-    """'a, b, c', and of many the first ones."""
+    """'a, b, c'; of more than `SHOWN` names the first ones and the number of the others."""
     names = list(names)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Tables without code: numeric and categorical columns to a number, or to one of some classes."""
+"""Any table: numeric and categorical columns as inputs, a quantity or a class as the label."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Table(Dataset):
 
     class Settings(Section):
         headers: TableHeaders = Field(
-            default=TableHeaders(), description="The table's headers beside the columns."
+            default=TableHeaders(), description="The table's headers other than `columns`."
         )
         label: Label = Field(
             default=Label(classes={"0": ("0",), "1": ("1",)}), description="What is predicted."
@@ -57,30 +57,31 @@ class Table(Dataset):
         columns: dict[str, Column] = Field(
             default={"x": Column()},
             min_length=1,
-            description="Header -> what the network sees of it, in this order. Numbers: {range: "
-            "[lowest, highest usual value]} or {mean: .., sd: ..}, agreed on. Categories: "
+            description="Header -> how the network gets the column, in this order. Numbers: "
+            "{range: [lowest, highest usual value]} or {mean: .., sd: ..}, agreed on. Categories: "
             "{categories: [a, b]}. A row without a value is refused; `missing: indicator` "
             "fills in `fill` (the mean, or no category) and adds a column that is 1 there, else 0.",
         )
         categories_as: Literal["one-hot", "codes"] = Field(
-            default="one-hot", description="A column for each category, or one of whole numbers."
+            default="one-hot",
+            description="A column for each category, or a single column of whole numbers.",
         )
         unseen: Literal["error", "other"] = Field(
             default="error",
-            description="A category that is not listed: an error, or one more category 'other'.",
+            description="A category that is not listed: an error, or the category 'other'.",
         )
-        missing_as: Texts = Field(default=MISSING, description="What stands for a missing value.")
+        missing_as: Texts = Field(default=MISSING, description="Texts that mean a missing value.")
         splits: dict[str, SplitName] = Field(
             default=dict(KNOWN_SPLITS),
             description="The table's name of a split -> train, validation or test. "
-            "`split.official` keeps to them.",
+            "`split.official` uses them.",
         )
 
         @model_validator(mode="after")
         def _classes_fit(self) -> Table.Settings:
             for header in (self.headers.label, self.headers.patient):
                 if header in self.columns:
-                    raise ValueError(f"'{header}' is no column that the network may see")
+                    raise ValueError(f"'{header}' may not be a column that the network gets")
             return self
 
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -99,12 +100,12 @@ class Table(Dataset):
     ) -> tuple[dict[str, Any], list[str]]:
         check_typed(cls.Settings, given)
         table = _read(source)
-        found = TableInference(table, given)
-        settings = found.settings()
+        inference = TableInference(table, given)
+        settings = inference.settings()
         if source is None:
-            # These patients' figures are public.
+            # The bundled patients' means and standard deviations are public.
             settings, _ = _with_scales(settings, table)
-        return settings, found.notes
+        return settings, inference.notes
 
     @classmethod
     def scaled(cls, settings: Mapping[str, Any], source: Path) -> tuple[dict[str, Any], list[str]]:
@@ -146,7 +147,7 @@ class Table(Dataset):
         ]
         inputs = np.concatenate(blocks, axis=1).astype(np.float32)[good]
         official, sites = columns.get("split"), columns.get("site")
-        told = [Refused(table.rows[row], "; ".join(why)) for row, why in sorted(reasons.items())]
+        refused = [Refused(table.rows[row], "; ".join(why)) for row, why in sorted(reasons.items())]
         return Scan(
             inputs=np.ascontiguousarray(inputs),
             labels=labels[good],
@@ -155,7 +156,7 @@ class Table(Dataset):
             examinations=columns.get("examination"),
             official=official,
             sites=sites,
-            refused=[*table.refused, *told],
+            refused=[*table.refused, *refused],
             notes=[
                 *patient_notes(patients, official, sites),
                 *same_row_notes(inputs, labels[good], official),
@@ -177,32 +178,32 @@ class Table(Dataset):
 
     def _check_scales(self) -> None:
         """Raise `StudyFileError` where no standardisation was agreed on."""
-        open_ones = [
+        missing = [
             f"columns.{name}"
             for name, column in self.settings.columns.items()
             if not column.categories and column.scale is None
         ]
         if self.settings.label.kind == "regression" and self.settings.label.scale is None:
-            open_ones.append("label")
-        if open_ones:
+            missing.append("label")
+        if missing:
             raise StudyFileError(
-                f"no scale is agreed on for {len(open_ones)} of the dataset's columns: "
-                f"{listed(open_ones)}",
+                f"no scale is agreed on for {len(missing)} of the dataset's columns: "
+                f"{listed(missing)}",
                 expected="in study.yaml, `range: [lowest, highest usual value]`, or mean and sd, "
                 "for each: from the literature, never from a site's own patients",
                 hint="type the ranges and run `sltool prepare` again; or give --standardise-from "
-                "FILE, a public table with these columns; or --from-this-site, which gives away "
-                "the means and standard deviations of your own",
+                "FILE, a public table with these columns; or --from-this-site, which discloses "
+                "the means and standard deviations of your own table",
             )
 
     def _texts(self, table: TextTable, header: str) -> list[str]:
-        """A column, with '' for what stands for a missing value."""
+        """A column, with '' for a missing value."""
         missing = frozenset(self.settings.missing_as)
         texts = table.column(header, f"dataset.columns.{header}")
         return ["" if text in missing else text for text in texts]
 
     def _labels(self, table: TextTable, reasons: dict[int, list[str]]) -> NDArray[Any]:
-        """(N,) float32 numbers or int64 class numbers; 0 for a row that is refused."""
+        """(N,) float32 values or int64 class indices; 0 for a row that is refused."""
         label, header = self.settings.label, self.settings.headers.label
         table.column(header, "dataset.headers.label")
         texts = self._texts(table, header)
@@ -218,7 +219,7 @@ class Table(Dataset):
         return np.array([codes.get(text, 0) for text in texts], dtype=np.int64)
 
     def _people(self, table: TextTable, reasons: dict[int, list[str]]) -> dict[str, list[str]]:
-        """Role -> N texts; the split by our name."""
+        """Role -> N texts, with the study's name of the split."""
         headers = self.settings.headers.model_dump(include=set(People.model_fields))
         people = {
             role: list(table.column(header, f"dataset.headers.{role}"))
@@ -234,7 +235,7 @@ class Table(Dataset):
         return people
 
     def _scales(self) -> dict[str, tuple[float, float] | None]:
-        """Header -> mean and standard deviation, of the label too."""
+        """Header -> mean and standard deviation, including the label."""
         settings = self.settings
         scales = {name: column.scale for name, column in settings.columns.items()}
         regression = settings.label.kind == "regression"

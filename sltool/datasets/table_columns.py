@@ -1,4 +1,4 @@
-"""The columns of a table: what study.yaml says of them, and what the network sees."""
+"""The columns of a table: their settings in study.yaml, and their conversion to inputs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Scaled(Section):
 
     range: tuple[float, float] | None = Field(
         default=None,
-        description="Lowest and highest usual value, in the place of mean and sd: they become "
-        "its middle and a quarter of its width.",
+        description="Lowest and highest usual value, instead of mean and sd, which become the "
+        "middle of the range and a quarter of its width.",
     )
     mean: float | None = Field(default=None, description="Agreed on.")
     sd: Positive | None = Field(default=None, description="Agreed on.")
@@ -39,16 +39,16 @@ class Scaled(Section):
     @model_validator(mode="after")
     def _either(self) -> Scaled:
         if (self.mean is None) != (self.sd is None):
-            raise ValueError("mean and sd go together")
+            raise ValueError("mean and sd must be given together")
         if self.range and self.mean is not None:
-            raise ValueError("either range, or mean and sd")
+            raise ValueError("give either range, or mean and sd")
         if self.range and self.range[0] >= self.range[1]:
             raise ValueError("range has to be [lowest, highest]")
         return self
 
     @property
     def scale(self) -> tuple[float, float] | None:
-        """Mean and standard deviation; None where nothing is agreed on."""
+        """Mean and standard deviation; None if no scale is agreed on."""
         if self.range is not None:
             low, high = self.range
             return (low + high) / 2, (high - low) / 4
@@ -56,31 +56,31 @@ class Scaled(Section):
 
 
 class Column(Scaled):
-    """A column that the network sees: categories, or else numbers."""
+    """A column that the network gets: of categories, or of numbers."""
 
     categories: Texts = Field(default=(), description="The values; none for a column of numbers.")
     missing: Literal["refuse", "indicator"] = Field(
         default="refuse",
-        description="refuse the row, or fill the value in and say so in a column of its own.",
+        description="refuse the row, or fill the value in and mark it in a column of its own.",
     )
     fill: float | None = Field(default=None, description="For a missing number; null: the mean.")
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Column:
+    def _check_kind(self) -> Column:
         if self.categories and (self.scale or self.fill is not None):
             raise ValueError("categories have no range, mean, sd or fill")
         if len(set(self.categories)) != len(self.categories):
-            raise ValueError("a category stands twice")
+            raise ValueError("a category is listed twice")
         return self
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what says nothing; a range that is to be typed is shown."""
+        """Without default values; a range that the user still has to type is shown."""
         content: dict[str, Any] = handler(self)
-        kept = {
+        short = {
             key: content[key] for key in content if content[key] not in (None, (), [], "refuse")
         }
-        return kept if self.categories or self.scale else {"range": None, **kept}
+        return short if self.categories or self.scale else {"range": None, **short}
 
 
 class Label(Scaled):
@@ -92,9 +92,9 @@ class Label(Scaled):
     classes: Classes = Field(
         default={},
         description="Class -> its labels in the table; the last of two is the positive one. To "
-        "join two, write {ill: [ill, Ill]}. Without meaning for regression.",
+        "merge two, write {ill: [ill, Ill]}. Not used for regression.",
     )
-    unit: str = Field(default="", description="Of a regression label.")
+    unit: str = Field(default="", description="The unit of a regression label.")
 
 
 class TableHeaders(People):
@@ -105,7 +105,7 @@ class TableHeaders(People):
 
 @dataclass(frozen=True)
 class NumberColumn:
-    """A column of numbers: the value, and where missing values are taken, whether it is missing."""
+    """A column of numbers: the value, and with `missing: indicator` whether it is missing."""
 
     header: str
     column: Column
@@ -119,7 +119,7 @@ class NumberColumn:
     def block(
         self, texts: list[str], table: TextTable, reasons: dict[int, list[str]]
     ) -> NDArray[np.float64]:
-        """(N, prepared columns); what cannot be used goes to `reasons`."""
+        """(N, prepared columns); adds the reason for each row that cannot be used to `reasons`."""
         values = table.numbers(texts)
         missing = np.array([not text for text in texts])
         values[np.abs(values) > np.finfo(np.float32).max] = np.nan
@@ -133,9 +133,9 @@ class NumberColumn:
 
 @dataclass(frozen=True)
 class CategoryColumn:
-    """A column of categories, as columns of 0 and 1 or as one of whole numbers.
+    """A column of categories, as columns of 0 and 1 or as a single column of whole numbers.
 
-    Behind the agreed categories stand 'other' and 'missing', where they are taken.
+    'other' and 'missing' follow the agreed categories, if the settings allow them.
     """
 
     header: str
@@ -179,13 +179,13 @@ class CategoryColumn:
             f"{nearest(name, self.column.categories)}",
             where=table.path or "",
             expected=f"one of {listed(self.column.categories)}",
-            hint="correct the table; or agree with all sites on one more under dataset.columns."
-            f"{self.header}.categories in study.yaml, or on `unseen: other`",
+            hint="correct the table; or agree with all sites on a new category under "
+            f"dataset.columns.{self.header}.categories in study.yaml, or on `unseen: other`",
         )
 
 
 def rows_of(mask: NDArray[np.bool_]) -> list[int]:
-    """The numbers of the rows (N,) that are marked."""
+    """The indices of the rows (N,) that are marked."""
     return [int(row) for row in np.flatnonzero(mask)]
 
 
@@ -200,23 +200,23 @@ def _refuse_missing(
 def far_out_notes(
     table: TextTable, rows: list[int], scales: Mapping[str, tuple[float, float] | None]
 ) -> list[str]:
-    """A note for values that are far from the agreed mean: a unit or a typing mistake?
+    """A note about values far from the agreed mean, which suggest a unit or typing mistake.
 
     Args:
-        rows: that are used.
-        scales: header -> mean and standard deviation; None for what has none.
+        rows: the indices of the rows that are used.
+        scales: header -> mean and standard deviation; None for a column without a scale.
     """
-    told = []
+    columns = []
     for name, scale in scales.items():
         if scale is None:
             continue
         values = table.numbers(table.columns[name])[rows]
         far = np.abs(values - scale[0]) / scale[1]
         if count := int((far > FAR).sum()):
-            told.append(f"{name} in {count} (the furthest: {values[np.nanargmax(far)]:g})")
-    if not told:
+            columns.append(f"{name} in {count} (the furthest: {values[np.nanargmax(far)]:g})")
+    if not columns:
         return []
     return [
-        f"rows with a value more than {FAR} standard deviations from the mean: {listed(told)}. "
+        f"rows with a value more than {FAR} standard deviations from the mean: {listed(columns)}. "
         "A unit or a typing mistake?"
     ]

@@ -27,14 +27,14 @@ KINDS = "a table: .csv, .tsv or .txt, .xlsx, .parquet"
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of N rows; a cell that holds nothing is ''.
+    """A table of N rows; an empty cell is ''.
 
     Attributes:
-        path: the file; None for a table that comes with the tool.
-        columns: header -> N texts without space around them, in the file's order.
-        rows: N names: 'line 2', 'row 2'; the header is the first.
-        refused: rows that are broken.
-        decimal: '.' or ',', whichever stands in a number.
+        path: the file; None for a bundled table.
+        columns: header -> N texts without surrounding space; columns are in the file's order.
+        rows: N names: 'line 2', 'row 2'; the header is line or row 1.
+        refused: rows with a wrong number of fields.
+        decimal: the decimal separator, '.' or ','.
     """
 
     path: Path | None
@@ -47,10 +47,10 @@ class TextTable:
         """The texts of a column.
 
         Args:
-            key: of study.yaml, that names the header.
+            key: the key in study.yaml that names the header.
 
         Raises:
-            BadDataError: there is none; the message has the nearest and all headers.
+            BadDataError: there is none; the message names the nearest header and all headers.
         """
         if header not in self.columns:
             raise BadDataError(
@@ -62,7 +62,7 @@ class TextTable:
         return self.columns[header]
 
     def numbers(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """(n,) numbers; NaN where a text is none, or is infinite."""
+        """(n,) numbers; NaN for a text that is not a finite number."""
         series = pd.Series(texts, dtype=object)
         if self.decimal == ",":
             series = series.str.replace(",", ".", regex=False)
@@ -71,21 +71,21 @@ class TextTable:
 
 
 def which_header(table: TextTable, role: str, expected: str) -> BadDataError:
-    """The error for a table in which no column is called as `role` usually is."""
+    """The error for a table without a usual header of `role`."""
     return BadDataError(
         f"which column of the table is the {role}?",
         where=table.path or "",
-        expected=f"{expected}; there are: {listed(table.columns)}",
+        expected=f"{expected}; the table has: {listed(table.columns)}",
         hint=f"give {SET_HEADER}{role}=HEADER",
     )
 
 
 def read_table(path: Path) -> TextTable:
-    """Read a table by its file's suffix.
+    """Read a table; the file's suffix says its format.
 
     Raises:
-        BadDataError: the file is not a table of that kind, has no rows, or a header twice.
-        UsageError: a package is missing that reads it.
+        BadDataError: the file is not a table of that format, has no rows, or repeats a header.
+        UsageError: the package that reads the format is not installed.
     """
     suffix = path.suffix.lower()
     if suffix in TEXT:
@@ -95,7 +95,9 @@ def read_table(path: Path) -> TextTable:
     elif suffix in PARQUET:
         table = _parquet_table(path)
     else:
-        raise BadDataError(f"'{suffix}' is no table that can be read", where=path, expected=KINDS)
+        raise BadDataError(
+            f"tables of the format '{suffix}' cannot be read", where=path, expected=KINDS
+        )
     if not table.rows:
         raise BadDataError("the table has no rows", where=path, expected="a header and rows")
     return table
@@ -127,7 +129,7 @@ def _decoded(path: Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        # What spreadsheets write in Western Europe; it decodes any byte.
+        # The encoding of spreadsheets in Western Europe; it decodes any byte.
         return raw.decode("latin-1")
 
 
@@ -143,7 +145,7 @@ def _excel_table(path: Path) -> TextTable:
     except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise BadDataError(f"the file is not an Excel table: {error}", where=path) from error
     texts = [[_cell(value) for value in row] for row in sheet]
-    rows = [(f"row {number}", row) for number, row in enumerate(texts, 1) if any(row)]
+    rows = [(f"row {index}", row) for index, row in enumerate(texts, 1) if any(row)]
     head = rows[0][1] if rows else []
     return _table(path, head, rows[1:], ".")
 
@@ -159,7 +161,7 @@ def _parquet_table(path: Path) -> TextTable:
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise BadDataError(f"the file is not a Parquet table: {error}", where=path) from error
     cells = [[_cell(value) for value in column.to_pylist()] for column in found.columns]
-    rows = [(f"row {n + 2}", list(row)) for n, row in enumerate(zip(*cells, strict=True))]
+    rows = [(f"row {index + 2}", list(row)) for index, row in enumerate(zip(*cells, strict=True))]
     return _table(path, list(found.column_names), rows, ".")
 
 
@@ -170,35 +172,37 @@ def _missing_extra(what: str, extra: str) -> UsageError:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    # A spreadsheet keeps whole numbers as floating ones, too; 2 and 2.0 are one category.
+    # A spreadsheet may store whole numbers as floats; 2 and 2.0 are the same category.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _table(
     path: Path, head: list[str], rows: list[tuple[str, list[str]]], decimal: str
 ) -> TextTable:
-    headers = [name.strip() or f"column {number}" for number, name in enumerate(head, 1)]
+    headers = [name.strip() or f"column {index}" for index, name in enumerate(head, 1)]
     twice = next((name for name in headers if headers.count(name) > 1), None)
     if not any(map(str.strip, head)) or twice:
         raise BadDataError(
-            f"the header '{twice}' stands twice" if twice else "the table has no header",
+            f"the header '{twice}' occurs twice" if twice else "the table has no header",
             where=path,
             expected="a first row with a name for each column",
         )
-    whole = [(name, row) for name, row in rows if len(row) == len(headers)]
-    cells = zip(*(row for _, row in whole), strict=True) if whole else iter([()] * len(headers))
+    complete = [(name, row) for name, row in rows if len(row) == len(headers)]
+    cells = (
+        zip(*(row for _, row in complete), strict=True) if complete else iter([()] * len(headers))
+    )
     return TextTable(
         path=path,
         columns={
             name: list(map(str.strip, column)) for name, column in zip(headers, cells, strict=True)
         },
-        rows=[name for name, _ in whole],
-        refused=list(_torn(rows, len(headers))),
+        rows=[name for name, _ in complete],
+        refused=list(_incomplete(rows, len(headers))),
         decimal=decimal,
     )
 
 
-def _torn(rows: list[tuple[str, list[str]]], expected: int) -> Iterator[Refused]:
+def _incomplete(rows: list[tuple[str, list[str]]], expected: int) -> Iterator[Refused]:
     for name, row in rows:
         if len(row) != expected:
             yield Refused(name, f"it has {len(row)} fields where the header has {expected}")
@@ -218,5 +222,5 @@ def bundled_table() -> TextTable:
         for name, values in zip(bundled.feature_names, bundled.data.T, strict=True)
     }
     columns["diagnosis"] = [str(bundled.target_names[code]) for code in bundled.target]
-    rows = [f"patient {number}" for number in range(len(bundled.target))]
+    rows = [f"patient {row}" for row in range(len(bundled.target))]
     return TextTable(None, columns, rows, [])

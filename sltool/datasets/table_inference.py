@@ -1,4 +1,4 @@
-"""What the columns of a new study's table are taken for."""
+"""Settings of a new study, inferred from the columns of its table."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sltool.datasets.source_columns import (
 from sltool.datasets.table_files import TextTable, which_header
 from sltool.errors import BadDataError
 
-# A label with more different whole numbers than this is a quantity, not a class.
+# A label with more distinct whole numbers than this is a quantity, not a class.
 MOST_CLASSES = 20
-# A column of more different texts than this is free text or a name.
+# A column with more distinct texts than this is free text or a name.
 MOST_CATEGORIES = 50
 # Headers that number rows.
 NUMBERING = frozenset({"", "id", "index", "row", "rowid", "number", "no", "unnamed0", "column1"})
@@ -30,7 +30,7 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
 
 
 class TableInference:
-    """What the columns of a new study's table are."""
+    """Infers the settings of a new study from its table; `notes` are for the user."""
 
     def __init__(self, table: TextTable, given: Mapping[str, Any]) -> None:
         self._table = table
@@ -43,7 +43,7 @@ class TableInference:
         self.notes: list[str] = []
 
     def settings(self) -> dict[str, Any]:
-        """Settings with no standardisation."""
+        """The settings, without standardisation."""
         headers = dict(self._given.get("headers") or {})
         label = headers.get("label") or find_header("label", self._columns)
         if label is None:
@@ -64,7 +64,7 @@ class TableInference:
         if named := [name for name in columns if columns[name].get("categories")]:
             self.notes.append(
                 f"study.yaml names the categories of {listed(named)}, for every site and the "
-                "server to read: look at them before you hand it out"
+                "server to read: check them before you pass it on"
             )
         return {
             "headers": {"label": label, **people},
@@ -83,7 +83,7 @@ class TableInference:
             self._table.path,
             f"column '{header}'",
             "two classes or more, or numbers for regression",
-            "give --set dataset.headers.label=HEADER, or a table with cases of another class",
+            "give --set dataset.headers.label=HEADER, or a table with samples of another class",
         )
         if not given.get("classes"):
             self.notes += alike(counts)
@@ -110,22 +110,22 @@ class TableInference:
         return not np.isnan(self._table.numbers(texts)).any()
 
     def _inputs(self, headers: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The columns that a network can learn from; a note says which are left out, and why."""
+        """The columns that a network can learn from; a note names those left out, and why."""
         left_out: dict[str, str] = {}
         for header in headers:
             texts = self._columns[header]
             counts = Counter(filter(None, texts))
             missing = {"missing": "indicator"} if len(texts) > counts.total() else {}
             if len(counts) < 2:
-                left_out[header] = "one value"
+                left_out[header] = "a single value"
             elif plain_name(header) in NUMBERING and len(counts) == len(texts):
-                left_out[header] = "a number for each row"
+                left_out[header] = "a row index"
             elif self._are_numbers(list(counts)):
                 yield header, {"range": None, **missing}
             elif len(counts) <= min(MOST_CATEGORIES, len(texts) // 2):
                 yield header, {"categories": sorted(counts), **missing}
             else:
-                left_out[header] = f"{len(counts)} different texts"
+                left_out[header] = f"{len(counts)} distinct texts"
         if left_out:
-            told = listed(f"'{name}' ({why})" for name, why in left_out.items())
-            self.notes.append(f"columns that the network does not see: {told}")
+            names = listed(f"'{name}' ({why})" for name, why in left_out.items())
+            self.notes.append(f"columns that the network does not get: {names}")

@@ -1,7 +1,7 @@
-"""What an arm leaves in its folder: `predictions.csv`, `history.csv` and, last, `arm.json`.
+"""The files of an arm: `predictions.csv`, `history.csv` and, written last, `arm.json`.
 
-Statistics, figures and pages are made from these files alone, so they can be made again at any
-time, and a killed comparison goes on behind the last finished arm.
+Statistics, pictures and pages are made from these files alone, so they can be made again at any
+time, and an interrupted comparison resumes after the last finished arm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sltool.study.layout import PLAIN, Question, RunFolder
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """How an arm was trained; an equation has no epochs."""
+    """How an arm was trained; an equation has 0 epochs."""
 
     samples: int
     epochs: int = 0
@@ -26,14 +26,14 @@ class TrainingSummary:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedArm:
     """A finished arm of one seed of one cell.
 
     Attributes:
         sweep: the swept settings of the cell, such as {'cut': '2'}; {} outside a sweep.
         seconds: wall time of the arm alone.
-        facts: of its cell: counts, digests, settings.
-        records: the cell's `records.csv`; None for runs of one study, who share their pseudonyms.
+        facts: the cell's counts, digests and settings, or a run's settings.
+        records: the cell's `records.csv`; None for runs of one study, which share pseudonyms.
     """
 
     arm: str
@@ -76,8 +76,8 @@ class ArmRecord(TypedDict):
 
 def read_finished(
     folder: Path, arm: str, sweep: dict[str, str], seed: int, facts: dict[str, Any], records: Path
-) -> Finished:
-    """A finished arm, as `finish` recorded it.
+) -> FinishedArm:
+    """A finished arm, as recorded by `finish`.
 
     Raises:
         BadDataError: the record is damaged.
@@ -86,4 +86,4 @@ def read_finished(
     hint = "delete the file and run the comparison again"
     record = read_json(path, ArmRecord, "the record of a finished arm", hint)
     outcome = TrainingSummary(record["samples"], record["epochs"], record["best_epoch"])
-    return Finished(arm, sweep, seed, outcome, record["seconds"], folder, facts, records=records)
+    return FinishedArm(arm, sweep, seed, outcome, record["seconds"], folder, facts, records=records)

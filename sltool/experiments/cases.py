@@ -1,6 +1,6 @@
 """The paper's cases: a dataset, the settings that all arms share, and the arms that are run.
 
-The settings were chosen on validation figures alone; docs/reproduction.md says how.
+The settings were chosen by validation results alone; see docs/reproduction.md.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ class Case:
     """A comparison of the paper.
 
     Attributes:
-        settings: study.yaml keys of the new study, beside the dataset's recipe.
-        metrics: what the tables show; the first is the headline.
-        sweep: swept by default, as `--sweep` takes it.
-        patients: False where samples may be of one patient whom the source does not name.
+        settings: study.yaml keys of the new study, in addition to the dataset's recipe.
+        metrics: shown in the tables; the first is the headline metric.
+        sweep: default of `--sweep`.
+        patients: False where the source does not name patients, so that several samples may be of
+            the same patient.
     """
 
     name: str

@@ -1,13 +1,13 @@
-"""Running a comparison: every arm of every cell and seed, each once, in folders of its own.
+"""Runs a comparison: every arm of every cell and seed once, each in its own folder.
 
     OUT/comparison.json                    the case and its settings
-    OUT/source.json                        what the source looked like: private
+    OUT/source.json                        the source's files, sizes and times: private
     OUT/cells/CELL/seed-0/arms/ARM/        predictions.csv, history.csv, arm.json (written last)
     OUT/cells/CELL/seed-0/records.csv      pseudonym, record and patient of the test samples
     OUT/cells/CELL/seed-0/cell.json        counts, digests, settings
 
-A comparison that was stopped goes on behind the last finished arm; a run that the server was
-training goes on from its checkpoint.
+An interrupted comparison resumes after the last finished arm; a run that the server was training
+resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -21,25 +21,24 @@ import torch
 from typing_extensions import TypedDict
 
 from sltool.errors import UsageError
-from sltool.experiments.arm_files import Finished, finish, is_finished, read_finished
-from sltool.experiments.arms import check_some, find, inapplicable
+from sltool.experiments.arm_files import FinishedArm, finish, is_finished, read_finished
+from sltool.experiments.arms import check_any_applicable, find_arm, inapplicable
 from sltool.experiments.cases import Case
 from sltool.experiments.pictures import feature_map_picture
 from sltool.experiments.sweep import Cell, grid
 from sltool.experiments.trial import Trial, TrialSettings
 from sltool.files import read_csv, read_json, write_csv, write_json, write_text
 from sltool.names import check_name
-from sltool.progress import Once, Progress
+from sltool.progress import DistinctNotes, Progress
 from sltool.site.fingerprint import Fingerprint, fingerprint
 
 RECORDS = "records.csv"
-# Its columns.
-WHO = ("pseudonym", "record", "patient")
-DAMAGED = "run the comparison again with --force, or in another --out"
+RECORD_COLUMNS = ("pseudonym", "record", "patient")
+RERUN_HINT = "run the comparison again with --force, or in another --out"
 
 
 class CellFacts(TypedDict):
-    """What the runner and the report read in `cell.json`."""
+    """The keys of `cell.json` that the runner and the report read."""
 
     dataset: str
     source: str
@@ -59,13 +58,13 @@ class CellFacts(TypedDict):
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """What a comparison runs.
+    """The arms, cells and seeds that a comparison runs.
 
     Attributes:
-        arms: as `arms.expand` gives them.
-        settings: study.yaml keys, 'key=value', over those of the case.
+        arms: as returned by `arms.expand`.
+        settings: study.yaml keys, 'key=value', overriding those of the case.
         seeds: of each cell.
-        keep: leave each cell's study folder, with its shards and models, when it is done.
+        keep: keep each finished cell's study folder, with its shards and models.
     """
 
     case: Case
@@ -85,21 +84,21 @@ class ComparisonPlan:
         return grid(self.sweeps)
 
     def setup(self, cell: Cell, seed: int) -> TrialSettings:
-        """What one cell compares."""
+        """The settings of one cell at one seed."""
         settings = (*self.case.settings, *self.settings, *cell.settings())
         return TrialSettings(self.dataset, self.source, settings, cell.ratios(self.ratios), seed)
 
 
-def run_plan(plan: ComparisonPlan, out: Path, force: bool, progress: Progress) -> list[Finished]:
-    """Run what is not finished yet, and return all that is.
+def run_plan(plan: ComparisonPlan, out: Path, force: bool, progress: Progress) -> list[FinishedArm]:
+    """Run the unfinished arms, and return all finished ones.
 
     Raises:
-        UsageError: `out` holds a comparison with other settings, or no arm fits.
+        UsageError: `out` has a comparison with other settings, or no arm is applicable.
     """
     cells = plan.cells()
     _check_compatible(plan, out, force)
-    progress = Once(progress)
-    done: list[Finished] = []
+    progress = DistinctNotes(progress)
+    done: list[FinishedArm] = []
     for cell in cells:
         for seed in plan.seeds:
             done += _run_cell(plan, cell, seed, out, force, progress)
@@ -107,44 +106,44 @@ def run_plan(plan: ComparisonPlan, out: Path, force: bool, progress: Progress) -
 
 
 def _check_compatible(plan: ComparisonPlan, out: Path, force: bool) -> None:
-    """Arms, seeds and cells may be added to a comparison; what they share may not change."""
+    """Arms, seeds and cells may be added to a comparison; its shared settings may not change."""
     path, source = out / "comparison.json", out / "source.json"
-    looked = fingerprint(plan.source)
-    now = {
+    current_files = fingerprint(plan.source)
+    current = {
         "case": plan.case.name,
         "dataset": plan.dataset,
         "source": plan.source.name if plan.source else "bundled",
         "settings": [*plan.case.settings, *plan.settings],
         "ratios": plan.ratios,
     }
-    # Before the first cell, as after a wrong --source, there is nothing to go on with.
+    # Without a cell, for example after a wrong --source, there are no results to protect.
     if (out / "cells").is_dir() and path.is_file() and not force:
-        before = read_json(path, dict[str, Any], "the record of the comparison", DAMAGED)
-        # The source may be called otherwise today: what counts is what lies in it.
-        changed = [key for key in now if key != "source" and before.get(key) != now[key]]
+        before = read_json(path, dict[str, Any], "the record of the comparison", RERUN_HINT)
+        # The source may have been renamed: its contents are compared below.
+        changed = [key for key in current if key != "source" and before.get(key) != current[key]]
         if changed:
             key = changed[0]
             raise UsageError(
-                f"the comparison there has the {key} {before.get(key)}, not {now[key]}",
+                f"the comparison there has the {key} {before.get(key)}, not {current[key]}",
                 where=path,
-                hint="give another --out, or --force to run it anew",
+                hint="give another --out, or --force to run it from the start",
             )
-        files = read_json(source, dict[str, list[int]], "the record of the source", DAMAGED)
-        changes = looked.changes_since(Fingerprint.from_json(files))
+        files = read_json(source, dict[str, list[int]], "the record of the source", RERUN_HINT)
+        changes = current_files.changes_since(Fingerprint.from_json(files))
         if changes:
             raise UsageError(
                 f"the comparison there was made from another source: {changes}",
                 where=plan.source or "the data that comes with the dataset",
-                expected="the files that it was begun with, with their sizes and times",
-                hint="give another --out, or --force to run it anew",
+                expected="the same files, sizes and times as when it was started",
+                hint="give another --out, or --force to run it from the start",
             )
-    write_json(path, now)
-    write_text(source, looked.to_json().decode("ascii"))
+    write_json(path, current)
+    write_text(source, current_files.to_json().decode("ascii"))
 
 
 def _run_cell(
     plan: ComparisonPlan, cell: Cell, seed: int, out: Path, force: bool, progress: Progress
-) -> list[Finished]:
+) -> list[FinishedArm]:
     root = out / "cells" / cell.name / f"seed-{seed}"
     trial = Trial(root, plan.setup(cell, seed), plan.device, plan.workers, progress)
     if force:
@@ -159,7 +158,7 @@ def _run_cell(
         where = f"{cell.name}, " if cell.point else ""
         progress.note(f"{where}seed {seed}: {', '.join(todo)}")
         skipped |= {arm: why for arm in todo if (why := inapplicable(arm, trial.study))}
-        check_some(plan.arms, skipped)
+        check_any_applicable(plan.arms, skipped)
         _add_records(root / RECORDS, trial)
         write_json(facts_file, {**trial.facts(), "sweep": cell.point, "left_out": skipped})
         if not any(out.glob("figures/feature-maps.png")):
@@ -178,27 +177,27 @@ def _run_cell(
 
 
 def arm_folder(root: Path, arm: str) -> Path:
-    """Where an arm's tables lie; a colon does not stand in every file system's names."""
+    """The folder of an arm; not every file system allows a colon in a name."""
     return root / "arms" / check_name("arm", arm.replace(":", "-"))
 
 
 def _add_records(path: Path, trial: Trial) -> None:
-    """A cell that is made again for one more arm has new pseudonyms; the old ones stay known."""
-    known = read_csv(path, WHO, DAMAGED) if path.is_file() else []
+    """Add the trial's records: a study made again for another arm has new pseudonyms."""
+    known = read_csv(path, RECORD_COLUMNS, RERUN_HINT) if path.is_file() else []
     rows = {row["pseudonym"]: row for row in [*known, *trial.test_records()]}
-    write_csv(path, rows.values(), WHO)
+    write_csv(path, rows.values(), RECORD_COLUMNS)
 
 
 def _run_arm(arm: str, trial: Trial, folder: Path) -> None:
-    # Making the two sides is nobody's time: the arms share them.
-    _ = trial.split if arm.startswith(("multi", "single")) else trial.raw
+    # The data is shared by the arms, so making it does not count as any arm's time.
+    _ = trial.feature_maps if arm.startswith(("multi", "single")) else trial.raw
     started = time.monotonic()
-    outcome = find(arm)(trial, folder)
+    outcome = find_arm(arm)(trial, folder)
     finish(folder, outcome, time.monotonic() - started)
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
-    return dict(read_json(path, CellFacts, "the record of a cell", DAMAGED))
+    return dict(read_json(path, CellFacts, "the record of a cell", RERUN_HINT))
 
 
 def plan_document(plan: ComparisonPlan) -> dict[str, Any]:

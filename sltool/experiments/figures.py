@@ -1,4 +1,4 @@
-"""The pictures of a comparison, as the paper draws them; made from the arms' tables alone."""
+"""The pictures of a comparison, after those of the paper; made only from the arms' tables."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ NAMES = {"smape": "sMAPE", "r2": "R²", "auroc": "AUROC", "f1": "F1", "bce": "cr
 
 
 def draw_all(results: Results, folder: Path) -> list[Picture]:
-    """Draw what the data allows, in the order of the page."""
+    """Draw every picture that suits the data, in the order of the page."""
     drawn = _draw_panels(results, Sheet(folder))
     _draw_panels(results, Sheet(folder, narrow=True))
     if results.kind == "binary":
-        # Small squares, which a phone shows as they are.
-        drawn += _of_probabilities(results, Sheet(folder))
+        # Small square pictures need no narrow version.
+        drawn += _probability_pictures(results, Sheet(folder))
     return drawn
 
 
@@ -41,10 +41,12 @@ def _draw_panels(results: Results, sheet: Sheet) -> list[Picture]:
     return [picture for picture in drawn if picture is not None]
 
 
-def _of_probabilities(results: Results, sheet: Sheet) -> list[Picture]:
-    """There is no ROC where all test samples are of one class."""
-    both = all(len(np.unique(table.y_true)) > 1 for row in results.rows for table in row.tables)
-    return [*([roc(results, sheet)] if both else []), calibration(results, sheet)]
+def _probability_pictures(results: Results, sheet: Sheet) -> list[Picture]:
+    """ROC, which is undefined where all test samples have the same class, and calibration."""
+    both_classes = all(
+        len(np.unique(table.y_true)) > 1 for row in results.rows for table in row.tables
+    )
+    return [*([roc(results, sheet)] if both_classes else []), calibration(results, sheet)]
 
 
 def metric_label(name: str, results: Results) -> str:
@@ -56,7 +58,7 @@ def metric_label(name: str, results: Results) -> str:
 
 
 def metric_name(name: str) -> str:
-    """The metric's name as papers write it."""
+    """The metric's usual spelling in publications."""
     return NAMES.get(name, name)
 
 
@@ -69,13 +71,13 @@ def bars(results: Results, sheet: Sheet) -> Picture:
     labels = [row.label for row in results.rows]
     arms = list(dict.fromkeys(row.arm for row in results.rows))
     colours = [colour(arms.index(row.arm)) for row in results.rows]
-    for number, (axis, metric) in enumerate(zip(axes[0], headlines, strict=True)):
+    for panel, (axis, metric) in enumerate(zip(axes[0], headlines, strict=True)):
         shown = [row.figures[metric] for row in results.rows]
-        means = np.array([one.mean for one in shown])
-        reach = np.array([[one.mean - one.low, one.high - one.mean] for one in shown]).T
+        means = np.array([f.mean for f in shown])
+        reach = np.array([[f.mean - f.low, f.high - f.mean] for f in shown]).T
         axis.barh(places, means, color=colours, alpha=0.65)
         axis.errorbar(means, places, xerr=reach.clip(0), fmt="none", ecolor="#222", capsize=2)
-        axis.set_yticks(places, labels if sheet.narrow or number == 0 else [])
+        axis.set_yticks(places, labels if sheet.narrow or panel == 0 else [])
         axis.invert_yaxis()
         axis.set_xlabel(metric_label(metric, results))
         axis.grid(axis="y", visible=False)
@@ -86,15 +88,15 @@ def bars(results: Results, sheet: Sheet) -> Picture:
     sheet.save(figure, "bars")
     headline = [row.figures[headlines[0]] for row in results.rows]
     best = ", ".join(
-        f"{label} {with_spread(one.mean, one.sd, (one.high - one.low) / 2)}"
-        for label, one in zip(labels, headline, strict=True)
+        f"{label} {with_spread(result.mean, result.sd, (result.high - result.low) / 2)}"
+        for label, result in zip(labels, headline, strict=True)
     )
     return Picture(
         "bars",
         "Every arm",
         f"Bar chart of {', '.join(headlines)} for each arm. {headlines[0]}: {best}.",
-        "Mean over the seeds; the lines are 95 % bootstrap intervals over test patients."
-        + ("" if results.kind == "regression" else " The axes do not begin at 0."),
+        "Mean over the seeds; error bars are 95 % bootstrap intervals over test patients."
+        + ("" if results.kind == "regression" else " The axes do not start at 0."),
     )
 
 
@@ -108,8 +110,8 @@ def curves(results: Results, sheet: Sheet) -> Picture | None:
         panels.append(("validation_accuracy", "validation accuracy [share]"))
     figure, axes = sheet.figure(9, 3.4, columns=len(panels))
     for axis, (column, label) in zip(axes[0], panels, strict=True):
-        for number, row in enumerate(rows):
-            _curve(axis, row, column, number)
+        for index, row in enumerate(rows):
+            _curve(axis, row, column, index)
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
         if column != "validation_accuracy":
@@ -121,27 +123,28 @@ def curves(results: Results, sheet: Sheet) -> Picture | None:
         "Loss and accuracy by epoch (the paper's Fig. 5)",
         f"Line charts by epoch of {', '.join(label for _, label in panels)} for "
         f"{', '.join(row.arm for row in rows)}.",
-        "The mean over the seeds; shaded: their range. A single site is validated on its own rows.",
+        "The mean over the seeds; shaded: their range. "
+        "A single-site arm is validated on that site's rows.",
     )
 
 
-def _curve(axis: Any, row: ArmResult, column: str, number: int) -> None:
+def _curve(axis: Any, row: ArmResult, column: str, index: int) -> None:
     histories = [frame for frame in row.histories if column in frame]
     if not histories:
         return
     epochs = min(len(frame) for frame in histories)
     values = np.array([frame[column].to_numpy(float)[:epochs] for frame in histories])
     steps = histories[0]["epoch"].to_numpy()[:epochs]
-    # A few rounds make no line that could be seen.
+    # A line through a few rounds is too short to see without markers.
     marker = "o" if epochs <= 10 else ""
-    axis.plot(steps, values.mean(axis=0), label=row.arm, marker=marker, **line(number))
+    axis.plot(steps, values.mean(axis=0), label=row.arm, marker=marker, **line(index))
     if len(values) > 1:
         low, high = values.min(axis=0), values.max(axis=0)
-        axis.fill_between(steps, low, high, color=colour(number), alpha=0.12, linewidth=0)
+        axis.fill_between(steps, low, high, color=colour(index), alpha=0.12, linewidth=0)
 
 
 def sweeps(results: Results, sheet: Sheet) -> Picture | None:
-    """The headline metric along the first swept setting, beside the paper's where it has it."""
+    """The headline metric against the first swept setting, beside the paper's values, if any."""
     if not results.swept:
         return None
     key, metric = results.swept[0], results.metrics[0]
@@ -152,18 +155,14 @@ def sweeps(results: Results, sheet: Sheet) -> Picture | None:
     for row in results.rows:
         rest = [f"{name} {value}" for name, value in row.sweep.items() if name != key]
         series.setdefault(", ".join([row.arm, *rest]), []).append(row)
-    for number, (label, rows) in enumerate(series.items()):
-        places = np.array([values.index(row.sweep[key]) for row in rows]) + 0.06 * number
+    for index, (label, rows) in enumerate(series.items()):
+        places = np.array([values.index(row.sweep[key]) for row in rows]) + 0.06 * index
         shown = [row.figures[metric] for row in rows]
-        means = np.array([one.mean for one in shown])
-        reach = np.array([[one.mean - one.low, one.high - one.mean] for one in shown]).T.clip(0)
-        marker = MARKERS[number % len(MARKERS)]
-        axis.errorbar(places, means, reach, label=label, marker=marker, capsize=2, **line(number))
-    paper = [one for one in results.published if key in one.sweep and one.metric == metric]
-    if paper:
-        spots = [values.index(one.sweep[key]) for one in paper if one.sweep[key] in values]
-        heights = [one.value for one in paper if one.sweep[key] in values]
-        axis.plot(spots, heights, "x", color="#444", markersize=8, label="the paper")
+        means = np.array([f.mean for f in shown])
+        reach = np.array([[f.mean - f.low, f.high - f.mean] for f in shown]).T.clip(0)
+        marker = MARKERS[index % len(MARKERS)]
+        axis.errorbar(places, means, reach, label=label, marker=marker, capsize=2, **line(index))
+    _mark_published(axis, results, key, values)
     axis.set_xticks(range(len(values)), values)
     axis.set_xlabel(
         {"cut": "hidden layers at the sites (cut)", "sites": "number of sites"}.get(key, key)
@@ -177,3 +176,14 @@ def sweeps(results: Results, sheet: Sheet) -> Picture | None:
         f"Line chart of {metric_name(metric)} by {key} for {', '.join(series)}.",
         "Mean over the seeds with 95 % bootstrap intervals over test patients.",
     )
+
+
+def _mark_published(axis: Any, results: Results, key: str, values: list[str]) -> None:
+    """Draw the paper's values of the headline metric at those of `values` that it has."""
+    metric = results.metrics[0]
+    published = [row for row in results.published if key in row.sweep and row.metric == metric]
+    if published:
+        shown = [row for row in published if row.sweep[key] in values]
+        places = [values.index(row.sweep[key]) for row in shown]
+        heights = [row.value for row in shown]
+        axis.plot(places, heights, "x", color="#444", markersize=8, label="the paper")

@@ -1,6 +1,6 @@
-"""The paper's own figures (Ha et al., 2022), to stand beside ours.
+"""The published results of the paper (Ha et al., 2022), for comparison with ours.
 
-`setting` is the paper's name of a row; `arm` and `sweep` say which of our rows it stands beside.
+`setting` is the paper's name of a row; `arm` and `sweep` identify the matching row of ours.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Published:
-    """One figure of the paper; accuracy is a share, not a percentage."""
+    """One published value; accuracy is a share, not a percentage."""
 
     table: str
     setting: str
@@ -20,12 +20,12 @@ class Published:
     sweep: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
-    def stands_beside(self, arm: str, sweep: dict[str, str]) -> bool:
-        """Whether it is the paper's figure for one of our rows."""
+    def matches(self, arm: str, sweep: dict[str, str]) -> bool:
+        """Whether this is the published value for one of our rows."""
         return arm == self.arm and self.sweep.items() <= sweep.items()
 
 
-_FITS_MALE = "the paper calls it RMSLE; it is not the root of its MSLE and fits this mean"
+_FITS_MALE = "the paper calls it RMSLE; it is not the root of its MSLE, but fits this mean"
 
 CHOLESTEROL = (
     Published("Table 7", "single", "msle", 0.1428, "single:C"),
@@ -41,7 +41,7 @@ COVID_CT = (
     Published("Table 5", "split", "accuracy", 0.985, "multi"),
 )
 
-# Body part -> (single site with 10 %, multi), in %.
+# Body part -> accuracy in % of (the single site with 10 % of the data, multi).
 MURA_PARTS = {
     "finger": (60.5, 68.9),
     "elbow": (56.3, 65.1),
@@ -54,8 +54,8 @@ MURA_PARTS = {
 
 MURA = tuple(
     Published("Table 6", f"{part}, {arm}", "accuracy", round(value / 100, 3), arm)
-    for part, both in MURA_PARTS.items()
-    for arm, value in zip(("single:C", "multi"), both, strict=True)
+    for part, accuracies in MURA_PARTS.items()
+    for arm, value in zip(("single:C", "multi"), accuracies, strict=True)
 )
 
 CIFAR10 = tuple(

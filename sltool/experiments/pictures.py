@@ -1,4 +1,4 @@
-"""Originals beside their feature maps (Fig. 2, 7, 8): only where the data is, by `reproduce`."""
+"""Originals beside their feature maps (Fig. 2, 7, 8); drawn by `reproduce`, where the data is."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ SHOWN = 6
 CHANNELS = 2
 
 ALT = (
-    "Pictures in a grid: each validation image as the network sees it, followed by what travels "
-    "instead, the first channels of its feature map."
+    "A grid of pictures: each validation image as the network sees it, followed by the first "
+    "channels of its feature map, which is sent in its place."
 )
 CAPTION = (
     "Each validation sample is followed by the first channels of its feature map, which is what "
-    "a shard holds. One can often recognise the original: a shard is pseudonymised personal data."
+    "a shard contains. The original is often recognisable: a shard is pseudonymised personal data."
 )
 TITLE = "Originals and feature maps (the paper's Fig. 2, 7 and 8)"
 
 
 def feature_map_picture(trial: Trial, folder: Path) -> None:
-    """Write feature-maps.png and .svg, if the samples are images and something stays at the site.
+    """Write feature-maps.png and .svg, if the samples are images and the cut is not 0.
 
-    These pictures show patients: they are never made from what the server has alone.
+    These pictures show patients: they need the original images, which the server does not have.
     """
     if len(trial.study.samples.shape) != 3 or trial.study.model.cut == 0:
         return
     originals = trial.raw.store.samples("validation")
-    maps = trial.split.store.samples("validation")
-    rows = _of_each_class(originals.labels.numpy())
+    maps = trial.feature_maps.store.samples("validation")
+    rows = _rows_of_each_class(originals.labels.numpy())
     titles = [trial.study.samples.labels.classes[int(originals.labels[row])] for row in rows]
     columns = [
         [
-            _shown(originals.features[originals.rows[row]].numpy()),
+            _as_picture(originals.features[originals.rows[row]].numpy()),
             *maps.features[maps.rows[row]].float().numpy()[:CHANNELS],
         ]
         for row in rows
@@ -62,17 +62,17 @@ def _draw(columns: list[list[NDArray[Any]]], titles: list[str], sheet: Sheet) ->
     sheet.save(figure, NAME, public=False)
 
 
-def _of_each_class(labels: NDArray[Any]) -> list[int]:
-    """The first samples of each class in turn."""
-    queues = [np.flatnonzero(labels == number).tolist() for number in np.unique(labels)]
+def _rows_of_each_class(labels: NDArray[Any]) -> list[int]:
+    """The rows of the first samples of each class, the classes taken in turn."""
+    queues = [np.flatnonzero(labels == class_index).tolist() for class_index in np.unique(labels)]
     rows: list[int] = []
     while len(rows) < SHOWN and any(queues):
         rows += [queue.pop(0) for queue in queues if queue][: SHOWN - len(rows)]
     return rows
 
 
-def _shown(standardised: NDArray[Any]) -> NDArray[Any]:
-    """(C, H, W) -> (H, W) or (H, W, 3) from 0 to 1."""
+def _as_picture(standardised: NDArray[Any]) -> NDArray[Any]:
+    """(C, H, W) -> (H, W) or (H, W, 3), scaled to 0 to 1."""
     low, high = standardised.min(), standardised.max()
     picture = (standardised - low) / max(high - low, 1e-6)
     return np.asarray(picture[0] if len(picture) != 3 else picture.transpose(1, 2, 0))

@@ -1,4 +1,4 @@
-"""Pictures of predicted numbers: errors of single samples, and agreement with the truth."""
+"""Pictures for regression: per-sample errors, and agreement with the true values."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ ERRORS: dict[str, tuple[str, Callable[[Array, Array], Array]]] = {
 
 
 def errors(results: Results, sheet: Sheet) -> Picture:
-    """CDF and PDF of the per-sample errors (Fig. 9, 10), all seeds' test rows together."""
-    rows = _few(results.first_cell(), 6)
+    """CDF and PDF of the per-sample errors (Fig. 9, 10), pooled over the test rows of all seeds."""
+    rows = _comparable(results.first_cell(), 6)
     figure, axes = sheet.figure(9, 5.6, columns=len(ERRORS), rows=2)
     for column, (label, error) in enumerate(ERRORS.values()):
-        found = [error(*row.true_and_predicted) for row in rows]
-        # Beyond this lie a few rows, which would press all the others to the left edge.
-        end = max(float(np.quantile(values, 0.95)) for values in found)
+        sample_errors = [error(*row.true_and_predicted) for row in rows]
+        # The few largest errors would compress the rest of the distribution into the left edge.
+        end = max(float(np.quantile(values, 0.95)) for values in sample_errors)
         grid = np.linspace(0, end, 200)
-        for number, (row, values) in enumerate(zip(rows, found, strict=True)):
+        for index, (row, values) in enumerate(zip(rows, sample_errors, strict=True)):
             ordered = np.sort(values)
             share = np.arange(1, len(ordered) + 1) / len(ordered)
             shown = slice(None, None, max(1, len(ordered) // 1000))
-            axes[0][column].plot(ordered[shown], share[shown], label=row.arm, **line(number))
-            axes[1][column].plot(grid, density(values, grid), **line(number))
+            axes[0][column].plot(ordered[shown], share[shown], label=row.arm, **line(index))
+            axes[1][column].plot(grid, density(values, grid), **line(index))
         axes[0][column].set_xlim(0, end)
         axes[0][column].set_ylabel("share of samples (CDF)")
         axes[1][column].set_ylabel("density (PDF)")
-        # Most errors are tiny: on a linear scale one sees a spike and nothing else.
+        # Most errors are tiny: a linear scale would show a single spike.
         axes[1][column].set_yscale("log")
         heights = [drawn.get_ydata() for drawn in axes[1][column].lines]
         highest = float(np.nanmax([1e-9, *map(np.max, heights)]))
@@ -55,19 +55,19 @@ def errors(results: Results, sheet: Sheet) -> Picture:
     sheet.save(figure, "errors")
     return Picture(
         "errors",
-        "Errors of single samples (the paper's Fig. 9 and 10)",
+        "Per-sample errors (the paper's Fig. 9 and 10)",
         "Cumulative distribution and density of the per-sample MSLE, RMSLE and sMAPE for "
         f"{', '.join(row.arm for row in rows)}.",
         "The test rows of all seeds. The largest 5 % of the worst arm's errors are not shown, "
-        "nor the density of errors that are too close together to draw.",
+        "nor is the density of errors that lie too close together to draw.",
     )
 
 
 def density(values: Array, grid: Array) -> Array:
-    """A Gaussian kernel estimate with Silverman's width, mirrored at 0, where errors end.
+    """A Gaussian kernel density estimate with Silverman's bandwidth, reflected at the bound 0.
 
-    Values beyond the grid count for the height, not for the width. NaN where the values lie closer
-    together than the grid, as the errors of an exact formula do.
+    Values beyond the grid are part of the normalisation but not of the bandwidth. NaN where all
+    values lie closer together than the grid points, such as the errors of an exact formula.
     """
     from scipy.stats import gaussian_kde
 
@@ -79,8 +79,8 @@ def density(values: Array, grid: Array) -> Array:
 
 
 def agreement(results: Results, sheet: Sheet) -> Picture:
-    """Predicted against true, and Bland-Altman, for the first arms."""
-    rows = _few(results.first_cell())
+    """Predicted against true values and Bland-Altman plots, for up to four arms."""
+    rows = _comparable(results.first_cell())
     unit = results.labels.get("unit") or "label's unit"
     figure, axes = sheet.figure(9, 5.4, columns=len(rows), rows=2)
     true, predicted = zip(*(row.true_and_predicted for row in rows), strict=True)
@@ -110,12 +110,12 @@ def agreement(results: Results, sheet: Sheet) -> Picture:
         f"mean with bias and 95 % limits of agreement, for {', '.join(row.arm for row in rows)}.",
         "Predicted against true: the line is perfect agreement. Difference against mean: bias "
         "and 95 % limits of agreement (Bland and Altman, 1986). The outermost 0.1 to 0.5 % of "
-        "points may lie outside.",
+        "points may lie outside the axes.",
     )
 
 
-def _few(rows: list[ArmResult], most: int = 4) -> list[ArmResult]:
-    """Of many arms those that one wants to see beside each other."""
+def _comparable(rows: list[ArmResult], most: int = 4) -> list[ArmResult]:
+    """At most `most` arms: where there are more, those most useful to compare."""
     if len(rows) <= most:
         return rows
     wanted = ("multi", "single:C", "boosting", "sampson", "pooled", "friedewald")

@@ -1,4 +1,4 @@
-"""A comparison's or a study's runs -> report.html, figures, results.json and results.csv."""
+"""Writes report.html, pictures, results.json and results.csv of a comparison or a study's runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sltool import __version__
 from sltool.errors import BadDataError, StageOrderError, UnknownNameError
-from sltool.experiments.arm_files import Finished, TrainingSummary
+from sltool.experiments.arm_files import FinishedArm, TrainingSummary
 from sltool.experiments.figures import draw_all
 from sltool.experiments.report_page import write_page
 from sltool.experiments.results import REFERENCE, ArmResult, Results, make_rows, write_results
@@ -21,14 +20,16 @@ from sltool.metrics import metrics_for, plugin_metrics
 from sltool.server.training.run_settings import read_settings
 from sltool.study.layout import PLAIN, Question, RunFolder, StudyFolder
 from sltool.study.schema import Study
+from sltool.version import __version__
 
 if TYPE_CHECKING:
     from sltool.experiments.comparison import ComparisonPlan
 
 LEAK = (
-    "This source names no patients, and its samples were split at random: slices or pictures of "
-    "one patient may lie in training and in test, so every figure here may be too good for a new "
-    "patient. The intervals count samples, not patients, and are too narrow for the same reason."
+    "This source names no patients, and its samples were split at random: images of the same "
+    "patient may be in both training and test, so every metric here may be too optimistic for a "
+    "new patient. The intervals are over samples, not patients, and are too narrow for the same "
+    "reason."
 )
 HEADLINES = {
     "regression": ("rmsle", "smape", "mae", "r2"),
@@ -39,18 +40,18 @@ HEADLINES = {
 
 @dataclass(frozen=True)
 class Reported:
-    """Where everything lies, and what was found."""
+    """The path of the written page, and its results."""
 
     page: Path
     results: Results
 
 
-def report_plan(plan: ComparisonPlan, finished: list[Finished], out: Path) -> Reported:
+def report_plan(plan: ComparisonPlan, finished: list[FinishedArm], out: Path) -> Reported:
     """The report of a comparison."""
     facts = finished[0].facts
     metrics = shown_metrics(facts["labels"]["kind"], plan.case.metrics)
-    warnings = (LEAK,) if not plan.case.patients and _one_sample_a_group(facts) else ()
-    skipped = {arm: why for one in finished for arm, why in one.facts["left_out"].items()}
+    warnings = (LEAK,) if not plan.case.patients and _has_one_sample_per_group(facts) else ()
+    skipped = {arm: why for run in finished for arm, why in run.facts["left_out"].items()}
     results = Results(
         title=f"{plan.case.title}: the arms of {plan.case.name} compared",
         labels=facts["labels"],
@@ -58,17 +59,17 @@ def report_plan(plan: ComparisonPlan, finished: list[Finished], out: Path) -> Re
         rows=make_rows(finished, metrics, REFERENCE),
         published=plan.case.published,
         setup={**_setup(facts), **_time(finished), **_machine()},
-        warnings=(*warnings, *dict.fromkeys(n for one in finished for n in one.facts["notes"])),
+        warnings=(*warnings, *dict.fromkeys(n for run in finished for n in run.facts["notes"])),
         skipped=skipped,
     )
     return _write(results, out)
 
 
 def report_runs(folder: StudyFolder, study: Study, names: Sequence[str], out: Path) -> Reported:
-    """The report of a study's own runs, from what `evaluate` left.
+    """The report of a study's runs, from the tables of `evaluate`.
 
     Raises:
-        UnknownNameError: there is no such run.
+        UnknownNameError: there is no run of that name.
         StageOrderError: a run was not evaluated on the test samples, or none was.
     """
     rows = study_rows(folder, study, names, PLAIN)
@@ -90,12 +91,12 @@ def study_rows(
     question: Question,
     wanted: Sequence[str] = (),
 ) -> list[ArmResult]:
-    """The figures of a study's runs on a question's images, the others compared with the first.
+    """The results of a study's runs for one question; the other runs are compared with the first.
 
     Args:
-        wanted: metrics; none means the usual ones.
+        wanted: metrics; empty for the usual ones.
 
-    Raises as `report_runs` does.
+    Raises the errors of `report_runs`.
     """
     runs = [_evaluated(folder, name, question) for name in names] or [
         folder.run(name)
@@ -108,13 +109,13 @@ def study_rows(
             where=folder.runs,
             hint="run `sltool server-train` and `sltool evaluate` first",
         )
-    finished = [_of_run(run, question) for run in runs]
+    finished = [_finished_run(run, question) for run in runs]
     metrics = wanted or shown_metrics(study.samples.labels.kind)
     return make_rows(finished, metrics, finished[0].arm)
 
 
 def shown_metrics(kind: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
-    """Those of `wanted` that are for this kind of labels, or else its usual ones; and plug-ins'."""
+    """Those of `wanted` for this kind of labels, or else its usual ones; and plug-in metrics."""
     known = metrics_for(kind)
     fitting = [name for name in wanted if name in known]
     return tuple(dict.fromkeys([*(fitting or HEADLINES[kind]), *plugin_metrics(kind)]))
@@ -139,7 +140,7 @@ def _evaluated(folder: StudyFolder, name: str, question: Question) -> RunFolder:
     return run
 
 
-def _of_run(run: RunFolder, question: Question) -> Finished:
+def _finished_run(run: RunFolder, question: Question) -> FinishedArm:
     hint = f"run `sltool server-train --run {run.name}` again: it is written from the checkpoint"
     rows = read_csv(run.history, ("epoch", "samples", "seconds"), hint)
     settings = read_settings(run)
@@ -153,22 +154,22 @@ def _of_run(run: RunFolder, question: Question) -> Finished:
         ) from error
     best = losses.index(min(losses)) + 1 if losses else len(rows)
     outcome = TrainingSummary(samples, len(rows), best)
-    return Finished(
+    return FinishedArm(
         run.name, {}, settings["seed"], outcome, seconds, run.root, dict(settings), question
     )
 
 
-def _one_sample_a_group(facts: dict[str, Any]) -> bool:
+def _has_one_sample_per_group(facts: dict[str, Any]) -> bool:
     samples = sum(sum(splits.values()) for splits in facts["counts"].values())
     return bool(samples == sum(facts["patients"].values()))
 
 
 def _setup(facts: dict[str, Any]) -> dict[str, str]:
     counts = "; ".join(
-        f"{site}: {', '.join(f'{number} {split}' for split, number in splits.items())}"
+        f"{site}: {', '.join(f'{count} {split}' for split, count in splits.items())}"
         for site, splits in facts["counts"].items()
     )
-    patients = ", ".join(f"{number} {split}" for split, number in facts["patients"].items())
+    patients = ", ".join(f"{count} {split}" for split, count in facts["patients"].items())
     return {
         "dataset": f"{facts['dataset']}, source {facts['source']}",
         "samples (first seed)": counts,
@@ -183,8 +184,8 @@ def _setup(facts: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _study_setup(study: Study, finished: list[Finished]) -> dict[str, str]:
-    runs = "; ".join(f"{one.arm}: sites {' '.join(one.facts['sites'])}" for one in finished)
+def _study_setup(study: Study, finished: list[FinishedArm]) -> dict[str, str]:
+    runs = "; ".join(f"{run.arm}: sites {' '.join(run.facts['sites'])}" for run in finished)
     return {
         "study": study.id,
         "dataset": study.dataset.name,
@@ -195,11 +196,11 @@ def _study_setup(study: Study, finished: list[Finished]) -> dict[str, str]:
     }
 
 
-def _time(finished: list[Finished]) -> dict[str, str]:
-    seeds = sorted({one.seed for one in finished})
+def _time(finished: list[FinishedArm]) -> dict[str, str]:
+    seeds = sorted({run.seed for run in finished})
     return {
         "seeds": ", ".join(map(str, seeds)),
-        "time of all arms": f"{sum(one.seconds for one in finished):.0f} s",
+        "time of all arms": f"{sum(run.seconds for run in finished):.0f} s",
     }
 
 

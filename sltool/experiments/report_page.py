@@ -1,6 +1,6 @@
 """report.html: one self-contained file that opens from disk, on a phone, dark or light.
 
-What it says is chosen here; how it looks is `templates/report.html`.
+This module selects the content; `templates/report.html` has the layout.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sltool.page import Cell, DataTable, TableRow, render
 
 
 def write_page(results: Results, drawn: Sequence[Picture], out: Path) -> Path:
-    """Publish `out`/report.html with the pictures of `out`/figures inside."""
+    """Publish `out`/report.html with the pictures of `out`/figures embedded."""
     path = out / "report.html"
     text = render("sltool.experiments", path.name, _content(results, drawn, out))
     write_text(path, text, public=not _shows_patients(out / "figures"))
@@ -31,7 +31,7 @@ def write_page(results: Results, drawn: Sequence[Picture], out: Path) -> Path:
 def _content(results: Results, drawn: Sequence[Picture], out: Path) -> dict[str, Any]:
     """The variables of the template."""
     notes = dict.fromkeys(
-        f"{metric_name(one.metric)}: {one.note}." for one in results.published if one.note
+        f"{metric_name(value.metric)}: {value.note}." for value in results.published if value.note
     )
     skipped = [(f"left out: {arm}", why) for arm, why in results.skipped.items()]
     return {
@@ -39,7 +39,7 @@ def _content(results: Results, drawn: Sequence[Picture], out: Path) -> dict[str,
         "warnings": results.warnings,
         "figures": _figures(results),
         "undefined": "; ".join(undefined_draws(results.rows)),
-        "seeds": len({one.seed for row in results.rows for one in row.finished}),
+        "seeds": len({run.seed for row in results.rows for run in row.finished}),
         "published": _published(results),
         "published_notes": " ".join(notes),
         "differences": _differences(results),
@@ -57,8 +57,8 @@ def _figures(results: Results) -> DataTable:
 
 
 def _figures_row(row: ArmResult, results: Results) -> TableRow:
-    samples = [one.outcome.samples for one in row.finished]
-    epochs = [str(one.outcome.best_epoch) for one in row.finished if one.outcome.epochs]
+    samples = [run.outcome.samples for run in row.finished]
+    epochs = [str(run.outcome.best_epoch) for run in row.finished if run.outcome.epochs]
     cells = [
         *_names(row, results),
         *(_figure(row.figures[name]) for name in results.metrics),
@@ -70,7 +70,7 @@ def _figures_row(row: ArmResult, results: Results) -> TableRow:
 
 
 def _names(row: ArmResult, results: Results) -> list[Cell]:
-    """The arm and the values of what was swept."""
+    """The arm and its values of the swept keys."""
     return [Cell(row.arm), *(Cell(row.sweep.get(key, "")) for key in results.swept)]
 
 
@@ -91,16 +91,16 @@ def _published(results: Results) -> DataTable | None:
         paper = [
             Cell(f"{figure.table}: {figure.setting}"),
             Cell(metric_label(figure.metric, results)),
-            # As it is printed there.
+            # All digits that the paper prints.
             Cell(f"{figure.value:g}", sort=figure.value),
         ]
         ours = [
             [Cell(row.label), _figure(row.figures[figure.metric])]
             for row in results.rows
-            if figure.stands_beside(row.arm, row.sweep) and figure.metric in row.figures
+            if figure.matches(row.arm, row.sweep) and figure.metric in row.figures
         ]
         rows += [TableRow([*paper, *cells]) for cells in ours or [[Cell(figure.arm), Cell("-")]]]
-    return DataTable(["in the paper", "metric", "the paper's", "our arm", "ours"], rows)
+    return DataTable(["in the paper", "metric", "published value", "our arm", "our value"], rows)
 
 
 def _differences(results: Results) -> DataTable | None:
@@ -130,7 +130,7 @@ def _difference(found: Difference) -> tuple[Cell, Cell]:
 
 
 def _pictures(drawn: Sequence[Picture], folder: Path) -> list[dict[str, str]]:
-    """Title, alt and caption of each picture, with its renditions in base64."""
+    """Title, alt text and caption of each picture, with its wide and narrow files in base64."""
     shown = list(drawn)
     if _shows_patients(folder):
         shown.append(Picture(pictures.NAME, pictures.TITLE, pictures.ALT, pictures.CAPTION))
@@ -145,7 +145,7 @@ def _pictures(drawn: Sequence[Picture], folder: Path) -> list[dict[str, str]]:
 
 
 def _base64(path: Path) -> str:
-    """Nothing for a rendition that there is not."""
+    """The file in base64, or '' if it does not exist."""
     return base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""
 
 

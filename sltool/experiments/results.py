@@ -1,4 +1,4 @@
-"""From finished arms to figures: what `results.json`, `results.csv`, tables and pictures show."""
+"""Computes the results of finished arms, and writes `results.json` and `results.csv`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sltool.errors import BadDataError, StorageError
-from sltool.experiments.arm_files import Finished
+from sltool.experiments.arm_files import FinishedArm
 from sltool.experiments.paper import Published
 from sltool.experiments.statistics import Difference, Interval, Table, difference, intervals
 from sltool.files import write_csv, write_json
@@ -25,15 +25,15 @@ REFERENCE = "multi"
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm of one cell over all its seeds."""
+    """An arm of one cell over all its seeds."""
 
     arm: str
     sweep: dict[str, str]
-    finished: list[Finished]
+    finished: list[FinishedArm]
     # The predictions of every seed.
     tables: list[Table]
     figures: dict[str, Interval]
-    # Against the reference arm of the same cell; {} for that arm.
+    # To the reference arm of the same cell; {} for that arm.
     differences: dict[str, Difference]
 
     @property
@@ -44,19 +44,19 @@ class ArmResult:
     @property
     def seconds(self) -> float:
         """Mean wall time of a seed."""
-        return float(np.mean([one.seconds for one in self.finished]))
+        return float(np.mean([run.seconds for run in self.finished]))
 
     @cached_property
     def true_and_predicted(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The labels and predictions of all seeds' test rows together."""
-        columns = ([getattr(t, name) for t in self.tables] for name in ("y_true", "y_pred"))
+        """The labels and predictions of the test rows of all seeds, concatenated."""
+        columns = ([getattr(table, name) for table in self.tables] for name in ("y_true", "y_pred"))
         true, predicted = (np.concatenate(parts) for parts in columns)
         return true, predicted
 
     @cached_property
     def histories(self) -> list[pd.DataFrame]:
         """The history of every seed; empty for an arm without epochs."""
-        return [_history(one.history) for one in self.finished if one.history.is_file()]
+        return [_history(run.history) for run in self.finished if run.history.is_file()]
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Results:
 
     Attributes:
         labels: the study's labels, as in study.yaml.
-        metrics: what is shown; the first is the headline.
-        setup: label -> text, for the page's table of how it was run.
+        metrics: the shown ones; the first is the headline metric.
+        setup: label -> text, for the page's table of settings.
         warnings: sentences that the reader must see.
     """
 
@@ -91,11 +91,11 @@ class Results:
 
     @property
     def compared(self) -> list[str]:
-        """The metrics whose differences are shown; of those of the tool itself the first three."""
+        """The metrics whose differences are shown; see `foremost`."""
         return foremost(self.metrics, self.kind)
 
     def first_cell(self) -> list[ArmResult]:
-        """The arms of one cell, for the pictures that show samples."""
+        """The arms of the first cell, for the pictures that show samples."""
         return [row for row in self.rows if row.sweep == self.rows[0].sweep]
 
 
@@ -105,7 +105,7 @@ def foremost(metrics: Sequence[str], kind: str) -> list[str]:
 
 
 def _history(path: Path) -> pd.DataFrame:
-    """The figures of a `history.csv`: the epoch, and the columns of losses and accuracies.
+    """The epochs, losses and accuracies of a `history.csv`.
 
     Raises:
         BadDataError: it is damaged.
@@ -125,14 +125,14 @@ def _history(path: Path) -> pd.DataFrame:
 
 
 def read_table(path: Path, records: Path | None) -> Table:
-    """An arm's `predictions.csv`, in the order of the records, or else of the pseudonyms.
+    """An arm's `predictions.csv`, sorted by record, or by pseudonym without `records`.
 
     Args:
-        records: as `Finished.records`.
+        records: as `FinishedArm.records`.
 
     Raises:
         StorageError: it cannot be read.
-        BadDataError: it is no table of predictions.
+        BadDataError: it is not a table of predictions.
     """
     try:
         frame = pd.read_csv(path, dtype={"group": str})
@@ -156,7 +156,7 @@ def read_table(path: Path, records: Path | None) -> Table:
         raise StorageError.of(error, Path(error.filename or path), "read") from error
     except (KeyError, ValueError, IndexError) as error:
         raise BadDataError(
-            "this is no table of predictions",
+            "this is not a table of predictions",
             where=path,
             expected="the columns pseudonym, group, site, y_true and y_pred",
             hint="run `sltool evaluate` again",
@@ -164,20 +164,20 @@ def read_table(path: Path, records: Path | None) -> Table:
 
 
 def make_rows(
-    finished: Iterable[Finished], metrics: Sequence[str], reference: str
+    finished: Iterable[FinishedArm], metrics: Sequence[str], reference: str
 ) -> list[ArmResult]:
-    """Group the finished arms by cell and arm, and compute every figure.
+    """Group the finished arms by cell and arm, and compute their metrics and differences.
 
     Args:
-        reference: the arm that the others of its cell are compared with, where they have the same
-            seeds and test rows.
+        reference: the arm with which the others of its cell are compared, where they have the
+            same seeds and test rows.
     """
-    grouped: dict[tuple[str, tuple[tuple[str, str], ...]], list[Finished]] = {}
-    for one in finished:
-        grouped.setdefault((one.arm, tuple(one.sweep.items())), []).append(one)
+    grouped: dict[tuple[str, tuple[tuple[str, str], ...]], list[FinishedArm]] = {}
+    for run in finished:
+        grouped.setdefault((run.arm, tuple(run.sweep.items())), []).append(run)
     rows = {}
     for key, group in grouped.items():
-        tables = [read_table(one.predictions, one.records) for one in group]
+        tables = [read_table(run.predictions, run.records) for run in group]
         rows[key] = ArmResult(key[0], dict(key[1]), group, tables, intervals(tables, metrics), {})
     return [_compared(row, rows.get((reference, key[1]))) for key, row in rows.items()]
 
@@ -193,13 +193,13 @@ def _compared(row: ArmResult, reference: ArmResult | None) -> ArmResult:
     return replace(row, differences=differences)
 
 
-def _same_rows(one: ArmResult, other: ArmResult) -> bool:
+def _same_rows(row: ArmResult, other: ArmResult) -> bool:
     """Whether two arms were tested on the same samples, seed by seed."""
-    return [run.seed for run in one.finished] == [run.seed for run in other.finished] and all(
+    return [run.seed for run in row.finished] == [run.seed for run in other.finished] and all(
         len(a.y_true) == len(b.y_true)
         and bool((a.y_true == b.y_true).all())
         and bool((a.groups == b.groups).all())
-        for a, b in zip(one.tables, other.tables, strict=True)
+        for a, b in zip(row.tables, other.tables, strict=True)
     )
 
 
@@ -213,7 +213,7 @@ def document(results: Results) -> dict[str, Any]:
         "warnings": list(results.warnings),
         "left_out": results.skipped,
         "arms": [_row_document(row) for row in results.rows],
-        "published": [vars(one) for one in results.published],
+        "published": [vars(published) for published in results.published],
     }
 
 
@@ -221,48 +221,52 @@ def _row_document(row: ArmResult) -> dict[str, Any]:
     return {
         "arm": row.arm,
         "sweep": row.sweep,
-        "seeds": [one.seed for one in row.finished],
-        "samples": [one.outcome.samples for one in row.finished],
-        "best_epochs": [one.outcome.best_epoch for one in row.finished],
-        "seconds": [one.seconds for one in row.finished],
+        "seeds": [run.seed for run in row.finished],
+        "samples": [run.outcome.samples for run in row.finished],
+        "best_epochs": [run.outcome.best_epoch for run in row.finished],
+        "seconds": [run.seconds for run in row.finished],
         "metrics": {
             name: {
-                "mean": _number(one.mean),
-                "sd": _number(one.sd),
-                **interval_document(one),
-                "seeds": [_number(value) for value in one.seeds],
+                "mean": _finite_or_none(figure.mean),
+                "sd": _finite_or_none(figure.sd),
+                **interval_document(figure),
+                "seeds": [_finite_or_none(value) for value in figure.seeds],
             }
-            for name, one in row.figures.items()
+            for name, figure in row.figures.items()
         },
         "against_reference": {
-            name: difference_document(one) for name, one in row.differences.items()
+            name: difference_document(against) for name, against in row.differences.items()
         },
     }
 
 
-def interval_document(one: Interval) -> dict[str, Any]:
-    """The interval's ends, None where there is none, and how many draws were undefined."""
-    return {"low": _number(one.low), "high": _number(one.high), "undefined": one.undefined}
+def interval_document(figure: Interval) -> dict[str, Any]:
+    """The interval's bounds, None where undefined, and the count of undefined draws."""
+    return {
+        "low": _finite_or_none(figure.low),
+        "high": _finite_or_none(figure.high),
+        "undefined": figure.undefined,
+    }
 
 
-def difference_document(one: Difference) -> dict[str, Any]:
-    """Everything of it; None for what is not defined."""
-    ends = {key: _number(getattr(one, key)) for key in ("mean", "low", "high", "p")}
-    return {**ends, "undefined": one.undefined}
+def difference_document(against: Difference) -> dict[str, Any]:
+    """All attributes; None for those that are not finite."""
+    numbers = {key: _finite_or_none(getattr(against, key)) for key in ("mean", "low", "high", "p")}
+    return {**numbers, "undefined": against.undefined}
 
 
 def undefined_draws(rows: Iterable[ArmResult]) -> list[str]:
-    """A sentence for each figure that some draws leave undefined."""
+    """A sentence for each metric that is undefined in some draws."""
     return [
-        f"{row.label}: {one.undefined} of {len(one.draws)} resamples leave {name} undefined, and "
-        "count against it"
+        f"{row.label}: {name} is undefined in {figure.undefined} of {len(figure.draws)} resamples, "
+        "which widen its interval"
         for row in rows
-        for name, one in row.figures.items()
-        if one.undefined
+        for name, figure in row.figures.items()
+        if figure.undefined
     ]
 
 
-def _number(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
@@ -270,18 +274,18 @@ def csv_rows(results: Results) -> list[dict[str, Any]]:
     """`results.csv`: a row for each arm, cell and metric."""
     rows = []
     for row in results.rows:
-        for name, one in row.figures.items():
+        for name, figure in row.figures.items():
             against = row.differences.get(name)
             rows.append(
                 {
                     "arm": row.arm,
                     **row.sweep,
                     "metric": name,
-                    "mean": one.mean,
-                    "sd": one.sd,
-                    "low": one.low,
-                    "high": one.high,
-                    "seeds": len(one.seeds),
+                    "mean": figure.mean,
+                    "sd": figure.sd,
+                    "low": figure.low,
+                    "high": figure.high,
+                    "seeds": len(figure.seeds),
                     "difference": against.mean if against else None,
                     "p": against.p if against else None,
                 }

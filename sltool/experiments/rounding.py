@@ -1,26 +1,26 @@
-"""Figures as text, rounded to their spread: digits that the spread makes meaningless are not shown.
+"""Values as text, rounded to their spread, so that meaningless digits are not shown.
 
-The spread has two significant digits, as GUM (JCGM 100:2008, 7.2.6) advises, and the figure as many
-decimals.
+The spread has two significant digits, as GUM (JCGM 100:2008, 7.2.6) advises, and the value has as
+many decimals as the spread.
 """
 
 from __future__ import annotations
 
 from math import floor, isfinite, log10
 
-# Of a figure whose spread is unknown or zero.
+# Digits of a value whose spread is unknown or zero.
 SIGNIFICANT = 4
-# With more decimals a figure is shown with an exponent.
+# A value that needs more decimals is shown with an exponent.
 MOST_DECIMALS = 6
 UNDEFINED = "-"
 
 
 def rounded(value: float, spread: float, *, signed: bool = False) -> str:
-    """`value` with the decimals of `spread`, or with four significant digits if that has none.
+    """`value` with the decimals of `spread`, or with four significant digits without a spread.
 
     Args:
         spread: a standard deviation or half an interval; not finite or 0 where there is none.
-        signed: show a plus too.
+        signed: show a plus sign too.
 
     Returns:
         '-' for a value that is not finite.
@@ -38,10 +38,10 @@ def rounded(value: float, spread: float, *, signed: bool = False) -> str:
 
 
 def with_spread(mean: float, sd: float, half: float) -> str:
-    """'0.090 ± 0.011'; of one seed, whose standard deviation is not finite, the mean alone.
+    """'0.090 ± 0.011'; the mean alone if `sd` is not finite, as with a single seed.
 
     Args:
-        half: half the width of the mean's interval, to which it is rounded if there is no sd.
+        half: half the width of the mean's interval, used for rounding if there is no sd.
     """
     if not isfinite(sd) or not isfinite(mean):
         return rounded(mean, half)
@@ -57,7 +57,7 @@ def interval(low: float, high: float, *, signed: bool = False) -> str:
 
 
 def p_value(p: float) -> str:
-    """Two decimals, three below 0.1."""
+    """Two decimals; three below 0.1."""
     if not isfinite(p):
         return UNDEFINED
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"

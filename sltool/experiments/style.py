@@ -1,4 +1,4 @@
-"""How pictures look, and how they are written: PNG and SVG, legible for the colour-blind."""
+"""Style and output of pictures: PNG and SVG, in colours that are safe for colour blindness."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LOOK: Any = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "legend.frameon": False,
-    # The same picture, the same bytes.
+    # Makes the SVG files reproducible byte for byte.
     "svg.hashsalt": "sltool",
 }
-# At this width, in inches, the letters are as large on a phone as the text around the picture.
+# At this width, in inches, text in the picture is as large on a phone as the text around it.
 NARROW_WIDTH = 4.0
 NARROW_DPI = 200
 NARROW_LEGEND = 3
@@ -35,23 +35,23 @@ NARROW = "-narrow"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def colour(number: int) -> str:
-    """The colour of series `number`."""
-    return COLOURS[number % len(COLOURS)]
+def colour(index: int) -> str:
+    """The colour of the series at `index`."""
+    return COLOURS[index % len(COLOURS)]
 
 
-def line(number: int) -> dict[str, Any]:
-    """Colour and dashes of series `number`; no two of the first 28 look alike."""
-    dashes = DASHES[(number // len(COLOURS) + number % len(COLOURS)) % len(DASHES)]
-    return {"color": colour(number), "linestyle": dashes, "linewidth": 1.6}
+def line(index: int) -> dict[str, Any]:
+    """Colour and dashes of the series at `index`; the first 28 series all differ."""
+    dashes = DASHES[(index // len(COLOURS) + index % len(COLOURS)) % len(DASHES)]
+    return {"color": colour(index), "linestyle": dashes, "linewidth": 1.6}
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Where pictures are drawn: for a wide screen or, panels below each other, for a phone.
+    """The layout of pictures: for a wide screen or, with the panels below each other, for a phone.
 
     Attributes:
-        folder: of the files: NAME.png and NAME.svg, of a narrow sheet NAME-narrow.png.
+        folder: receives NAME.png and NAME.svg, or NAME-narrow.png from a narrow sheet.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class Sheet:
     ) -> tuple[Figure, Any]:
         """A figure and its (rows, columns) array of axes, sizes in inches on a wide sheet.
 
-        On a narrow sheet the grid is transposed, but not the array.
+        On a narrow sheet the layout of the panels is transposed, but not the array.
 
         Raises:
             UsageError: matplotlib is not installed.
@@ -85,7 +85,7 @@ class Sheet:
         return figure, figure.subplots(rows, columns, squeeze=False)
 
     def label(self, text: str) -> str:
-        """An axis label that fits a panel: on a narrow sheet two stand side by side."""
+        """An axis label that fits its panel: wrapped on a narrow sheet."""
         return textwrap.fill(text, NARROW_LABEL) if self.narrow else text
 
     def legend_below(self, figure: Figure, axis: Any, columns: int) -> None:
@@ -95,7 +95,7 @@ class Sheet:
         figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
 
     def save(self, figure: Figure, name: str, *, public: bool = True) -> None:
-        """Publish the files of a picture; one that shows a patient is not public."""
+        """Publish the files of a picture; one that shows patients needs `public=False`."""
         if self.narrow:
             _publish(figure, self.folder / f"{name}{NARROW}.png", public, dpi=NARROW_DPI)
         else:
@@ -110,7 +110,7 @@ def _publish(figure: Figure, path: Path, public: bool, **options: Any) -> None:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that was written, by its name in the figures' folder."""
+    """A written picture; `name` is its file name in the figures folder, without suffix."""
 
     name: str
     title: str

@@ -10,14 +10,14 @@ from itertools import product
 
 from sltool.errors import UsageError
 
-# Short names of what is often swept.
+# Short names of frequently swept keys.
 KEYS = {"cut": "model.cut", "noise": "encoding.noise", "epochs": "training.epochs"}
 EXPECTED = (
     "sites=1,3,10, ratios=7:2:1,1:1:1, cut=0..4, noise=0,0.5, or a study.yaml key such as "
     "training.batch_size=32,64"
 )
-# A file system has names of 255 bytes at most.
-LONGEST = 200
+# File systems limit a name to 255 bytes.
+MAX_NAME_BYTES = 200
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -34,7 +34,7 @@ class Cell:
         return re.sub(r"[^A-Za-z0-9_=.,-]", "-", text) or "base"
 
     def settings(self) -> tuple[str, ...]:
-        """As `prepare --set` takes them."""
+        """The point as `prepare --set` takes it, without the sites' shares."""
         return tuple(
             f"{KEYS.get(key, key)}={value}"
             for key, value in self.point.items()
@@ -42,17 +42,17 @@ class Cell:
         )
 
     def ratios(self, default: str) -> str:
-        """The shares of the sites; equal ones where their number is swept."""
+        """The shares of the sites; equal where the number of sites is swept."""
         if "sites" in self.point:
             return ":".join(["1"] * int(self.point["sites"]))
         return self.point.get("ratios", default)
 
 
 def grid(sweeps: Sequence[str]) -> list[Cell]:
-    """All cells of the sweeps, the last one moving fastest.
+    """All cells of the sweeps; the last sweep varies fastest.
 
     Raises:
-        UsageError: a sweep does not parse.
+        UsageError: a sweep does not parse, a key is swept twice, or two cells have the same folder.
     """
     axes = [_axis(sweep) for sweep in sweeps]
     keys = [key for key, _ in axes]
@@ -65,12 +65,14 @@ def grid(sweeps: Sequence[str]) -> list[Cell]:
     ]
     names = Counter(cell.name for cell in cells)
     for name, count in names.items():
-        if count > 1 or len(name.encode()) > LONGEST:
+        if count > 1 or len(name.encode()) > MAX_NAME_BYTES:
             raise UsageError(
-                "two cells would have one folder" if count > 1 else "a cell's folder has no name",
+                "two cells would have the same folder"
+                if count > 1
+                else "a cell's folder name is too long",
                 where=f"--sweep {' '.join(sweeps)}",
-                expected=f"values that differ in letters, digits, '.', '-' and '_', and at most "
-                f"{LONGEST} bytes of them in a cell",
+                expected=f"values that differ in letters, digits, '.', '-' and '_', and folder "
+                f"names of at most {MAX_NAME_BYTES} bytes",
                 hint=f"the folder would be '{name[:80]}'",
             )
     return cells
@@ -81,10 +83,10 @@ def _axis(sweep: str) -> tuple[str, list[str]]:
     values = [value.strip() for value in text.split(",")]
     found = RANGE.fullmatch(text)
     if found:
-        values = [str(number) for number in range(int(found[1]), int(found[2]) + 1)]
+        values = [str(value) for value in range(int(found[1]), int(found[2]) + 1)]
     known = key in KEYS or key in ("sites", "ratios") or "." in key
-    counts = key == "sites"
-    fits = all(value.isdecimal() and int(value) > 0 if counts else value for value in values)
+    is_count = key == "sites"
+    fits = all(value.isdecimal() and int(value) > 0 if is_count else value for value in values)
     if not (equals and known and values and fits):
         raise UsageError(f"'--sweep {sweep}' does not parse", expected=EXPECTED)
     return key, values

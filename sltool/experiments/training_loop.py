@@ -1,7 +1,7 @@
-"""The one place where the comparisons touch the server's trainer and evaluation.
+"""The only module of the comparisons that uses the server's trainer and evaluation.
 
-`train_run` is `server-train` and `evaluate` as a user runs them. `Loop` is for the arms that the
-server has no business with (federated, online): the same optimiser, schedule, loss and batches.
+`train_run` runs the stages `server-train` and `evaluate`. `Loop` is for the arms whose training
+the server does not offer (federated, online): the same optimiser, schedule, loss and batches.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class ServerData:
-    """A study with everything in its store."""
+    """A study and the store that has all its shards."""
 
     folder: StudyFolder
     study: Study
@@ -57,10 +57,10 @@ def train_run(
     progress: Progress,
     target: Path,
 ) -> TrainingSummary:
-    """Train and evaluate a run through the server's stages; its tables are copied to `target`.
+    """Train and evaluate a run with the server's stages, and copy its tables to `target`.
 
     Raises:
-        KeyboardInterrupt: the user stopped it; the run's checkpoint keeps what was done.
+        KeyboardInterrupt: the user interrupted it; the run can be resumed from its checkpoint.
     """
     options = RunOptions(run=name, sites=sites, seed=seed)
     with only_server(data.folder):
@@ -75,29 +75,29 @@ def train_run(
 
 
 def take_in(folder: StudyFolder, study: Study, progress: Progress) -> Store:
-    """The store after everything in the inbox was taken in.
+    """Take in every file of the inbox, and return the store.
 
     Raises:
-        ShardRefusedError: a shard was refused; here that is a fault.
+        ShardRefusedError: a shard was refused; as sltool made it, this is a bug in sltool.
     """
     queue = Queue(folder, study)
     with only_server(folder):
         intake = queue.take(progress)
-        for held in intake.held:
+        for shard in intake.quarantined:
             # A simulated site may have only a few samples, and all of one class.
-            queue.approve(held.name, progress)
-    for one in (*intake.rejected, *intake.left):
-        raise one.error
+            queue.approve(shard.name, progress)
+    for refused in (*intake.rejected, *intake.left):
+        raise refused.error
     return queue.store
 
 
 class Loop:
-    """Training a whole network by the study's settings, for the arms that need their own loop.
+    """Trains a whole network with the study's settings, for the arms that need their own loop.
 
     Args:
-        network: whose parameters are trained.
+        network: its parameters are trained.
         samples: the training samples of this loop.
-        seed: of the order of samples and of dropout.
+        seed: for the order of samples and for dropout.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Loop:
         self.network = network
         self.samples = samples
         self._settings = study.training
-        self._objective = make_task(study)
+        self._objective = make_objective(study)
         self._objective.balance(samples.labels)
         self._seed = seed
         self._loader = FeatureLoader(samples, device)
@@ -120,40 +120,40 @@ class Loop:
         self.reset_optimizer()
 
     def reset_optimizer(self) -> None:
-        """Go on with a new optimiser."""
+        """Continue with a new optimiser."""
         self._optimizer_step = OptimizerStep(self.network, self._settings)
 
-    def epoch(self, number: int, forward: Forward) -> float:
-        """One pass in the order of (seed, number); returns the mean training loss.
+    def epoch(self, epoch: int, forward: Forward) -> float:
+        """One pass in an order drawn from (seed, epoch); returns the mean training loss.
 
         Raises:
-            DivergedError: the loss or a weight is no finite number any more.
+            DivergedError: the loss or a weight is not finite.
         """
         self.network.train()
-        torch.manual_seed(hash((self._seed, number)) & (2**63 - 1))
+        torch.manual_seed(hash((self._seed, epoch)) & (2**63 - 1))
         total = 0.0
-        batches = even_batches(self._order(number), self._settings.batch_size)
+        batches = even_batches(self._order(epoch), self._settings.batch_size)
         for step, order in enumerate(batches):
-            self._optimizer_step.set_rate(number + step / len(batches))
+            self._optimizer_step.set_rate(epoch + step / len(batches))
             with self._precision.autocast():
-                outputs = forward(self._rows(order, number, step), order)
+                outputs = forward(self._rows(order, epoch, step), order)
             loss = self._objective.loss(outputs.float(), self._loader.labels(order))
             self._optimizer_step.step(loss)
             total += loss.item() * len(order)
             if not math.isfinite(total):
-                raise diverged("training loss", number + 1, step + 1, self._settings)
+                raise diverged("training loss", epoch + 1, step + 1, self._settings)
         if not is_finite(self.network):
-            raise diverged("training loss", number + 1, len(batches), self._settings)
+            raise diverged("training loss", epoch + 1, len(batches), self._settings)
         return total / len(self.samples)
 
-    def _order(self, number: int) -> torch.Tensor:
-        rng = np.random.default_rng([self._seed, number])
+    def _order(self, epoch: int) -> torch.Tensor:
+        rng = np.random.default_rng([self._seed, epoch])
         return torch.from_numpy(rng.permutation(len(self.samples)))
 
-    def _rows(self, order: torch.Tensor, number: int, step: int) -> torch.Tensor:
+    def _rows(self, order: torch.Tensor, epoch: int, step: int) -> torch.Tensor:
         rows = self.samples.rows[order]
         if self.samples.views > 1:
-            rng = np.random.default_rng([self._seed, number, step])
+            rng = np.random.default_rng([self._seed, epoch, step])
             rows = rows + torch.from_numpy(rng.integers(self.samples.views, size=len(rows)))
         return rows
 
@@ -161,8 +161,8 @@ class Loop:
         """The standardised inputs of `rows`, on the device."""
         return self._loader.features(rows)
 
-    def whole(self, rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-        """The `Forward` of a network that takes the inputs alone."""
+    def forward(self, rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        """The `Forward` of a network whose only input is the samples' features."""
         outputs: torch.Tensor = self.network(self.inputs(rows))
         return outputs
 
@@ -177,7 +177,7 @@ class Best:
         self._loss = float("inf")
 
     def update(self, network: nn.Module, row: dict[str, Any]) -> None:
-        """Enter the row of an epoch; keep its state if no earlier one was as good."""
+        """Record an epoch; keep the network's state if its validation loss is the lowest so far."""
         self.history.append(row)
         if row["validation_loss"] < self._loss:
             self._loss = row["validation_loss"]
@@ -185,7 +185,7 @@ class Best:
             self.state = {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def make_task(study: Study) -> Objective:
+def make_objective(study: Study) -> Objective:
     """The loss and predictions of the study's labels."""
     return Objective(study.samples.labels, study.training)
 
@@ -197,13 +197,15 @@ def network_outputs(
     return predict(network, samples, device)
 
 
-def figures(study: Study, outputs: torch.Tensor, samples: StoredSamples) -> dict[str, float]:
+def validation_metrics(
+    study: Study, outputs: torch.Tensor, samples: StoredSamples
+) -> dict[str, float]:
     """The validation columns of `history.csv`."""
-    objective = make_task(study)
+    objective = make_objective(study)
     row = {"validation_loss": objective.loss(outputs, samples.labels).item()}
     if study.samples.labels.kind != "regression":
-        right = objective.correct(outputs, samples.labels).item()
-        row["validation_accuracy"] = right / len(samples)
+        correct = objective.correct(outputs, samples.labels).item()
+        row["validation_accuracy"] = correct / len(samples)
     return row
 
 
@@ -214,7 +216,7 @@ def write_outcome(
     y_pred: Any,
     history: Sequence[dict[str, Any]],
 ) -> None:
-    """Leave an arm's `predictions.csv` and, where it was trained in epochs, `history.csv`.
+    """Write an arm's `predictions.csv` and, if it was trained in epochs, `history.csv`.
 
     Args:
         y_pred: (N,) or (N, classes) for the test `samples`, in the label's unit or probabilities.
@@ -228,6 +230,6 @@ def write_outcome(
 def write_network(
     target: Path, study: Study, samples: StoredSamples, outputs: torch.Tensor, best: Best
 ) -> None:
-    """The same for a network's (N, outputs) on the test samples."""
-    y_pred = make_task(study).predict(outputs).numpy()
+    """As `write_outcome`, from a network's (N, outputs) on the test samples."""
+    y_pred = make_objective(study).predict(outputs).numpy()
     write_outcome(target, study, samples, y_pred, best.history)

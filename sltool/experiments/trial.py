@@ -1,10 +1,10 @@
-"""One cell of a comparison at one seed: the study that its arms share, made by the user's stages.
+"""One cell of a comparison at one seed: the study that its arms share, made by the usual stages.
 
-CELL/study/    the study, cut where it says: all sites and the server in one folder
-CELL/raw/      the same sites cut at 0, so the standardised inputs themselves are in the store:
-               what the arms work on that see raw data (pooled, federated, online, equations)
-CELL/arms/     what the arms leave
-CELL/cell.json what was compared: settings, counts, digests
+CELL/study/    the study with its cut: all sites and the server in one folder
+CELL/raw/      the same sites with cut 0, so that the store has the standardised inputs; used by
+               the arms that train on raw data (pooled, federated, online, equations)
+CELL/arms/     the arms' results
+CELL/cell.json the settings, counts and digests
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from sltool.coordinator.create import study_text
 from sltool.experiments.arm_files import TrainingSummary
 from sltool.experiments.training_loop import ServerData, take_in, train_run
 from sltool.files import private_folder, publish, read_csv, sha256, write_text
 from sltool.progress import Progress
 from sltool.site.encode import encode
 from sltool.site.partition_stage import make_sites
-from sltool.site.prepare_stage import prepare_study, study_text
+from sltool.site.prepare_stage import prepare_study
 from sltool.site.ship import ship
 from sltool.site.withdrawals import PRIVATE_COLUMNS
 from sltool.study.layout import StudyFolder
@@ -37,7 +38,7 @@ SHARD_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """What a cell compares, but for the arms.
+    """The settings of a cell, except its arms.
 
     Attributes:
         settings: 'key=value' for study.yaml, as `prepare --set` takes them.
@@ -51,7 +52,7 @@ class TrialSettings:
     seed: int
 
     def document(self) -> dict[str, Any]:
-        """For `cell.json`; the source's place on this machine stays out of it."""
+        """For `cell.json`; of the source's path only the last part, since the rest is private."""
         return {
             "dataset": self.dataset,
             "source": self.source.name if self.source else "bundled",
@@ -62,7 +63,7 @@ class TrialSettings:
 
 
 class Trial:
-    """The data of a cell; each side is made when an arm first asks for it."""
+    """The data of a cell; feature maps and raw inputs are made when an arm first needs them."""
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class Trial:
 
     @property
     def seed(self) -> int:
-        """Of split, privacy layer, weights and order."""
+        """Determines split, privacy layer, initial weights and sample order."""
         return self.setup.seed
 
     @cached_property
@@ -104,21 +105,21 @@ class Trial:
 
     @cached_property
     def study(self) -> Study:
-        """The study, cut where it says."""
+        """The study with its cut."""
         return load_study(self._prepared)
 
     @cached_property
-    def split(self) -> ServerData:
-        """What the server of the study has: feature maps."""
+    def feature_maps(self) -> ServerData:
+        """The server's data of the study."""
         return self._server_data(self._prepared, self.study)
 
     @cached_property
     def raw(self) -> ServerData:
-        """The same samples, split and views without a privacy layer, in one place."""
+        """The same samples, split and views without a privacy layer, of all sites in one store."""
         folder = StudyFolder(self.root / "raw")
         model = self.study.model.model_copy(update={"cut": 0})
-        open_encoding = {"dtype": "float32", "clip": None, "noise": 0.0}
-        encoding = self.study.encoding.model_copy(update=open_encoding)
+        unprotected = {"dtype": "float32", "clip": None, "noise": 0.0}
+        encoding = self.study.encoding.model_copy(update=unprotected)
         study = self.study.model_copy(update={"model": model, "encoding": encoding})
         write_text(folder.study_file, study_text(study), public=True)
         with publish(folder.privacy_layer, public=True) as part:
@@ -137,12 +138,12 @@ class Trial:
     def train(
         self, data: ServerData, name: str, sites: Sequence[str], target: Path
     ) -> TrainingSummary:
-        """A run on these sites' shards ([]: all), through the server's stages; see `train_run`."""
+        """Train a run on the shards of these sites ([]: all); see `train_run`."""
         return train_run(data, name, sites, self.seed, self.device, self.progress, target)
 
     def facts(self) -> dict[str, Any]:
-        """What the comparison ran on: settings, counts and digests."""
-        store = self.split.store
+        """The settings, counts and digests for `cell.json`."""
+        store = self.feature_maps.store
         counts = {
             site: {split: len(store.samples(split, [site])) for split in SPLITS}
             for site in self.study.sites
@@ -152,7 +153,7 @@ class Trial:
             "counts": counts,
             "patients": {split: len(set(store.samples(split).groups)) for split in SPLITS},
             "encoding_digest": store.encoding,
-            "privacy_layer_digest": sha256(self.split.folder.privacy_layer),
+            "privacy_layer_digest": sha256(self.feature_maps.folder.privacy_layer),
             "labels": self.study.samples.labels.model_dump(mode="json"),
             "model": self.study.model.model_dump(mode="json"),
             "encoding": self.study.encoding.model_dump(mode="json"),
@@ -172,11 +173,11 @@ class Trial:
         ]
 
     def clear(self) -> None:
-        """Delete everything, to run the cell anew."""
+        """Delete everything, so that the cell is run from the start."""
         shutil.rmtree(self.root, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Delete the two sides, which can be made again; the arms' tables stay."""
+        """Delete both study folders, which can be made again; the arms' tables are kept."""
         for name in ("study", "raw"):
             shutil.rmtree(self.root / name, ignore_errors=True)
 

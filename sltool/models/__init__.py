@@ -1,1 +1,1 @@
-"""Models: a privacy layer and a server network that fit. One file each."""
+"""Models: networks that are cut into a privacy layer and a server network, a file for each."""

@@ -1,4 +1,4 @@
-"""What a model is: a list of hidden layers and a head, cut in two at any place."""
+"""The interface of a model: hidden layers and a head, which can be cut after any layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sltool.registry import models
 from sltool.study.schema import Fraction, Section, Study
 from sltool.study.study_file import validate
 
-# Of 32 bits, in the state of an MT19937.
+# 32-bit words in the state of an MT19937.
 MT_WORDS = 624
 
 
@@ -30,7 +30,7 @@ class Layers:
     """A network before the cut.
 
     Attributes:
-        hidden: the hidden layers; each is one place where the network can be cut.
+        hidden: the hidden layers; the network can be cut before or after each of them.
         head: from the last hidden layer's output to (N, outputs).
     """
 
@@ -50,8 +50,8 @@ class Model(ABC):
     """A network of the study. Subclasses register with `@models.register("name")`.
 
     `Settings` is the schema of the study file's `model` section beside `name` and `cut`. Its field
-    `server`, if it has one, holds what concerns the server network alone and may change without a
-    new encoding.
+    `server`, if it has one, holds the settings of the server network alone, which may change
+    without a new encoding.
     """
 
     class Settings(Section):
@@ -64,43 +64,43 @@ class Model(ABC):
     def layers(self, shape: tuple[int, ...], outputs: int, cut: int) -> Layers:
         """The layers for standardised samples (N, *shape), float32, and (N, outputs) predictions.
 
-        For classes the predictions are logits, for regression standardised labels. `cut` is only
-        for what makes no sense at the site, whose weights are never trained: batch normalisation
-        or dropout stand in the hidden layers from number `cut` on.
+        For classes the predictions are logits, for regression standardised labels. `cut` is the
+        number of hidden layers at the site, which are never trained: batch normalisation and
+        dropout belong only into the hidden layers from index `cut` on.
 
-        Every tensor of a layer has to stand in its state dict: where weights are read from a file,
-        the layers are made without any.
+        Every tensor of a layer has to be in its state dict, because layers whose weights are read
+        from a file are created without weights.
         """
 
     def load_pretrained(  # noqa: B027 - most models have none
         self, layers: Layers, cut: int, folder: Path
     ) -> None:
-        """Put starting weights from disk into the server's layers, if the settings name any.
+        """Load initial weights from disk into the server's layers, if the settings name any.
 
         Args:
             layers: what `layers` returned.
-            folder: the study's folder; a relative path in the settings starts there.
+            folder: the study's folder; paths in the settings are relative to it.
         """
 
     def load_privacy_layer(self, layers: Layers, cut: int, folder: Path) -> bool:
-        """Put weights from disk into the site's layers, for a new privacy layer, if so set.
+        """Load weights from disk into the site's layers, for a new privacy layer, if so set.
 
         Args:
             layers: what `layers` returned.
-            folder: the study's folder; a relative path in the settings starts there.
+            folder: the study's folder; paths in the settings are relative to it.
 
         Returns:
-            Whether it did; otherwise they are drawn (`sltool.models.draw`).
+            Whether weights were loaded; otherwise they are drawn (`sltool.models.draw`).
         """
         return False
 
 
 def draw_privacy_layer(study: Study, seed: int | None, folder: Path) -> nn.Sequential:
-    """A new privacy layer: drawn from `seed`, or of a pretrained network, if the model says so.
+    """A new privacy layer: drawn from `seed`, or pretrained if the model's settings say so.
 
     Args:
-        seed: None: from the system's entropy, never to be drawn again.
-        folder: the study's folder; relative paths in the model's settings start there.
+        seed: None: the system's entropy, so that the draw cannot be repeated.
+        folder: the study's folder; paths in the model's settings are relative to it.
 
     Raises:
         StudyFileError: the model's settings or the cut are wrong.
@@ -108,18 +108,18 @@ def draw_privacy_layer(study: Study, seed: int | None, folder: Path) -> nn.Seque
     """
     with _seeded(seed):
         model, layers = _layers(study)
-        layer = split(layers, study.model.cut).privacy_layer
+        layer = cut_network(layers, study.model.cut).privacy_layer
         if not model.load_privacy_layer(layers, study.model.cut, folder):
             draw(layer, study.samples)
     return layer
 
 
 def build(study: Study, seed: int | None, folder: Path | None = None) -> Halves:
-    """The study's network with weights drawn from `seed`, cut where the study says.
+    """The study's network with weights drawn from `seed`, cut at `model.cut`.
 
     Args:
-        seed: None: from the system's entropy, never to be drawn again.
-        folder: the study's folder, for a new run: starting weights that the settings name are read.
+        seed: None: the system's entropy, so that the draw cannot be repeated.
+        folder: the study's folder, for a new run: initial weights that the settings name are read.
 
     Raises:
         StudyFileError: the model's settings or the cut are wrong.
@@ -127,7 +127,7 @@ def build(study: Study, seed: int | None, folder: Path | None = None) -> Halves:
     """
     with _seeded(seed):
         model, layers = _layers(study)
-    halves = split(layers, study.model.cut)
+    halves = cut_network(layers, study.model.cut)
     if folder is not None:
         model.load_pretrained(layers, study.model.cut, folder)
     return halves
@@ -135,7 +135,7 @@ def build(study: Study, seed: int | None, folder: Path | None = None) -> Halves:
 
 @contextmanager
 def _seeded(seed: int | None) -> Iterator[None]:
-    """Draw from `seed`, or from the system's entropy, and leave torch's generator as it was."""
+    """Draw from `seed` or the system's entropy, and restore the state of torch's generator."""
     with torch.random.fork_rng(devices=[]):
         if seed is None:
             _seed_from_entropy()
@@ -147,35 +147,37 @@ def _seeded(seed: int | None) -> Iterator[None]:
 def _seed_from_entropy() -> None:
     """Fill the whole state of torch's CPU generator, the MT19937, from the system's entropy.
 
-    `torch.manual_seed` uses 32 bits of its argument, few enough to try them all.
+    `torch.manual_seed` uses 32 bits of its argument, which can be searched exhaustively.
     """
     torch.manual_seed(1)
     state = torch.get_rng_state()
     words = state.numpy().view(np.uint64)[3 : 3 + MT_WORDS]
     if len(words) != MT_WORDS or words[0] != 1:
-        raise RuntimeError(f"torch {torch.__version__} lays its generator's state out otherwise")
+        raise RuntimeError(f"torch {torch.__version__} has another layout of its generator's state")
     words[:] = np.frombuffer(secrets.token_bytes(4 * MT_WORDS), np.uint32)
     torch.set_rng_state(state)
 
 
 def outline(study: Study) -> Halves:
-    """The study's network without weights, on torch's meta device: its shapes, at no cost.
+    """The study's network without weights, on torch's meta device: shapes without memory.
 
-    Weights come in with `load_state_dict(..., assign=True)`. Raises as `build` does.
+    Weights are loaded with `load_state_dict(..., assign=True)`. Raises the errors of `build`.
     """
     with torch.device("meta"):
-        return split(_layers(study)[1], study.model.cut)
+        return cut_network(_layers(study)[1], study.model.cut)
 
 
 def _layers(study: Study) -> tuple[Model, Layers]:
-    found = models.get(study.model.name)
-    settings = validate(found.Settings, study.model.settings(), where="study.yaml", prefix="model")
-    model: Model = found(settings)
+    registered = models.get(study.model.name)
+    settings = validate(
+        registered.Settings, study.model.settings(), where="study.yaml", prefix="model"
+    )
+    model: Model = registered(settings)
     shape, outputs = study.samples.shape, study.samples.labels.outputs
     return model, model.layers(shape, outputs, study.model.cut)
 
 
-def split(layers: Layers, cut: int) -> Halves:
+def cut_network(layers: Layers, cut: int) -> Halves:
     """Put the first `cut` hidden layers at the site and the rest at the server.
 
     Raises:
@@ -192,11 +194,11 @@ def split(layers: Layers, cut: int) -> Halves:
 
 
 def load_weights(part: nn.Module, path: Path, what: str, hint: str) -> None:
-    """Put the tensors of a safetensors file into a part of the network, in place of its own.
+    """Replace the tensors of a part of the network by those of a safetensors file.
 
     Args:
-        what: what the file is, for messages: 'the privacy layer'.
-        hint: what the user should do where it is damaged or of another network.
+        what: the file's name in messages, such as 'the privacy layer'.
+        hint: what the user should do if it is damaged or of another network.
 
     Raises:
         StorageError: the file cannot be read.
@@ -221,14 +223,14 @@ def load_weights(part: nn.Module, path: Path, what: str, hint: str) -> None:
 
 
 def feature_shape(study: Study) -> tuple[int, ...]:
-    """The shape of one feature map, (C, H, W) or (D,)."""
+    """The shape of a sample's feature map, (C, H, W) or (D,)."""
     # Not `outline`: the first use of the meta device imports sympy and torch._dynamo, which takes
     # longer than drawing the weights of VGG19.
     return output_shape(build(study, seed=0).privacy_layer.eval(), study)
 
 
 def output_shape(privacy_layer: nn.Module, study: Study) -> tuple[int, ...]:
-    """The shape (C, H, W) or (D,) that `privacy_layer`, on the CPU, makes of one sample."""
+    """The shape (C, H, W) or (D,) of the feature map that `privacy_layer`, on the CPU, computes."""
     with torch.inference_mode():
         return tuple(privacy_layer(torch.zeros(1, *study.samples.shape)).shape[1:])
 
@@ -247,24 +249,24 @@ class ServerSettings(Section):
     """`model.server` of the built-in models: what a run may change without a new encoding."""
 
     activation: Activation | None = Field(
-        default=None, description="Of the hidden layers there. null: as at the site."
+        default=None, description="Activation of the server's hidden layers. null: as at the site."
     )
 
 
 class NormedServerSettings(ServerSettings):
-    """`model.server` of networks of convolutions."""
+    """`model.server` of convolutional networks."""
 
     batch_norm: bool = Field(
-        default=True, description="Batch normalisation after each convolution there."
+        default=True, description="Batch normalisation after each convolution at the server."
     )
-    dropout: Fraction = Field(default=0.0, description="Before the dense layer.")
+    dropout: Fraction = Field(default=0.0, description="Dropout before the dense layer.")
 
 
 def activation_at(
-    layer: int, cut: int, site: Activation, server: ServerSettings
+    index: int, cut: int, site: Activation, server: ServerSettings
 ) -> type[nn.Module]:
-    """The activation of hidden layer number `layer`, counted from 0."""
-    return ACTIVATIONS[server.activation if server.activation and layer >= cut else site]
+    """The activation of the hidden layer with this index, counted from 0."""
+    return ACTIVATIONS[server.activation if server.activation and index >= cut else site]
 
 
 Pool = Literal["max", "average"]
@@ -285,7 +287,7 @@ def convolution(
     Args:
         pool: 2x2 pooling at the end (the paper's equation 2), which halves H and W; None: none.
         norm: batch normalisation before the activation; only for the server's layers.
-        size: side of the kernel.
+        size: side of the kernel in pixels.
     """
     return nn.Sequential(
         nn.Conv2d(channels, filters, size, stride, padding=size // 2),
@@ -295,13 +297,13 @@ def convolution(
     )
 
 
-def he(part: nn.Module) -> None:
-    """For `Module.apply`: a signal keeps its size through many convolutions (He et al. 2015)."""
+def init_he(part: nn.Module) -> None:
+    """For `Module.apply`: keeps a signal's scale through many convolutions (He et al. 2015)."""
     if isinstance(part, nn.Conv2d):
         nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
 
 
-def averaged(channels: int, outputs: int, dropout: float) -> nn.Sequential:
+def pooled_head(channels: int, outputs: int, dropout: float) -> nn.Sequential:
     """A head: the mean of each channel, then a dense layer: (N, channels, H, W) -> (N, outputs)."""
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, outputs)
@@ -309,11 +311,11 @@ def averaged(channels: int, outputs: int, dropout: float) -> nn.Sequential:
 
 
 def check_image(model: str, shape: tuple[int, ...], poolings: int) -> None:
-    """Raise `StudyFileError` unless `shape` is an image that can be halved so often."""
+    """Raise `StudyFileError` unless `shape` is an image large enough for this many poolings."""
     if len(shape) != 3:
         raise StudyFileError(f"{model} takes images, not samples of shape {shape}")
     if min(shape[1:]) < 2**poolings:
         raise StudyFileError(
             f"{model} halves an image {poolings} times; {shape[1]}x{shape[2]} pixels are too few",
-            expected=f"{2**poolings} pixels or more a side",
+            expected=f"{2**poolings} pixels or more on each side",
         )

@@ -28,7 +28,8 @@ class CovidCNN(Model):
         filters: tuple[Count, ...] = Field(
             default=(1, 32, 64, 128, 256),
             min_length=1,
-            description="Channels of each hidden layer; the last at the site is what travels.",
+            description="Channels of each hidden layer; the last one at the site makes the feature "
+            "maps.",
         )
         activation: Activation = Field(
             default="leaky-relu",
@@ -36,11 +37,11 @@ class CovidCNN(Model):
         )
         pool: Pool = Field(
             default="max",
-            description="max or average: the two poolings of the paper's equation 2.",
+            description="max or average: the poolings of the paper's equation 2.",
         )
         server: NormedServerSettings = Field(
             default=NormedServerSettings(),
-            description="Of the server network alone; free to change.",
+            description="Settings of the server network alone; may change at any time.",
         )
 
     settings: Settings
@@ -51,9 +52,9 @@ class CovidCNN(Model):
         check_image("covid-cnn", shape, depth)
         channels, height, width = shape
         hidden: list[nn.Module] = []
-        for number, filters in enumerate(options.filters):
-            norm = options.server.batch_norm and number >= cut
-            activation = activation_at(number, cut, options.activation, options.server)
+        for index, filters in enumerate(options.filters):
+            norm = options.server.batch_norm and index >= cut
+            activation = activation_at(index, cut, options.activation, options.server)
             hidden.append(convolution(channels, filters, activation, options.pool, norm))
             channels = filters
         head = nn.Sequential(

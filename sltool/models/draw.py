@@ -1,23 +1,23 @@
-"""How a privacy layer's weights are drawn: so that no seed loses what the samples say.
+"""Drawing a privacy layer's weights so that it preserves information whatever the seed.
 
-The layer is never trained, so what its weights lose is lost. Three things are drawn with care:
+The layer is never trained, so what it loses cannot be recovered. Three things are controlled:
 
 - Directions. Filters are unit vectors, orthogonal to each other (Saxe et al., "Exact solutions to
-  the nonlinear dynamics of learning in deep linear neural networks", 2014); where there are more
-  than inputs, in blocks (Yu et al., "Orthogonal Random Features", 2016).
-  A convolution's filter is the sum of a mean, which sees how bright a place is, and of a direction
-  of zero mean, which sees edges and texture. The share of the mean is the same in all of them, so
-  that it does not hang on the seed whether a single channel can tell bright from dark.
+  the nonlinear dynamics of learning in deep linear neural networks", 2014); if there are more
+  filters than inputs, in blocks (Yu et al., "Orthogonal Random Features", 2016).
+  A convolution's filter is the sum of a mean, which responds to brightness, and a direction of zero
+  mean, which responds to edges and texture. The share of the mean is the same in all filters, so
+  that the response of a single channel to brightness does not depend on the seed.
 - Scale. Each unit's output has a standard deviation of 1 on a probe: Mishkin and Matas, "All you
   need is a good init" (LSUV), 2016.
-- Bias. ReLU and its kin are zero, or nearly so, for half of all inputs of zero mean. The bias moves
-  all but a few per cent of the probe's values, and a black picture, into the live half. What goes
-  into a sigmoid or into no activation is centred.
+- Bias. ReLU and similar activations are zero, or nearly zero, for half of all inputs of zero mean.
+  The bias moves all but a few per cent of the probe's values, and a black picture, into the active
+  half. Values before a sigmoid or without activation are centred.
 
 The probe is drawn too: rows of a standard normal distribution, or pictures with the 1/f amplitude
 spectrum of natural images (Field, "Relations between the statistics of natural images and the
-response properties of cortical cells", 1987), half of them black around. Of a site's data nothing
-is used, only the agreed means and standard deviations.
+response properties of cortical cells", 1987), half of them with a black surround. No data of a
+site is used, only the agreed means and standard deviations.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from torch import nn
 
 from sltool.study.schema import Samples
 
-# Of a filter's squared length, what its mean has.
+# Share of a filter's squared length that its mean has.
 BRIGHTNESS = 0.5
-# Of the probe's values, how many may lie in the dead half of an activation; and how far from it a
-# black picture lies, in standard deviations.
+# Share of the probe's values that may be in the inactive half of an activation; and the distance of
+# a black picture from it, in standard deviations.
 DEAD, MARGIN = 0.02, 0.1
 ROWS, PICTURES = 4096, 8
-# Values of each unit that its quantiles are taken from.
+# Values of each unit for estimating its quantiles.
 SAMPLED = 20_000
 
 HALF_DEAD = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish)
 ACTIVATIONS = (*HALF_DEAD, nn.Sigmoid, nn.Tanh)
-# These set the mean and scale of what they are given themselves.
+# These layers set the mean and scale of their inputs themselves.
 Normalising = nn.LayerNorm | nn.GroupNorm
 Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -56,8 +56,8 @@ def draw(layer: nn.Module, samples: Samples) -> None:
     """
     parts = list(layer.modules())
     hooks = [
-        part.register_forward_pre_hook(partial(_draw, parts[number + 1 :], len(samples.shape) == 3))
-        for number, part in enumerate(parts)
+        part.register_forward_pre_hook(partial(_draw, parts[index + 1 :], len(samples.shape) == 3))
+        for index, part in enumerate(parts)
         if isinstance(part, Weighted)
     ]
     hooks += [
@@ -76,7 +76,7 @@ def draw(layer: nn.Module, samples: Samples) -> None:
 
 
 def _draw_embedding(part: nn.Embedding, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Draw a category's vectors, which are to differ; the probe gets each as often."""
+    """Draw distinct vectors for the categories; replaces the probe's codes by uniform ones."""
     count, size = part.weight.shape
     part.weight.copy_(directions(count, size, bright=False) * size**0.5)
     return torch.randint(count, inputs[0].shape)
@@ -88,7 +88,7 @@ def _draw(
     part: Weighted,
     inputs: tuple[torch.Tensor, ...],
 ) -> None:
-    """Draw one layer's weights before the probe goes through it."""
+    """Draw a layer's weights before the probe passes through it."""
     units, fan_in = part.weight.flatten(1).shape
     rows = directions(units, fan_in, bright=not isinstance(part, nn.Linear))
     part.weight.copy_(rows.view_as(part.weight))
@@ -108,7 +108,12 @@ def _draw(
 def _shift(
     values: torch.Tensor, black: torch.Tensor | None, activation: nn.Module | None
 ) -> torch.Tensor:
-    """The bias of each unit, (units,), by its values (units, n) and that of a black picture."""
+    """The bias of each unit, (units,).
+
+    Args:
+        values: (units, n), the units' outputs on the probe, without bias.
+        black: (units,), their outputs on a black picture; None for tables.
+    """
     values = values[:, :: max(1, values.shape[1] // SAMPLED)]
     if not isinstance(activation, HALF_DEAD):
         return -values.median(1).values
@@ -119,7 +124,7 @@ def _shift(
 def _bias_and_activation(
     part: Weighted, following: Iterable[nn.Module]
 ) -> tuple[torch.Tensor | None, nn.Module | None]:
-    """The tensor that shifts the layer's output, and the activation that the output goes into."""
+    """The tensor that shifts the layer's output, and the activation that follows."""
     after = list(takewhile(lambda other: not isinstance(other, Weighted | Normalising), following))
     biases = (getattr(module, "bias", None) for module in [part, *after])
     activations = (module for module in after if isinstance(module, ACTIVATIONS))
@@ -133,7 +138,7 @@ def directions(units: int, inputs: int, bright: bool) -> torch.Tensor:
     """(units, inputs) rows of length 1, orthogonal in blocks.
 
     Args:
-        bright: every row has the same absolute mean, its sign in turn.
+        bright: every row has the same absolute mean, with alternating sign.
     """
     if not bright or inputs == 1:
         return _orthogonal(units, inputs)
@@ -157,7 +162,7 @@ def _orthogonal(units: int, inputs: int) -> torch.Tensor:
 
 
 def probe(samples: Samples) -> torch.Tensor:
-    """Made-up standardised samples (n, *shape); the first is black, where they are pictures."""
+    """Synthetic standardised samples (n, *shape); the first of pictures is black."""
     if len(samples.shape) != 3:
         return torch.randn(ROWS, *samples.shape)
     channels, height, width = samples.shape
@@ -175,7 +180,7 @@ def _natural(channels: int, height: int, width: int) -> torch.Tensor:
     frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width))
     amplitude = torch.where(frequency > 0, 1 / frequency.clamp(min=1e-9), 0)
     size = (PICTURES, channels, height, width)
-    # What the channels of a colour picture share outweighs what they differ in.
+    # The channels of a colour picture are strongly correlated.
     noise = 0.8 * torch.randn(PICTURES, 1, height, width) + 0.6 * torch.randn(size)
     fields: torch.Tensor = torch.fft.irfft2(torch.fft.rfft2(noise) * amplitude, s=(height, width))
     fields /= fields.std((1, 2, 3), keepdim=True).clamp(min=1e-6)

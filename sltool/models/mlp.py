@@ -1,4 +1,4 @@
-"""The paper's cholesterol network: dense layers with leaky ReLU, a number at the end."""
+"""The paper's cholesterol network: dense layers with leaky ReLU, and a single output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Embedding = tuple[Count, Count]
 
 @models.register("mlp")
 class MLP(Model):
-    """Dense layers with an activation each, then one dense layer to the prediction."""
+    """Dense layers, each with an activation, then a dense layer to the prediction."""
 
     class Settings(Section):
         widths: tuple[Count, ...] = Field(
@@ -28,14 +28,15 @@ class MLP(Model):
         embeddings: dict[Annotated[int, Field(ge=0)], Embedding] = Field(
             default={},
             description="Column (counted from 0) -> [categories, size]: its codes 0 to "
-            "categories - 1, with the agreed mean 0 and sd 1, enter as vectors of that size; any "
-            "other code as one more vector, of what is unknown.",
+            "categories - 1, with the agreed mean 0 and sd 1, become vectors of that size; "
+            "any other code as a further vector for unknown categories.",
         )
         activation: Activation = Field(
             default="leaky-relu", description="relu, leaky-relu (the paper's), sigmoid or tanh."
         )
         server: ServerSettings = Field(
-            default=ServerSettings(), description="Of the server network alone; free to change."
+            default=ServerSettings(),
+            description="Settings of the server network alone; may change at any time.",
         )
 
     settings: Settings
@@ -53,10 +54,10 @@ class MLP(Model):
         embedded = [_Embedded(shape[0], options.embeddings)] if options.embeddings else []
         columns = embedded[0].width if embedded else shape[0]
         hidden: list[nn.Module] = []
-        for number, (before, after) in enumerate(pairwise([columns, *options.widths])):
-            activation = activation_at(number, cut, options.activation, options.server)
+        for index, (before, after) in enumerate(pairwise([columns, *options.widths])):
+            activation = activation_at(index, cut, options.activation, options.server)
             # (N, before) -> (N, after)
-            own = embedded if number == 0 else []
+            own = embedded if index == 0 else []
             hidden.append(nn.Sequential(*own, nn.Linear(before, after), activation()))
         return Layers(hidden, nn.Linear(options.widths[-1], outputs))
 

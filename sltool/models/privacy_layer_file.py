@@ -1,7 +1,7 @@
-"""The file privacy-layer.safetensors: weights, and the shape of the feature maps they make.
+"""The file privacy-layer.safetensors: weights, and the shape of the feature maps.
 
-The shape stands in the file's metadata together with the settings it was found for, so that the
-server need not build the network, nor import torch, to know which shards fit.
+The shape is in the file's metadata, together with the settings that it was computed for, so that
+the server can check shards without building the network or importing torch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import TypedDict
 
 from sltool.files import parse_json, publish
+from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ DAMAGED = "take study.yaml and privacy-layer.safetensors from the same study"
 
 
 class KnownShape(TypedDict):
-    """The metadata: the shape of a feature map, and the settings that it was found for."""
+    """The metadata: the shape of a feature map, and the settings that it was computed for."""
 
     shape: list[int]
     of: dict[str, Any]
@@ -41,19 +42,42 @@ def write_layer(path: Path, layer: nn.Module, study: Study) -> None:
 
     weights = {name: value.contiguous() for name, value in layer.state_dict().items()}
     known = {"shape": output_shape(layer.eval(), study), "of": _settings(study)}
-    # One key only: safetensors writes several in a random order.
+    # A single key, because safetensors writes several in a random order.
     metadata = {KEY: json.dumps(known, sort_keys=True)}
     with publish(path, public=True) as part:
         part.write_bytes(save(weights, metadata=metadata))
 
 
-def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:
-    """The shape of a feature map as the file says it, (C, H, W) or (D,).
-
-    None where the file says nothing, or says it for other settings than the study has now.
+def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
+    """The privacy layer with the study's weights, for inference.
 
     Raises:
-        BadDataError: what it says is damaged.
+        StageOrderError: the weights are missing.
+        BadDataError: the file is damaged.
+        StudyMismatchError: they do not fit the model.
+    """
+    from sltool.models.base import load_weights, outline
+
+    path = folder.privacy_layer
+    study.encoding_digest(path)
+    layer = outline(study).privacy_layer
+    load_weights(
+        layer,
+        path,
+        "the privacy layer",
+        "take study.yaml and privacy-layer.safetensors from the same study; without the file, "
+        "`sltool prepare --force` makes new weights, for all sites",
+    )
+    return layer.eval()
+
+
+def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:
+    """The shape of a feature map in the file's metadata, (C, H, W) or (D,).
+
+    None if the file has no such metadata, or was written for other settings of the study.
+
+    Raises:
+        BadDataError: the metadata is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -61,7 +85,7 @@ def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:
         with safe_open(path, "np") as file:
             text = (file.metadata() or {}).get(KEY)
     except (OSError, SafetensorError):
-        # Who reads the weights says what is wrong with the file.
+        # Reading the weights reports what is wrong with the file.
         return None
     if text is None:
         return None
@@ -70,7 +94,7 @@ def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:
 
 
 def feature_shape(path: Path, study: Study) -> tuple[int, ...]:
-    """The shape of a feature map; from the network itself where the file does not say it.
+    """The shape of a feature map; computed by the network if the file does not state it.
 
     Raises:
         StudyFileError: the model's settings or the cut are wrong.

@@ -13,23 +13,26 @@ from sltool.models import base
 from sltool.registry import models
 from sltool.study.schema import Section
 
-LARGEST_SIDE = 32  # of the maps that residual blocks see; strided convolutions come before them
+LARGEST_SIDE = 32  # of the residual blocks' inputs; strided convolutions reduce larger ones
 
 
 @models.register("resnet")
 class ResNet(base.Model):
-    """One convolution with 2x2 pooling, then residual blocks: fast, and good on small sets."""
+    """A convolution with 2x2 pooling, then residual blocks: fast, and good on small data sets."""
 
     class Settings(Section):
-        channels: base.Count = Field(default=16, description="Of the first hidden layer's output.")
+        channels: base.Count = Field(default=16, description="Channels of the first hidden layer.")
         widths: tuple[base.Count, ...] = Field(
             default=(64, 128, 256), min_length=1, description="Channels of each stage of blocks."
         )
         blocks: base.Count = Field(default=2, description="Residual blocks in a stage.")
-        activation: base.Activation = Field(default="relu", description="Of all hidden layers.")
+        activation: base.Activation = Field(
+            default="relu", description="Activation of all hidden layers."
+        )
         pool: base.Pool = Field(default="max", description="max or average.")
         server: base.NormedServerSettings = Field(
-            default=base.NormedServerSettings(), description="Of the server; free to change."
+            default=base.NormedServerSettings(),
+            description="Settings of the server; may change at any time.",
         )
 
     settings: Settings
@@ -47,13 +50,13 @@ class ResNet(base.Model):
             strides = [2 if stage else 1, *[1] * (options.blocks - 1)]
             plan += [(_Block, width, stride) for stride in strides]
         hidden, channels = nn.ModuleList(), shape[0]
-        for number, (kind, width, stride) in enumerate(plan):
-            activation = base.activation_at(number, cut, options.activation, options.server)
-            norm = options.server.batch_norm and number >= cut
+        for index, (kind, width, stride) in enumerate(plan):
+            activation = base.activation_at(index, cut, options.activation, options.server)
+            norm = options.server.batch_norm and index >= cut
             hidden.append(kind(channels, width, activation, norm=norm, stride=stride))
             channels = width
-        hidden.apply(base.he)
-        return base.Layers([*hidden], base.averaged(channels, outputs, options.server.dropout))
+        hidden.apply(base.init_he)
+        return base.Layers([*hidden], base.pooled_head(channels, outputs, options.server.dropout))
 
 
 class _Block(nn.Module):
@@ -67,7 +70,7 @@ class _Block(nn.Module):
         self.second = base.convolution(after, after, nn.Identity, None, norm)
         for part in self.second:
             if isinstance(part, nn.BatchNorm2d):
-                # A block starts as its shortcut (Goyal et al., 2017).
+                # At the start a block equals its shortcut (Goyal et al., 2017).
                 nn.init.zeros_(part.weight)
         project = base.convolution(before, after, nn.Identity, None, norm, stride, size=1)
         self.shortcut = nn.Identity() if before == after and stride == 1 else project

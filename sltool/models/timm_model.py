@@ -20,41 +20,45 @@ from sltool.study.schema import Fraction, Section
 
 @models.register("timm")
 class Timm(base.Model):
-    """Any of timm's networks, behind a convolution of ours or cut at its own stem and stages."""
+    """Any of timm's networks, after an added convolution or cut at its own stem and stages."""
 
     class Settings(Section):
         class Server(base.ServerSettings):
-            dropout: Fraction = Field(default=0.0, description="Before the dense layer.")
+            dropout: Fraction = Field(default=0.0, description="Dropout before the dense layer.")
             weights: str | None = Field(
                 default=None,
-                description="A file with the network's weights in timm's layout (.safetensors, or "
-                ".pth with tensors alone) to start from. Nothing is ever downloaded.",
+                description="A file with the network's initial weights in timm's layout "
+                "(.safetensors, or .pth with tensors alone). Nothing is ever downloaded.",
             )
 
         network: str = Field(default="resnet18", description="As in timm.list_models().")
         stem: Literal["convolution", "network"] = Field(
             default="convolution",
-            description="The first hidden layer. convolution: one of ours with 2x2 pooling, and "
-            "the network behind it; network: the network's own stem.",
+            description="The first hidden layer. convolution: an added one with 2x2 pooling, "
+            "followed by the network; network: the network's own stem.",
         )
         pretrained_stem: bool = Field(
             default=False,
-            description="With stem: network. The privacy layer is not drawn but taken from "
-            "server.weights, as it is; the server takes the rest.",
+            description="With stem: network. The privacy layer is not drawn but copied from "
+            "server.weights; the server starts from the rest.",
         )
         channels: base.Count = Field(
-            default=16, description="Channels of the convolution: of what travels at cut 1."
+            default=16, description="Channels of the convolution: of the feature maps at cut 1."
         )
         activation: base.Activation = Field(
-            default="relu", description="Of the convolution: relu, leaky-relu, sigmoid or tanh."
+            default="relu",
+            description="Activation of the convolution: relu, leaky-relu, sigmoid or tanh.",
         )
-        pool: base.Pool = Field(default="max", description="Of the convolution: max or average.")
+        pool: base.Pool = Field(
+            default="max", description="Pooling of the convolution: max or average."
+        )
         arguments: dict[str, bool | int | float | str] = Field(
             default={},
             description="Further arguments of timm.create_model: img_size of a transformer.",
         )
         server: Server = Field(
-            default=Server(), description="Of the server network alone; free to change."
+            default=Server(),
+            description="Settings of the server network alone; may change at any time.",
         )
 
     settings: Settings
@@ -64,28 +68,28 @@ class Timm(base.Model):
         options = self.settings
         if options.stem == "network":
             network = self._network(shape[0], outputs)
-            cut_up = self._cut(network, cut)
-            self._try(network, shape)
-            return cut_up
+            layers = self._frozen_layers(network, cut)
+            self._check_shape(network, shape)
+            return layers
         activation = base.activation_at(0, cut, options.activation, options.server)
         first = base.convolution(shape[0], options.channels, activation, options.pool, norm=False)
         network = self._network(options.channels, outputs)
-        self._try(network, (options.channels, shape[1] // 2, shape[2] // 2))
-        behind = self._cut(network, cut - 1)
-        return base.Layers([first, *behind.hidden], behind.head)
+        self._check_shape(network, (options.channels, shape[1] // 2, shape[2] // 2))
+        rest = self._frozen_layers(network, cut - 1)
+        return base.Layers([first, *rest.hidden], rest.head)
 
     def load_pretrained(self, layers: base.Layers, cut: int, folder: Path) -> None:
-        """As `Model.load_pretrained`; all but the classifier, whose classes are the study's.
+        """As `Model.load_pretrained`, except for the classifier, whose classes are the study's.
 
         Raises:
             StorageError: the file cannot be read.
-            BadDataError: it is no file of tensors.
+            BadDataError: it is not a file of tensors.
             StudyFileError: its tensors are not those of this network.
         """
         if self.settings.server.weights is not None:
-            theirs = self._from_disk(layers, cut, folder)
-            _copy(theirs.hidden[cut:], layers.hidden[cut:])
-            _copy([theirs.head], [layers.head])
+            pretrained = self._from_disk(layers, cut, folder)
+            _copy_tensors(pretrained.hidden[cut:], layers.hidden[cut:])
+            _copy_tensors([pretrained.head], [layers.head])
 
     def load_privacy_layer(self, layers: base.Layers, cut: int, folder: Path) -> bool:
         """As `Model.load_privacy_layer`, with `pretrained_stem`; raises as `load_pretrained`."""
@@ -97,7 +101,7 @@ class Timm(base.Model):
                 "model.pretrained_stem has no stem to take",
                 expected="model.stem: network, and a file under model.server.weights",
             )
-        _copy(self._from_disk(layers, cut, folder).hidden[:cut], layers.hidden[:cut])
+        _copy_tensors(self._from_disk(layers, cut, folder).hidden[:cut], layers.hidden[:cut])
         return True
 
     def _network(self, channels: int, outputs: int) -> Any:
@@ -120,8 +124,11 @@ class Timm(base.Model):
                 hint="see model.arguments in study.yaml",
             ) from error
 
-    def _try(self, network: Any, shape: tuple[int, ...]) -> None:
-        """Raise `StudyFileError` unless the network takes this shape; where that costs nothing."""
+    def _check_shape(self, network: Any, shape: tuple[int, ...]) -> None:
+        """Raise `StudyFileError` if a network on the meta device does not take this shape.
+
+        Networks on other devices are not checked, because that costs a forward pass.
+        """
         if not next(network.parameters()).is_meta:
             return
         try:
@@ -133,8 +140,8 @@ class Timm(base.Model):
             ) from error
         network.train()
 
-    def _cut(self, network: Any, cut: int) -> base.Layers:
-        """The network's stem and stages, the normalisation of the first `cut` of them fixed."""
+    def _frozen_layers(self, network: Any, cut: int) -> base.Layers:
+        """The network's stem, stages and head, with frozen batch norm in the first `cut`."""
         freeze = _timm().layers.freeze_batch_norm_2d
         *stages, head = (nn.Sequential(*parts) for parts in _stages(network))
         if not stages and self.settings.stem == "network":
@@ -143,20 +150,20 @@ class Timm(base.Model):
                 expected=f"a network of the families {', '.join(FAMILIES)}, "
                 "or model.stem: convolution",
             )
-        hidden = [freeze(stage) if at < cut else stage for at, stage in enumerate(stages)]
+        hidden = [freeze(stage) if index < cut else stage for index, stage in enumerate(stages)]
         return base.Layers(hidden, head)
 
     def _from_disk(self, layers: base.Layers, cut: int, folder: Path) -> base.Layers:
-        """Layers like these with the tensors of `server.weights`, the classifier without any."""
+        """Layers of the same network with the tensors of `server.weights` but no classifier."""
         assert self.settings.server.weights is not None
         path = folder / Path(self.settings.server.weights).expanduser()
-        own = self.settings.stem == "convolution"
+        added = self.settings.stem == "convolution"
         with torch.device("meta"):
-            network = self._network(_channels(layers, own), outputs=1)
+            network = self._network(_input_channels(layers, added), outputs=1)
         fitted = _fitted(read_state(path), network, path)
         network.load_state_dict(fitted, strict=False, assign=True)
-        theirs = self._cut(network, cut - own)
-        return base.Layers([*layers.hidden[:own], *theirs.hidden], theirs.head)
+        pretrained = self._frozen_layers(network, cut - added)
+        return base.Layers([*layers.hidden[:added], *pretrained.hidden], pretrained.head)
 
 
 def _timm() -> Any:
@@ -171,23 +178,23 @@ def _timm() -> Any:
         raise UsageError(
             f"timm cannot be imported: {error}",
             hint="torchvision, which timm needs, is built for another torch: install both from "
-            "one place, in versions that belong together",
+            "the same source, in versions that fit each other",
         ) from error
 
 
-# By the class of the network, or one that it is made from.
+# Names of the network's class or of its base classes.
 FAMILIES = ("ResNet", "DenseNet", "EfficientNet", "ConvNeXt")
 
 
 def _stages(network: Any) -> Iterator[list[nn.Module]]:
-    """The stem, the stages and the head, each as the parts that follow each other in it.
+    """The stem, the stages and the head, each as the sequence of its parts.
 
-    A network of no known family is all head.
+    A network of an unknown family is returned as a head alone.
     """
     match next((base.__name__ for base in type(network).__mro__ if base.__name__ in FAMILIES), ""):
         case "ResNet":
             yield [network.conv1, network.bn1, network.act1, network.maxpool]
-            yield from ([getattr(network, f"layer{number}")] for number in (1, 2, 3, 4))
+            yield from ([getattr(network, f"layer{index}")] for index in (1, 2, 3, 4))
             yield [network.global_pool, nn.Dropout(network.drop_rate), network.fc]
         case "DenseNet":
             stage: list[nn.Module] = []
@@ -211,27 +218,27 @@ def _stages(network: Any) -> Iterator[list[nn.Module]]:
             yield [network]
 
 
-def _channels(layers: base.Layers, own: bool) -> int:
-    """Of what goes into timm's network."""
+def _input_channels(layers: base.Layers, added: bool) -> int:
+    """The input channels of timm's network, with or without an added convolution before it."""
     convolutions = [part for part in layers.hidden[0].modules() if isinstance(part, nn.Conv2d)]
-    return convolutions[0].out_channels if own else convolutions[0].in_channels
+    return convolutions[0].out_channels if added else convolutions[0].in_channels
 
 
-def _copy(sources: Iterable[nn.Module], targets: Iterable[nn.Module]) -> None:
-    """Every tensor that a source has, into the target beside it."""
+def _copy_tensors(sources: Iterable[nn.Module], targets: Iterable[nn.Module]) -> None:
+    """Copy every tensor of each source that is not on the meta device into its target."""
     for source, target in zip(sources, targets, strict=True):
-        has = {name: value for name, value in source.state_dict().items() if not value.is_meta}
-        target.load_state_dict(has, strict=False)
+        tensors = {name: value for name, value in source.state_dict().items() if not value.is_meta}
+        target.load_state_dict(tensors, strict=False)
 
 
 def _fitted(state: State, network: Any, path: Path) -> State:
-    """The network's tensors from the file, but for the classifier's."""
-    facts = network.default_cfg
+    """The network's tensors from the file, except the classifier's."""
+    config = network.default_cfg
     firsts, classifiers = (
         [names] if isinstance(names, str) else [*names]
-        for names in (facts["first_conv"], facts["classifier"])
+        for names in (config["first_conv"], config["classifier"])
     )
-    infer_settings = importlib.import_module("timm.models").adapt_input_conv
+    adapt_input_conv = importlib.import_module("timm.models").adapt_input_conv
     fitted = {}
     for name, target in network.state_dict().items():
         if name.rpartition(".")[0] in classifiers:
@@ -240,17 +247,17 @@ def _fitted(state: State, network: Any, path: Path) -> State:
         if found is None and name.endswith("num_batches_tracked"):
             found = torch.zeros((), dtype=torch.int64)
         if found is None:
-            raise _not_ours(f"the weights have no '{name}'", path, state)
+            raise _wrong_weights(f"the weights have no '{name}'", path, state)
         if name.rpartition(".")[0] in firsts and name.endswith(".weight") and found.dim() == 4:
-            found = infer_settings(target.shape[1], found) if found.shape[1] == 3 else found
+            found = adapt_input_conv(target.shape[1], found) if found.shape[1] == 3 else found
         if found.shape != target.shape:
             shapes = f"{tuple(found.shape)}, not {tuple(target.shape)}"
-            raise _not_ours(f"'{name}' has the shape {shapes}", path, state)
+            raise _wrong_weights(f"'{name}' has the shape {shapes}", path, state)
         fitted[name] = found.to(target.dtype)
     return fitted
 
 
-def _not_ours(what: str, path: Path, state: State) -> StudyFileError:
+def _wrong_weights(what: str, path: Path, state: State) -> StudyFileError:
     return StudyFileError(
         what,
         where=path,

@@ -18,7 +18,7 @@ def read_state(path: Path) -> State:
 
     Raises:
         StorageError: the file cannot be read.
-        BadDataError: it is damaged, or holds more than tensors.
+        BadDataError: it is damaged, or contains anything other than tensors.
     """
     try:
         if path.suffix == ".safetensors":
@@ -38,9 +38,9 @@ def read_state(path: Path) -> State:
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
         raise BadDataError(
-            "the file holds no state dict",
+            "the file does not contain a state dict",
             where=path,
             expected="tensors by name: 'conv1.weight' and so on",
-            hint="save `network.state_dict()`, not the network or a checkpoint around it",
+            hint="save `network.state_dict()`, not the network or a whole checkpoint",
         )
     return state

@@ -1,1 +1,1 @@
-"""At the server: queue, store, sampler, trainer, checkpoint, evaluation. Sees only shards."""
+"""The server: queue, store, sampler, trainer, checkpoint, evaluation. It handles shards only."""

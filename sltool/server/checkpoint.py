@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped."""
+"""Checkpoints: the state from which a run resumes as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ class Checkpoint:
     """The state of a run after a step.
 
     Attributes:
-        epoch, step: epochs done, and steps done of the epoch under way.
-        loss: sum of the training loss over the samples of that epoch so far.
+        epoch, step: completed epochs, and completed steps of the current epoch.
+        loss: sum of the training loss over the samples of the current epoch so far.
         network, optimizer: their state dicts.
-        taken: (n, ID_BYTES) uint8, the pseudonyms of the samples that were, at the start of that
-            epoch, one turn ahead of the others of their site. Not positions: samples come and go.
-        shards: digest -> the first epoch (from 1) of which it was a part.
-        train, validation: digests of the samples (`Basis`) that the figures rest on.
-        since: epochs that were done when those samples last changed.
+        taken: (n, ID_BYTES) uint8, the pseudonyms of the samples that had been drawn once more than
+            the others of their site when the current epoch began. Positions would not outlast a
+            change of the samples.
+        shards: digest -> the first epoch (from 1) that includes the shard.
+        train, validation: digests of the samples (`Basis`) that the figures were measured on.
+        since: epochs that were completed when those samples last changed.
         best: state dict of the server network with the lowest validation loss so far.
         best_epoch, best_loss, best_figures: of that network (`Best`).
-        history: one row an epoch, as in `history.csv`.
+        history: one row per epoch, as in `history.csv`.
 
-    There is no random state: every step seeds torch anew (`Trainer`).
+    There is no random state: every step seeds torch (`Trainer`).
     """
 
     epoch: int
@@ -50,13 +51,13 @@ class Checkpoint:
     history: list[dict[str, Any]]
 
     def save(self, path: Path) -> None:
-        """Publish the checkpoint; until it is whole, the one before stays."""
+        """Write the checkpoint atomically: the previous one stays until the new one is complete."""
         with publish(path) as part:
             state = {name: getattr(self, name) for name in self.__dataclass_fields__}
             try:
                 torch.save(state, part)
             except RuntimeError as error:
-                # torch hides the system's error, such as a full disk, behind its own.
+                # torch replaces the system's error, such as a full disk, with its own.
                 raise OSError(f"torch could not write it: {error}") from error
 
 
@@ -64,7 +65,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; only tensors and plain values are unpickled.
 
     Raises:
-        BadDataError: the file is damaged, or of another version of sltool.
+        StorageError: the file could not be read.
+        BadDataError: the file is damaged, or was written by another version of sltool.
     """
     try:
         return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
@@ -79,7 +81,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ValueError,
     ) as error:
         raise BadDataError(
-            "the checkpoint is damaged, or of another version of sltool",
+            "the checkpoint is damaged, or was written by another version of sltool",
             where=path,
             hint="train under another --run name, or again with --force",
         ) from error

@@ -1,11 +1,11 @@
 """The store: accepted feature maps in plain arrays that training reads at memory speed.
 
-For each split four files grow row by row: `SPLIT.features` (in the study's dtype), `SPLIT.labels`
-(float32 or int64), `SPLIT.pseudonyms` and `SPLIT.groups` (fixed-length bytes). `index.json` lists
-the segments, one a shard; it is replaced as a whole, and that is the moment at which a shard is in
-the store. What lies behind the last segment is left from a crash and is written over.
+For each split there are four append-only files: `SPLIT.features` (in the study's dtype),
+`SPLIT.labels` (float32 or int64), `SPLIT.pseudonyms` and `SPLIT.groups` (fixed-length bytes).
+`index.json` lists the segments, one per shard. It is replaced atomically; a shard is in the store
+from then on. Rows after the last segment are left over from a crash and are overwritten.
 
-The store can be deleted at any time: it is made again from `accepted/`.
+The store can be deleted at any time: it is rebuilt from `accepted/`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from typing_extensions import TypedDict
 
 from sltool.errors import BadDataError, StorageError
 from sltool.files import open_in_place, read_json, remove, write_json
+from sltool.models.privacy_layer_file import feature_shape
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Study
 
 if TYPE_CHECKING:
     import torch
@@ -38,15 +41,15 @@ INDEX = "index.json"
 class Segment:
     """One shard's rows: samples `start` to `start + samples` of its split's files.
 
-    Each has `views` rows of features a sample; a split's segments all have the same.
+    There are `views` rows of features per sample, the same count in all segments of a split.
 
     Attributes:
-        digest: of the shard's manifest.
-        previous: of the shard before it, as its manifest says.
-        samples: without those that were withdrawn.
+        digest: SHA-256 of the shard's manifest.
+        previous: digest of the preceding shard, as recorded in the manifest.
+        samples: sample count, without withdrawn samples.
         rms: root mean square of its feature maps.
-        classes: how many samples of each class; empty for regression.
-        patients: how many patients have samples of each class; empty for regression.
+        classes: sample count of each class; empty for regression.
+        patients: for each class, the count of patients with samples of it; empty for regression.
     """
 
     digest: str
@@ -68,7 +71,7 @@ class Segment:
 
 
 class Index(TypedDict):
-    """`index.json`; each segment is a `Segment` as a mapping."""
+    """`index.json`; `segments` has the fields of each `Segment`."""
 
     encoding: str
     segments: list[dict[str, Any]]
@@ -76,7 +79,7 @@ class Index(TypedDict):
 
 @dataclass(frozen=True)
 class Shape:
-    """What one row of the store is."""
+    """Shape and dtype of one row of the store, and the kind of its label."""
 
     feature_shape: tuple[int, ...]
     dtype: str
@@ -84,18 +87,18 @@ class Shape:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one feature map."""
+        """Size of one feature map in bytes."""
         return math.prod(self.feature_shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class StoredSamples:
-    """The samples of one split and some sites, in an order that does not depend on arrival.
+    """The samples of one split and some sites, in an order independent of their arrival.
 
     Attributes:
         features: (all rows of the split's file, *feature_shape), memory-mapped.
-        rows: (N,) int64, the first row of each sample in `features`; its views follow.
-        views: feature maps a sample.
+        rows: (N,) int64, the first row of each sample in `features`; its other views follow.
+        views: feature maps per sample.
         labels: (N,) float32 or int64.
         site: (N,) index into `sites`.
         pseudonyms, groups: (N,) bytes.
@@ -127,8 +130,9 @@ class Store:
         return any(segment.digest == digest for segment in self.segments)
 
     def sites(self) -> list[str]:
-        """The sites that have sent training samples."""
-        return sorted({one.site for one in self.segments if one.split == "train" and one.samples})
+        """The sites with training samples in the store."""
+        training = (segment for segment in self.segments if segment.split == "train")
+        return sorted({segment.site for segment in training if segment.samples})
 
     def stage(
         self,
@@ -138,13 +142,13 @@ class Store:
         pseudonyms: NDArray[np.bytes_],
         groups: NDArray[np.bytes_],
     ) -> Segment:
-        """Write one shard's rows behind the last segment; they count only after `commit`.
+        """Write one shard's rows after the last segment; they take effect only with `commit`.
 
         Args:
-            segment: its `start` is ignored; the store knows where its rows go.
+            segment: its `start` is ignored: the rows follow the last segment.
 
         Raises:
-            StorageError: no space or no permission; the store stays as it was.
+            StorageError: no space or no permission; the store is unchanged.
         """
         start = self._length(segment.split)
         label_dtype = np.float32 if self.shape.regression else np.int64
@@ -159,32 +163,32 @@ class Store:
         return replace(segment, start=start)
 
     def commit(self, segment: Segment) -> None:
-        """Enter a segment that `stage` has just written."""
+        """Add the segment that `stage` has just written to the index."""
         self._write_index([*self.segments, segment])
 
     def refresh(self) -> None:
-        """See what another process has added."""
+        """Read the index again, which another process may have changed."""
         self.segments = self._read_index()
 
-    def chosen(
+    def select(
         self,
         split: str,
         sites: Sequence[str] | None = None,
         shards: Collection[str] | None = None,
     ) -> list[Segment]:
-        """The segments of `split` at `sites` (default: all), by site and number.
+        """The segments of `split` at `sites` (default: all), sorted by site and sequence.
 
         Args:
-            shards: digests; the others are left out. None: no limit.
+            shards: digests of the shards to include; None: all.
         """
-        found = (
-            one
-            for one in self.segments
-            if one.split == split
-            and (not sites or one.site in sites)
-            and (shards is None or one.digest in shards)
+        selected = (
+            segment
+            for segment in self.segments
+            if segment.split == split
+            and (not sites or segment.site in sites)
+            and (shards is None or segment.digest in shards)
         )
-        return sorted(found, key=lambda one: (one.site, one.sequence))
+        return sorted(selected, key=lambda segment: (segment.site, segment.sequence))
 
     def samples(
         self,
@@ -192,47 +196,51 @@ class Store:
         sites: Sequence[str] | None = None,
         shards: Collection[str] | None = None,
     ) -> StoredSamples:
-        """The samples of the `chosen` segments, in their order.
+        """The samples of the segments that `select` returns, in the same order.
 
-        A site whose samples were all withdrawn is none of `StoredSamples.sites`.
+        A site whose samples were all withdrawn is not in `StoredSamples.sites`.
         """
-        # Not above: the queue takes shards in without torch, which is slow to import.
+        # Imported here: the queue works without torch, which is slow to import.
         import torch
 
-        chosen = [one for one in self.chosen(split, sites, shards) if one.samples]
-        names = sorted({one.site for one in chosen})
-        index = _concatenate([np.arange(one.start, one.start + one.samples) for one in chosen])
+        segments = [segment for segment in self.select(split, sites, shards) if segment.samples]
+        names = sorted({segment.site for segment in segments})
+        index = _concatenate(
+            [np.arange(segment.start, segment.start + segment.samples) for segment in segments]
+        )
         length = self._length(split)
-        views = chosen[0].views if chosen else 1
+        views = segments[0].views if segments else 1
         label_dtype = np.dtype(np.float32 if self.shape.regression else np.int64)
         return StoredSamples(
             features=self._features(split, length * views),
             rows=torch.from_numpy(index * views),
             views=views,
             labels=torch.from_numpy(self._column(split, "labels", label_dtype, length)[index]),
-            site=_concatenate([np.full(one.samples, names.index(one.site)) for one in chosen]),
+            site=_concatenate(
+                [np.full(segment.samples, names.index(segment.site)) for segment in segments]
+            ),
             sites=names,
             pseudonyms=self._column(split, "pseudonyms", ID_DTYPE, length)[index],
             groups=self._column(split, "groups", GROUP_DTYPE, length)[index],
         )
 
     def pseudonyms(self, segment: Segment) -> NDArray[np.bytes_]:
-        """(samples,) of one segment."""
+        """The (samples,) pseudonyms of one segment."""
         return self._column(
             segment.split, "pseudonyms", ID_DTYPE, segment.samples, start=segment.start
         )
 
     def clear(self) -> None:
-        """Forget everything, to be made again from `accepted/`; the rows' files are removed."""
+        """Empty the index and remove the rows' files, before a rebuild from `accepted/`."""
         self._write_index([])
         for path in self.folder.iterdir():
-            # A run that is training keeps what it has mapped.
+            # A run that is training keeps its mappings of removed files.
             if path.name != INDEX:
                 remove(path)
 
     def _length(self, split: str) -> int:
-        """Committed samples of a split."""
-        return sum(one.samples for one in self.segments if one.split == split)
+        """The count of committed samples of a split."""
+        return sum(segment.samples for segment in self.segments if segment.split == split)
 
     def _path(self, split: str, name: str) -> Path:
         return self.folder / f"{split}.{name}"
@@ -256,7 +264,7 @@ class Store:
         shape = (rows, *self.shape.feature_shape)
         if rows == 0:
             return torch.empty(shape, dtype=getattr(torch, self.shape.dtype))
-        # Mode "c" opens the file for reading only, and torch takes no array that it cannot write.
+        # torch refuses read-only arrays; mode "c" (copy on write) opens the file for reading only.
         array = np.memmap(self._path(split, "features"), self.shape.dtype, "c", shape=shape)
         return torch.from_numpy(array)
 
@@ -268,7 +276,7 @@ class Store:
         return np.fromfile(self._path(split, name), dtype, length, offset=start * dtype.itemsize)
 
     def _read_index(self) -> list[Segment]:
-        """The segments; none where the index is of another encoding, or the store is damaged."""
+        """The segments; [] if the index belongs to another encoding or the store is damaged."""
         path = self.folder / INDEX
         if not path.is_file():
             return []
@@ -278,17 +286,18 @@ class Store:
         except StorageError:
             raise
         except (BadDataError, ValidationError):
-            # The queue makes the store again from `accepted/`.
+            # The queue rebuilds the store from `accepted/`.
             return []
-        return segments if index["encoding"] == self.encoding and self._holds(segments) else []
+        usable = index["encoding"] == self.encoding and self._is_complete(segments)
+        return segments if usable else []
 
-    def _holds(self, segments: list[Segment]) -> bool:
-        """Whether the arrays are there, and as long as the segments say."""
+    def _is_complete(self, segments: list[Segment]) -> bool:
+        """Whether the arrays exist and are at least as long as the segments require."""
         label_bytes = 4 if self.shape.regression else 8
-        ends = {(one.split, one.views): 0 for one in segments}
-        for one in segments:
-            key = (one.split, one.views)
-            ends[key] = max(ends[key], one.start + one.samples)
+        ends = {(segment.split, segment.views): 0 for segment in segments}
+        for segment in segments:
+            key = (segment.split, segment.views)
+            ends[key] = max(ends[key], segment.start + segment.samples)
         return all(
             _size(self._path(split, name)) >= samples * row_bytes
             for (split, views), samples in ends.items()
@@ -301,13 +310,34 @@ class Store:
         )
 
     def _write_index(self, segments: list[Segment]) -> None:
-        index = {"encoding": self.encoding, "segments": [asdict(one) for one in segments]}
+        index = {
+            "encoding": self.encoding,
+            "segments": [asdict(segment) for segment in segments],
+        }
         write_json(self.folder / INDEX, index)
         self.segments = segments
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
+
+
+def open_store(folder: StudyFolder, study: Study) -> Store:
+    """The store of a study's server.
+
+    Raises:
+        StageOrderError: there is no privacy layer.
+        StorageError: the store's index cannot be read.
+    """
+    shape = feature_shape(folder.privacy_layer, study)
+    encoding = study.encoding_digest(folder.privacy_layer)
+    regression = study.samples.labels.kind == "regression"
+    return Store(folder.store, encoding, Shape(shape, study.encoding.dtype, regression))
+
+
+def is_lost(store: Store, folder: StudyFolder) -> bool:
+    """Whether the store holds nothing of what was accepted, as after it was deleted."""
+    return not store.segments and any(folder.accepted.glob("*.h5"))
 
 
 def _concatenate(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -1,1 +1,1 @@
-"""What travels: the shard's format (docs/shard-format.md), its writer and its reader."""
+"""Shards, the files that a site sends: their format (docs/shard-format.md), writer and reader."""

@@ -1,7 +1,7 @@
-"""Encryption for the road: age files (age-encryption.org/v1), by the library `pyrage`.
+"""Encryption in transit: age files (age-encryption.org/v1), with the library `pyrage`.
 
-The signature inside says who sent a shard; this hides it from whoever carries the disk. Files of
-any size pass through in constant memory.
+The signature inside proves who sent a shard; encryption keeps it confidential on the way. Files of
+any size are processed in constant memory.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def encrypt(source: Path, target: Path, recipient: str) -> None:
     """Publish `source` at `target`, readable only for the server.
 
     Raises:
-        UsageError: pyrage is not installed, or `recipient` is none.
+        UsageError: pyrage is not installed, or `recipient` is not an age recipient.
         StorageError: no space or no permission.
     """
     pyrage = _pyrage()
     try:
-        to = pyrage.x25519.Recipient.from_str(recipient)
+        parsed = pyrage.x25519.Recipient.from_str(recipient)
     except pyrage.RecipientError as error:
         raise UsageError(
             "server.recipient is not an age recipient",
@@ -37,19 +37,19 @@ def encrypt(source: Path, target: Path, recipient: str) -> None:
         ) from error
     with publish(target) as part, source.open("rb") as reader, part.open("wb") as writer:
         try:
-            pyrage.encrypt_io(reader, writer, [to])
+            pyrage.encrypt_io(reader, writer, [parsed])
         except pyrage.EncryptError as error:
-            # Only reading and writing can fail here, and pyrage hides the system's error.
+            # Only reading and writing can fail here; pyrage does not pass on the system's error.
             raise OSError(str(error)) from error
 
 
 def decrypt(source: Path, target: Path, identity: Path) -> None:
-    """Publish what `source` holds at `target`, whole or not at all.
+    """Publish the decrypted content of `source` at `target`, atomically.
 
     Raises:
         StageOrderError: this server has no identity.
         BadDataError: its identity is damaged.
-        ShardRefusedError: no age file, encrypted for another server, damaged or cut off.
+        ShardRefusedError: not an age file, encrypted for another server, damaged or cut off.
         UnreadableError: the operating system refused to open or read it.
     """
     with UntrustedFile(source) as file:
@@ -68,14 +68,14 @@ def _decrypt(pyrage: Any, file: UntrustedFile, target: Path, key: Any) -> None:
         try:
             pyrage.decrypt_io(reader, writer, [key])
         except (pyrage.DecryptError, OSError) as error:
-            # For a damaged body pyrage raises an OSError that no system call has caused.
+            # For a damaged body pyrage raises an OSError without an errno.
             if getattr(error, "errno", None) is not None:
                 raise
             raise file.refused("cannot be decrypted", expected=EXPECTED) from error
 
 
 def make_identity(path: Path) -> str:
-    """The recipient of the identity in `path`, which is made, private, if need be."""
+    """The recipient of the identity in `path`, which is created, private, if it does not exist."""
     pyrage = _pyrage()
     if not path.exists():
         write_text(path, f"{pyrage.x25519.Identity.generate()}\n")
@@ -87,9 +87,9 @@ def _identity(pyrage: Any, path: Path) -> Any:
         text = path.read_text(encoding="ascii")
     except FileNotFoundError as error:
         raise StageOrderError(
-            "an encrypted file arrived, and this server has no identity to read it",
+            "an encrypted file arrived, and this server has no identity to decrypt it",
             where=path,
-            hint="bring back the file that `sltool server-keys` made",
+            hint="restore the file that `sltool server-keys` created",
         ) from error
     except OSError as error:
         raise StorageError.of(error, path, "read") from error
@@ -102,11 +102,11 @@ def _identity(pyrage: Any, path: Path) -> Any:
 
 
 def _no_identity(path: Path) -> BadDataError:
-    # Of this server, not of the arrived file: that one stays in the inbox.
+    # The server's own file is at fault, not the arrived one, which therefore stays in the inbox.
     return BadDataError(
-        "the file holds no age identity",
+        "the file is not an age identity",
         where=path,
-        hint="bring back the file that `sltool server-keys` made",
+        hint="restore the file that `sltool server-keys` created",
     )
 
 
@@ -115,6 +115,6 @@ def _pyrage() -> Any:
         import pyrage
     except ImportError as error:
         raise UsageError(
-            "encryption for the road needs another package", hint="install sltool[age]"
+            "encryption needs the package pyrage", hint="install sltool[age]"
         ) from error
     return pyrage

@@ -1,8 +1,8 @@
 """The three HDF5 filters of a shard's chunks: shuffle, deflate, fletcher32, in this order.
 
-They are applied here and not by the HDF5 library: decompression is bounded, no plug-in can be
-loaded, and all of it runs in threads. Specification: "HDF5 File Format Specification Version 2.0",
-and for the checksum `H5_checksum_fletcher32` of the HDF5 library.
+They are applied here and not by the HDF5 library, so that decompression is bounded, no plug-in can
+be loaded, and chunks are processed in threads. Specification: "HDF5 File Format Specification
+Version 2.0", and for the checksum `H5_checksum_fletcher32` of the HDF5 library.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ LEVEL = 1
 # A window of 32 KiB, level 1, no dictionary (RFC 1950).
 ZLIB_HEADER = b"\x78\x01"
 ADLER_BYTES = 4
-# The two bits that are zero in the head of a stored block; the one before says that it is the last.
+# The two bits that are zero in the head of a stored block; the bit below marks the last block.
 STORED_MASK = 0b110
-# Adler-32 and the byte before it, in which the last code ends.
+# Bytes of Adler-32 and of the byte before it, in which the last code ends.
 STREAM_END = ADLER_BYTES + 1
 CHECKSUM_BYTES = 4
-# zlib's own bound for incompressible data lies below this.
+# An upper bound of zlib's overhead for incompressible data.
 OVERHEAD_BYTES = 1024
 
 
 def pack_chunk(chunk: NDArray[Any]) -> bytes:
-    """A whole chunk, C-contiguous -> the bytes that stand in the file."""
+    """A whole chunk, C-contiguous -> its bytes in the file."""
     plain = chunk.reshape(-1).view(np.uint8).reshape(-1, chunk.dtype.itemsize)
     shuffled = np.empty(plain.T.shape, np.uint8)
-    # Plane by plane is several times as fast as one transposition.
-    for number, plane in enumerate(shuffled):
-        plane[:] = plain[:, number]
+    # Plane by plane is several times as fast as a single transposition.
+    for byte, plane in enumerate(shuffled):
+        plane[:] = plain[:, byte]
     packed = zlib.compress(shuffled.data, LEVEL)
     return packed + struct.pack("<I", fletcher32(packed))
 
 
 def unpack_chunk(stored: bytes, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The bytes that stand in the file -> `count` values; never takes more memory than they need.
+    """A chunk's bytes in the file -> `count` values; memory is bounded by their size.
 
     Raises:
         ValueError: the checksum is wrong, or the bytes are not exactly `count` values.
@@ -51,13 +51,17 @@ def unpack_chunk(stored: bytes, count: int, dtype: np.dtype[Any]) -> NDArray[Any
         raise ValueError("a chunk was not compressed with level 1")
     shuffled = _inflate(packed, count * dtype.itemsize)
     plain = np.empty((count, dtype.itemsize), np.uint8)
-    for number, plane in enumerate(np.frombuffer(shuffled, np.uint8).reshape(-1, count)):
-        plain[:, number] = plane
+    for byte, plane in enumerate(np.frombuffer(shuffled, np.uint8).reshape(-1, count)):
+        plain[:, byte] = plane
     return plain.view(dtype).reshape(count)
 
 
 def _inflate(packed: bytes, size: int) -> bytes:
-    """A zlib stream that is exactly `size` bytes long unpacked, and ends where `packed` ends."""
+    """Decompress a zlib stream of exactly `size` bytes that ends where `packed` ends.
+
+    Raises:
+        ValueError: it has another size, is damaged, or has bits that decoding ignores.
+    """
     inflater = zlib.decompressobj()
     try:
         plain = inflater.decompress(packed[:-STREAM_END], size)
@@ -68,15 +72,16 @@ def _inflate(packed: bytes, size: int) -> bytes:
         raise ValueError("a chunk cannot be decompressed") from error
     if len(plain) != size or not inflater.eof or inflater.unused_data:
         raise ValueError("a chunk has another size than its shape says")
-    if _has_padding(packed) or _has_bits_behind(before_end, end):
-        raise ValueError("a chunk has bits that belong to nothing")
+    if _has_padding(packed) or _has_bits_after_end(before_end, end):
+        raise ValueError("a chunk has unused bits that are not zero")
     return plain
 
 
 def _has_padding(packed: bytes) -> bool:
     """Whether a bit is set between the head and the length of a stored block (RFC 1951).
 
-    Only of stored blocks before the first compressed one: zlib does not tell where others begin.
+    Checks only stored blocks before the first compressed one: zlib does not report where others
+    begin.
     """
     place = len(ZLIB_HEADER)
     while not packed[place] & STORED_MASK:
@@ -88,12 +93,12 @@ def _has_padding(packed: bytes) -> bool:
     return False
 
 
-def _has_bits_behind(inflater: Any, end: bytes) -> bool:
+def _has_bits_after_end(inflater: Any, end: bytes) -> bool:
     """Whether a bit is set between the last code of a stream and its checksum.
 
-    Inflating ignores such bits: with the highest one and all above it flipped, the stream ends as
-    before. If that bit is part of a code, the flipped stream ends otherwise: its last code, which
-    says that it ends, is another one.
+    Decompression ignores such bits: if the highest set bit and all bits above it are flipped, the
+    stream still ends. If the bit is part of a code, the flipped stream does not end, because its
+    last code is no longer the one that marks the end.
     """
     last = end[-STREAM_END]
     if not last:
@@ -107,7 +112,7 @@ def _has_bits_behind(inflater: Any, end: bytes) -> bool:
 
 
 def fletcher32(data: bytes) -> int:
-    """The checksum as HDF5 makes it: over big-endian 16-bit words, an odd byte padded with zero."""
+    """The checksum as in HDF5: over big-endian 16-bit words, an odd byte padded with zero."""
     words = np.frombuffer(data + b"\0" if len(data) % 2 else data, ">u2").astype(np.int64)
     count = len(words)
     if not count:
@@ -119,5 +124,5 @@ def fletcher32(data: bytes) -> int:
 
 
 def _fold(total: int) -> int:
-    """Modulo 65535 as HDF5's folding leaves it: 65535 and not 0, unless nothing was added."""
+    """Modulo 65535 as HDF5 folds: 65535 instead of 0, unless the sum is 0."""
     return (total - 1) % 0xFFFF + 1 if total else 0

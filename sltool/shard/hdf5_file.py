@@ -1,8 +1,8 @@
 """Creating HDF5 files on disks that may fill up.
 
 HDF5 1.14 crashes the process when a write fails while a file is being closed (seen with a full
-disk). So the library writes to a file object that keeps the first failure to itself; it is raised
-when HDF5 is done.
+disk). So the library writes to a file object that records the first failure, which is raised
+after HDF5 has closed the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import h5py
 
 
 class DeferredErrorFile(io.FileIO):
-    """A file that keeps the failure of a write or truncation, and leaves undone all that follow."""
+    """A file that records the first failed write or truncation, and ignores all later ones."""
 
     failure: OSError | None = None
 
@@ -42,15 +42,15 @@ class DeferredErrorFile(io.FileIO):
 
 @contextmanager
 def create_hdf5(path: Path, **options: Any) -> Iterator[h5py.File]:
-    """Open a new HDF5 file for writing, or over an existing one.
+    """Open an HDF5 file for writing; an existing file is overwritten.
 
     Args:
         options: as `h5py.File` takes them.
 
     Raises:
-        OSError: a write failed; the file is not to be used.
+        OSError: a write failed; the file must not be used.
     """
-    # The mode "r+" keeps the permissions of the file that `publish` made.
+    # The mode "r+" keeps the permissions of the file that `publish` created.
     path.touch()
     with DeferredErrorFile(path, "r+") as raw:
         raw.truncate(0)

@@ -1,8 +1,8 @@
-"""The HDF5 superblock and object headers of a shard: each has one legal form but for addresses.
+"""The HDF5 superblock and object headers of a shard, whose bytes are fixed except for addresses.
 
-The forms are what HDF5 1.14 and 2.0 write with libver 'v108'. Specification: "HDF5 File Format
-Specification Version 2.0", sections II.A (superblock) and IV.A (object headers); the checksum is
-`H5_checksum_lookup3` of the HDF5 library, Bob Jenkins' public-domain lookup3.
+These are the bytes that HDF5 1.14 and 2.0 write with libver 'v108'. Specification: "HDF5 File
+Format Specification Version 2.0", sections II.A (superblock) and IV.A (object headers); the
+checksum is `H5_checksum_lookup3` of the HDF5 library, Bob Jenkins' public-domain lookup3.
 """
 
 from __future__ import annotations
@@ -36,10 +36,7 @@ WORD = 2**32 - 1
 
 @dataclass(frozen=True)
 class Form:
-    """Bytes of which all are determined but the addresses between the parts.
-
-    Their checksum follows the last part.
-    """
+    """A structure of fixed parts with an address between each two, and a checksum at the end."""
 
     parts: tuple[bytes, ...]
 
@@ -50,7 +47,7 @@ class Form:
         return sum(map(len, self.parts)) + addresses + CHECKSUM_BYTES
 
     def fill(self, addresses: Iterable[int]) -> bytes:
-        """The bytes with these addresses."""
+        """The structure's bytes with these addresses and the checksum."""
         first, *others = self.parts
         filled = first
         for address, part in zip(addresses, others, strict=True):
@@ -58,7 +55,7 @@ class Form:
         return filled + struct.pack("<I", lookup3(filled))
 
     def addresses(self, found: bytes) -> list[int] | None:
-        """The addresses in `found`, or None if it is not of this form."""
+        """The addresses in `found`, or None if it does not have this form."""
         addresses, place = [], 0
         for part in self.parts[:-1]:
             place += len(part)
@@ -68,7 +65,7 @@ class Form:
 
 
 def superblock(file_bytes: int) -> Form:
-    """Version 2, eight bytes to an address; its one address is the root group's header."""
+    """Version 2, with addresses of eight bytes; its only address is the root group's header."""
     head = SIGNATURE + bytes([2, ADDRESS_BYTES, ADDRESS_BYTES, 0])
     return Form((head + struct.pack("<3Q", USER_BLOCK, UNDEFINED, file_bytes), b""))
 
@@ -79,7 +76,7 @@ def group_header(names: Iterable[str]) -> Form:
     head = b"OHDR\x02\x00" + bytes([GROUP_BYTES])
     parts = [head + info]
     for name in names:
-        # Version 1, no flags: a hard link, its name in ASCII with a length of one byte.
+        # Version 1, no flags: a hard link, its name in ASCII after a length of 1 byte.
         link = b"\x01\x00" + bytes([len(name)]) + name.encode("ascii")
         parts[-1] += _message(LINK, link, more=ADDRESS_BYTES)
         parts.append(b"")
@@ -88,16 +85,16 @@ def group_header(names: Iterable[str]) -> Form:
 
 
 def dataset_header(member: Member) -> Form:
-    """A chunked dataset; its address is that of the index of its chunks."""
+    """A chunked dataset; its address is that of its chunk index."""
     rank, itemsize = len(member.shape), member.dtype.itemsize
     extent = struct.pack(f"<{rank}Q", *member.shape)
     chunk = struct.pack(f"<{rank + 1}I", *member.chunks, itemsize)
-    # Bit 0 of a message's flags says that it never changes.
+    # Bit 0 of a message's flags marks it as constant.
     before = (
         _message(DATASPACE, struct.pack("<4B", 2, rank, 1, 1) + extent + extent)
         + _message(DATATYPE, _datatype(member.dtype), flags=1)
         + _message(FILL_VALUE, b"\x03\x0b", flags=1)
-        + _message(FILTERS, _pipeline(itemsize), flags=1)
+        + _message(FILTERS, _filter_pipeline(itemsize), flags=1)
         + _message(LAYOUT, bytes([3, 2, rank + 1]), more=ADDRESS_BYTES + len(chunk))
     )
     rest = DATASET_BYTES - len(before) - ADDRESS_BYTES - len(chunk) - 4
@@ -106,7 +103,7 @@ def dataset_header(member: Member) -> Form:
 
 
 def _message(kind: int, content: bytes, *, flags: int = 0, more: int = 0) -> bytes:
-    """A message of which the last `more` bytes are still to come."""
+    """A message whose last `more` bytes follow separately."""
     return struct.pack("<BHB", kind, len(content) + more, flags) + content
 
 
@@ -121,7 +118,7 @@ def _datatype(dtype: np.dtype[Any]) -> bytes:
     }[dtype.name]
 
 
-def _pipeline(itemsize: int) -> bytes:
+def _filter_pipeline(itemsize: int) -> bytes:
     """Version 2, three filters: shuffle and deflate are marked optional, fletcher32 is not."""
     shuffle = struct.pack("<HHHI", SHUFFLE, 1, 1, itemsize)
     deflate = struct.pack("<HHHI", DEFLATE, 1, 1, LEVEL)

@@ -1,11 +1,11 @@
-"""Where a shard's chunks lie: a strict parser of the few HDF5 structures that a shard may have.
+"""Locating a shard's chunks: a strict parser of the few HDF5 structures that a shard may have.
 
 The HDF5 library is "not designed to handle maliciously crafted files safely", so it never opens a
-shard that came from outside. This parser knows superblock version 2, version 2 object headers,
+received shard. This parser knows superblock version 2, version 2 object headers,
 hard links, fixed dtypes, the three filters and the version 1 B-tree of chunks, as libver 'v108'
 writes them (docs/shard-format.md), and refuses everything else: it has no code that could
-follow a link, open another file, load a plug-in or decompress. It accounts for every byte: what is
-neither an address, a chunk nor the place and size of one has one legal value. Specification: "HDF5
+follow a link, open another file, load a plug-in or decompress. It checks every byte: all but
+addresses, chunks and the offsets and sizes of chunks has a single legal value. Specification: "HDF5
 File Format Specification Version 2.0", sections II.A (superblock), III.A.1 (B-tree), IV.A (object
 headers).
 """
@@ -43,8 +43,8 @@ class Chunks:
     """The chunks of one dataset in the order of their rows.
 
     Attributes:
-        offsets: (n,) int64, where each begins in the file.
-        sizes: (n,) int64, bytes in the file.
+        offsets: (n,) int64, the position of each in the file, in bytes.
+        sizes: (n,) int64, the size of each in the file, in bytes.
     """
 
     offsets: NDArray[np.int64]
@@ -52,10 +52,10 @@ class Chunks:
 
 
 def find_chunks(file: UntrustedFile, layout: dict[str, Member]) -> dict[str, Chunks]:
-    """Where the chunks of each dataset lie, if the payload has exactly this layout.
+    """The chunks of each dataset of a payload with exactly this layout.
 
     Raises:
-        ShardRefusedError: anything is not as the format says.
+        ShardRefusedError: the payload deviates from the format.
     """
     account = _Account(file)
     (root,) = account.form(0, superblock(file.size), "has no HDF5 superblock that fits it")
@@ -72,7 +72,7 @@ def find_chunks(file: UntrustedFile, layout: dict[str, Member]) -> dict[str, Chu
 
 
 class _Account:
-    """Which bytes of the payload belong to what: none to two things, and the rest are zeros."""
+    """Records which bytes of the payload are used: no byte twice, and unused bytes are zero."""
 
     def __init__(self, file: UntrustedFile) -> None:
         self.file = file
@@ -81,48 +81,48 @@ class _Account:
         self._sizes: list[NDArray[np.int64]] = []
 
     def add(self, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
-        """Extents that belong to something."""
+        """Record extents as used: (n,) offsets in the payload and sizes, in bytes."""
         self._starts.append(starts)
         self._sizes.append(sizes)
 
     def take(self, address: int, size: int) -> bytes:
-        """`size` bytes at an address of the payload, which belong to one structure."""
+        """Read a structure: `size` bytes at an address of the payload, recorded as used."""
         if address + size > self.size:
-            raise self.file.refused("points behind its own end")
+            raise self.file.refused("points beyond its own end")
         found = self.file.read(USER_BLOCK + address, size)
         if len(found) != size:
-            raise self.file.refused("was cut off while it was read")
+            raise self.file.refused("was truncated while it was read")
         self.add(np.array([address]), np.array([size]))
         return found
 
-    def form(self, address: int, form: Form, otherwise: str) -> list[int]:
-        """The addresses in a structure of which all else is determined."""
+    def form(self, address: int, form: Form, problem: str) -> list[int]:
+        """The addresses in the structure of this form; `problem` is the error for another one."""
         addresses = form.addresses(self.take(address, form.size))
         if addresses is None:
             raise self.file.refused(
-                otherwise,
+                problem,
                 expected="the bytes that docs/shard-format.md names; no attribute, no time, "
-                "no link but these, no continuation",
+                "no other link, no continuation",
             )
         return addresses
 
     def close(self) -> None:
-        """Refuse overlaps, and anything but zeros between the extents."""
+        """Refuse overlapping extents, and bytes other than zero between them."""
         starts, sizes = np.concatenate(self._starts), np.concatenate(self._sizes)
         order = np.argsort(starts)
         starts, ends = starts[order], (starts + sizes)[order]
-        before, after = np.append(0, ends), np.append(starts, self.size)
-        if (before > after).any():
+        gap_starts, gap_ends = np.append(0, ends), np.append(starts, self.size)
+        if (gap_starts > gap_ends).any():
             raise self.file.refused("has parts that overlap")
-        for gap in np.flatnonzero(before < after).tolist():
-            self._check_zeros(int(before[gap]), int(after[gap]))
+        for gap in np.flatnonzero(gap_starts < gap_ends).tolist():
+            self._check_zeros(int(gap_starts[gap]), int(gap_ends[gap]))
 
     def _check_zeros(self, start: int, end: int) -> None:
-        for place in range(start, end, GAP_BLOCK):
-            size = min(GAP_BLOCK, end - place)
-            if self.file.read(USER_BLOCK + place, size) != bytes(size):
+        for offset in range(start, end, GAP_BLOCK):
+            size = min(GAP_BLOCK, end - offset)
+            if self.file.read(USER_BLOCK + offset, size) != bytes(size):
                 raise self.file.refused(
-                    f"has bytes that belong to nothing, {start} to {end - 1} of its payload",
+                    f"has unused bytes that are not zero, {start} to {end - 1} of its payload",
                     expected="zeros",
                 )
 
@@ -148,42 +148,46 @@ def _chunks(account: _Account, name: str, index: int, member: Member) -> Chunks:
         or (starts >= limit).any()
         or (starts + entries["key"]["size"] > limit).any()
     ):
-        raise file.refused(f"has chunks of '{name}' with an impossible size or place")
+        raise file.refused(f"has chunks of '{name}' with an impossible size or offset")
     account.add(starts.astype(np.int64), sizes)
     return Chunks(starts.astype(np.int64) + USER_BLOCK, sizes)
 
 
 def _entries(account: _Account, index: int, member: Member, expected: int) -> NDArray[Any]:
-    """The entries (key, child) of the leaves of a version 1 B-tree of chunks, in its order.
+    """The entries (key, child) of the leaves of a version 1 B-tree of chunks, in order.
 
-    A key stands before each child and one after the last. What the nodes say twice has to agree:
-    keys at the border of two nodes, keys above the first ones of a node, pointers to siblings.
+    A key precedes each child, and another follows the last child. Redundant values of the nodes
+    have to agree: the keys at the border of two nodes, the parent's key and a node's first key, and
+    the pointers to siblings.
     """
     key = np.dtype([("size", "<u4"), ("mask", "<u4"), ("place", "<u8", (len(member.shape) + 1,))])
     entry = np.dtype([("key", key), ("child", "<u8")])
     end = np.zeros(1, key)
-    # What HDF5 leaves there when chunks are appended: of every second one it takes no notice.
+    # The last key that HDF5 leaves when chunks are appended; it updates it for every second chunk.
     last = (expected - 1 | 1) * member.chunks[0]
     end["place"] = [last, *member.chunks[1:], member.dtype.itemsize]
     level = _level(account, [index], entry, end.tobytes())
     while level.height:
         children = level.entries["child"].tolist()
-        # No node is empty, so a level has at most as many as there are chunks.
+        # No node is empty, so a level has at most as many nodes as there are chunks.
         if len(children) > expected:
             raise account.file.refused("has a chunk index that does not end")
-        below = _level(account, children, entry, end.tobytes())
-        if below.height != level.height - 1 or level.entries["key"].tobytes() != below.firsts:
-            raise account.file.refused("has a chunk index that does not agree with itself")
-        level = below
+        children_level = _level(account, children, entry, end.tobytes())
+        keys = level.entries["key"].tobytes()
+        if children_level.height != level.height - 1 or keys != children_level.firsts:
+            raise account.file.refused("has an inconsistent chunk index")
+        level = children_level
     return level.entries
 
 
 @dataclass(frozen=True)
 class _Level:
-    """The nodes of a B-tree that are equally far from its leaves: their entries in order.
+    """The nodes of a level of a B-tree.
 
     Attributes:
-        firsts: the first key of each node.
+        height: the levels below.
+        entries: the nodes' entries in order.
+        firsts: the first key of each node, concatenated.
     """
 
     height: int
@@ -194,27 +198,29 @@ class _Level:
 def _level(account: _Account, addresses: list[int], entry: np.dtype[Any], end: bytes) -> _Level:
     size = 24 + (NODE_ENTRIES + 1) * entry.itemsize - ADDRESS_BYTES
     height, parts, firsts, lasts = None, [], [], []
-    for place, address in enumerate(addresses):
+    for index, address in enumerate(addresses):
         node = account.take(address, size)
-        signature, kind, own, used, left, right = struct.unpack_from("<4s2BH2Q", node)
-        height = own if height is None else height
+        signature, kind, own_height, used, left, right = struct.unpack_from("<4s2BH2Q", node)
+        height = own_height if height is None else height
         siblings = (
-            addresses[place - 1] if place else UNDEFINED,
-            addresses[place + 1] if place + 1 < len(addresses) else UNDEFINED,
+            addresses[index - 1] if index else UNDEFINED,
+            addresses[index + 1] if index + 1 < len(addresses) else UNDEFINED,
         )
         if (
-            (signature, kind, own, left, right) != (b"TREE", 1, height, *siblings)
+            (signature, kind, own_height, left, right) != (b"TREE", 1, height, *siblings)
             or not 0 < used <= NODE_ENTRIES
             or height >= NODE_LEVELS
         ):
             raise account.file.refused("has a chunk index that the format does not allow")
         entries = np.frombuffer(node, entry, used, 24)
-        behind = 24 + entries.nbytes + entry["key"].itemsize
-        if any(node[behind:]):
-            raise account.file.refused("has bytes in unused places of a chunk index")
+        end_of_keys = 24 + entries.nbytes + entry["key"].itemsize
+        if any(node[end_of_keys:]):
+            raise account.file.refused(
+                "has bytes that are not zero after the last key of a chunk index"
+            )
         parts.append(entries)
         firsts.append(entries["key"][0].tobytes())
-        lasts.append(node[24 + entries.nbytes : behind])
+        lasts.append(node[24 + entries.nbytes : end_of_keys])
     if lasts != [*firsts[1:], end]:
-        raise account.file.refused("has a chunk index that does not agree with itself")
+        raise account.file.refused("has an inconsistent chunk index")
     return _Level(int(height or 0), np.concatenate(parts), b"".join(firsts))

@@ -1,4 +1,4 @@
-"""Ed25519 keys (RFC 8032): who signed a manifest."""
+"""Ed25519 keys (RFC 8032), which sign manifests and withdrawals."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SigningKey:
 
         Raises:
             StorageError: the file could not be read.
-            NotTrustedError: it holds no key.
+            NotTrustedError: it does not contain a key.
         """
         try:
             secret = _decode(path.read_text(encoding="ascii").strip())
@@ -44,15 +44,15 @@ class SigningKey:
         except OSError as error:
             raise StorageError.of(error, path, "read") from error
         except ValueError as error:
-            raise NotTrustedError("the file holds no Ed25519 private key", where=path) from error
+            raise NotTrustedError("the file is not an Ed25519 private key", where=path) from error
 
     @property
     def public(self) -> str:
-        """'ed25519:BASE64', as it stands in study.yaml."""
+        """The public key, 'ed25519:BASE64', as in study.yaml."""
         return _encode(self._key.public_key().public_bytes_raw())
 
     def sign(self, message: bytes) -> str:
-        """'ed25519:BASE64' of the signature."""
+        """The signature, 'ed25519:BASE64'."""
         return _encode(self._key.sign(message))
 
 
@@ -77,12 +77,12 @@ def _encode(raw: bytes) -> str:
 
 def _decode(text: str) -> bytes:
     if not text.startswith(PREFIX):
-        raise ValueError(f"no '{PREFIX}' in front")
+        raise ValueError(f"it does not begin with '{PREFIX}'")
     try:
         raw = base64.b64decode(text.removeprefix(PREFIX), validate=True)
     except binascii.Error as error:
         raise ValueError(str(error)) from error
-    # The last character has bits that decoding ignores.
+    # Decoding ignores some bits of the last character.
     if _encode(raw) != text:
-        raise ValueError("not the base64 that RFC 4648, section 3.5, calls canonical")
+        raise ValueError("not canonical base64 (RFC 4648, section 3.5)")
     return raw

@@ -1,4 +1,4 @@
-"""A shard's manifest, its signature, and the user block that holds both.
+"""A shard's manifest, its signature, and the user block with both.
 
 The user block is the first 4096 bytes of the file (docs/shard-format.md):
 
@@ -21,7 +21,7 @@ from sltool.files import canonical_json
 from sltool.study.schema import Section, SiteName, Study
 
 USER_BLOCK = 4096
-# What a reader must expect of one shard, so that a hostile one costs bounded time and memory.
+# Limits of a shard, so that a malicious one takes bounded time and memory.
 MAX_PAYLOAD = 5 * 2**28
 MAX_SAMPLES = 2**20
 MAGIC = b"sltool-shard 1"
@@ -31,7 +31,7 @@ Count = Annotated[int, Field(gt=0, lt=2**40)]
 
 
 class Noise(Section):
-    """What the site did against reconstruction."""
+    """The site's protection against reconstruction: greatest L2 norm, and noise's sd."""
 
     clip: float | None
     sd: float
@@ -45,9 +45,9 @@ class Payload(Section):
 
 
 class Content(Section):
-    """What the rows of a shard are; the same for all shards of one encoding and split.
+    """Type and shape of a shard's rows; the same for all shards of an encoding and split.
 
-    `views` feature maps of each sample lie one after the other.
+    The `views` feature maps of a sample are consecutive rows.
     """
 
     study: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -62,12 +62,12 @@ class Content(Section):
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of the feature maps of one sample, all views."""
+        """Bytes of a sample's feature maps, all views together."""
         return math.prod(self.feature_shape) * (2 if self.dtype == "float16" else 4) * self.views
 
     @classmethod
-    def of(cls, study: Study, digest: str, feature_shape: tuple[int, ...]) -> Content:
-        """What this study's training shards hold."""
+    def from_study(cls, study: Study, digest: str, feature_shape: tuple[int, ...]) -> Content:
+        """The content of this study's training shards."""
         return cls(
             study=study.id,
             encoding=digest,
@@ -79,8 +79,8 @@ class Content(Section):
             noise=Noise(clip=study.encoding.clip, sd=study.encoding.noise),
         )
 
-    def of_split(self, split: str) -> Content:
-        """The same for a shard of `split`: only training samples have several views."""
+    def for_split(self, split: str) -> Content:
+        """The content of a shard of `split`: only training samples have several views."""
         return self if split == "train" else self.model_copy(update={"views": 1})
 
 
@@ -97,33 +97,33 @@ class ShardId(Section):
         return f"{self.site}-{self.split}-{self.sequence:05d}.h5"
 
 
-def _can_be_shown(text: str) -> str:
+def _check_printable(text: str) -> str:
     if not text.isprintable() or text != text.strip():
-        raise ValueError("has characters that cannot be shown, or spaces around it")
+        raise ValueError("has unprintable characters, or spaces at the start or end")
     return text
 
 
-Told = Annotated[
-    str, StringConstraints(min_length=1, max_length=200), AfterValidator(_can_be_shown)
+Explanation = Annotated[
+    str, StringConstraints(min_length=1, max_length=200), AfterValidator(_check_printable)
 ]
 
 
 class AcceptedRisk(Section):
-    """Why a shard was shipped that the study's `privacy` section would have stopped.
+    """Why a shard was shipped although it violates the study's `privacy` section.
 
     Attributes:
-        reason: the site's own words.
-        refusal: what was not as the study asks.
+        reason: the site's explanation.
+        refusal: the requirement of the study that was not met.
     """
 
-    reason: Told
-    refusal: Told
+    reason: Explanation
+    refusal: Explanation
 
 
 class Manifest(Section):
-    """Everything that the signature covers, the payload by its digest.
+    """Everything that the signature covers; the payload is covered by its digest.
 
-    `accepted_risk` has no key in the file where it is None.
+    The key `accepted_risk` is left out of the file if it is None.
     """
 
     format: Literal[1] = 1
@@ -137,9 +137,9 @@ class Manifest(Section):
     accepted_risk: AcceptedRisk | None = None
 
     @model_validator(mode="after")
-    def _is_possible(self) -> Manifest:
+    def _is_consistent(self) -> Manifest:
         if (self.previous is None) != (self.place.sequence == 0):
-            raise ValueError("only shard 0 has no previous one")
+            raise ValueError("exactly shard 0 has no previous shard")
         if self.samples > 1 and self.samples * self.content.sample_bytes > MAX_PAYLOAD:
             raise ValueError("too many samples for one shard")
         return self
@@ -151,7 +151,7 @@ class Manifest(Section):
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the manifest: the shard's identity, which the next one names."""
+        """Hex SHA-256 of the manifest: the shard's identity, which the next shard refers to."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
@@ -167,12 +167,12 @@ def unpack(block: bytes) -> tuple[Manifest, str]:
     """The manifest and the signature of a user block, neither of them trusted yet.
 
     Raises:
-        ShardRefusedError: the block is not, byte for byte, what `pack` makes.
+        ShardRefusedError: the block differs from the output of `pack`.
     """
     lines = block.split(b"\n", 3)
     if len(block) != USER_BLOCK or lines[0] != MAGIC or len(lines) != 4:
         raise ShardRefusedError(
-            "the file does not begin as a shard", expected=f"'{MAGIC.decode()}' on its first line"
+            "the file does not begin like a shard", expected=f"'{MAGIC.decode()}' on its first line"
         )
     try:
         manifest = Manifest.model_validate_json(lines[1])

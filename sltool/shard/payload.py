@@ -1,4 +1,4 @@
-"""The HDF5 part of a shard: its four datasets, and how each is laid out."""
+"""The HDF5 part of a shard: the shape, dtype and chunks of its four datasets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES_PER_CHUNK = 8
 
 @dataclass(frozen=True)
 class Member:
-    """One HDF5 dataset of a shard: exactly this shape, dtype and chunk shape."""
+    """An HDF5 dataset of a shard, which has exactly this shape, dtype and chunk shape."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -28,10 +28,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Rows:
-    """The samples of one shard beside their features.
+    """A shard's samples without their features.
 
     Attributes:
-        labels: (N,) float32 or class numbers.
+        labels: (N,) float32, or int32 class indices.
         pseudonyms: (N,) bytes of 32 hex digits.
         groups: (N,) bytes: a patient's pseudonym, or patient/examination.
     """

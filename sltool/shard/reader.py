@@ -1,8 +1,8 @@
-"""Reading a shard that may come from a stranger.
+"""Reading a shard that may come from an untrusted sender.
 
 `open_shard` looks at bytes only: the signature, the enrolment, the study, and the digest of the
-whole payload. Only then is the payload parsed, by a parser of ours (`structure.py`), from the same
-open file, and nothing in it is trusted either: a site that signs may be broken or hostile.
+whole payload. Only then is the payload parsed, by our own parser (`hdf5_parser.py`), from the
+same open file. Its content is not trusted either: an enrolled site may be faulty or malicious.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ShardReader:
     """The payload of a shard whose manifest was read from the same open file.
 
     Raises:
-        ShardRefusedError: the payload is not what the manifest says.
+        ShardRefusedError: the payload contradicts the manifest.
     """
 
     def __init__(self, file: UntrustedFile, manifest: Manifest) -> None:
@@ -56,17 +56,17 @@ class ShardReader:
         groups = self._column("groups")
         content = self.manifest.content
         if content.label == "regression":
-            good = bool(np.isfinite(labels).all())
+            valid = bool(np.isfinite(labels).all())
         else:
-            good = bool(((labels >= 0) & (labels < content.classes)).all())
-        if not good:
+            valid = bool(((labels >= 0) & (labels < content.classes)).all())
+        if not valid:
             raise self._file.refused("has labels out of range")
         if not _are_ids(pseudonyms).all():
             raise self._file.refused("has pseudonyms that are not 32 hex digits")
         if not _are_groups(groups).all():
             raise self._file.refused("has groups that are not pseudonyms")
         if len(np.unique(pseudonyms)) != len(pseudonyms):
-            raise self._file.refused("has a pseudonym twice")
+            raise self._file.refused("repeats a pseudonym")
         return Rows(labels, pseudonyms, groups)
 
     def features(self, rows_at_once: int) -> Iterator[NDArray[Any]]:
@@ -75,7 +75,7 @@ class ShardReader:
         The blocks are decompressed in threads, a few ahead of the one that is yielded.
 
         Args:
-            rows_at_once: about how many rows a block has: whole chunks, at least one.
+            rows_at_once: approximate rows of a block, which has one or more whole chunks.
         """
         member, chunks = self._members["features"], self._chunks["features"]
         step = max(1, rows_at_once // member.chunks[0])
@@ -111,15 +111,15 @@ class ShardReader:
         first = (part.start or 0) * per_chunk
         rows = min(len(offsets) * per_chunk, member.shape[0] - first)
         block = np.empty((rows, *member.shape[1:]), member.dtype)
-        for number, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+        for index, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
             try:
                 chunk = unpack_chunk(self._file.read(offset, size), count, member.dtype)
             except ValueError as error:
                 raise self._file.refused(f"has damaged data in '{name}': {error}") from error
-            target = block[number * per_chunk : (number + 1) * per_chunk]
+            target = block[index * per_chunk : (index + 1) * per_chunk]
             values = chunk.reshape(member.chunks)
             if values[len(target) :].view(np.uint8).any():
-                raise self._file.refused(f"has values behind the last row of '{name}'")
+                raise self._file.refused(f"has values after the last row of '{name}'")
             target[...] = values[: len(target)]
         return block
 
@@ -134,16 +134,16 @@ def open_shard(
         arriving: False for a shard that was accepted before: its key may have been revoked since.
 
     Raises:
-        NotTrustedError: not signed with a key that the study lists for that site.
-        StudyMismatchError: of another study or encoding, or not of this feature map.
-        ShardRefusedError: a byte is not as signed, or the payload breaks the format.
+        NotTrustedError: it is not signed with a key that the study lists for that site.
+        StudyMismatchError: it is of another study, encoding or feature map.
+        ShardRefusedError: a byte differs from what was signed, or the payload breaks the format.
     """
     with UntrustedFile(path) as file:
         yield ShardReader(file, _verify(file, study, content, arriving))
 
 
 def verify(path: Path, study: Study, content: Content, *, arriving: bool = True) -> Manifest:
-    """All the checks of `open_shard` that come before the payload is parsed; raises as it does."""
+    """The checks of `open_shard` before the payload is parsed, with the same errors."""
     with UntrustedFile(path) as file:
         return _verify(file, study, content, arriving)
 
@@ -152,7 +152,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     """The manifest and signature in a file's user block, not trusted yet.
 
     Raises:
-        ShardRefusedError: the file does not begin as a shard.
+        ShardRefusedError: the file does not begin like a shard.
     """
     with UntrustedFile(path) as file:
         return _manifest(file)
@@ -164,7 +164,7 @@ def _verify(file: UntrustedFile, study: Study, content: Content, arriving: bool)
     check_signer(
         study, place.site, manifest.key, signature, manifest.to_bytes(), file.path, arriving
     )
-    _check_content(manifest.content, content.of_split(place.split), file.path)
+    _check_content(manifest.content, content.for_split(place.split), file.path)
     _check_digest(file, manifest)
     return manifest
 
@@ -188,12 +188,12 @@ def check_signer(
 ) -> None:
     """Raise `NotTrustedError` unless `message` is signed with a key that is enrolled for `site`."""
     listed = study.sites.get(site)
-    enrolled = {key_id(one.key): one for one in (listed, *listed.earlier)} if listed else {}
+    enrolled = {key_id(entry.key): entry for entry in (listed, *listed.earlier)} if listed else {}
     if key not in enrolled:
         raise NotTrustedError(
             f"key {key} is not enrolled for site {site}",
             where=path,
-            hint="enter the site's public key under `sites:` in study.yaml if you trust it",
+            hint="add the site's public key under `sites:` in study.yaml if you trust it",
         )
     revoked = enrolled[key].revoked
     if arriving and revoked is not None and date.today() >= revoked:
@@ -220,7 +220,10 @@ def _check_digest(file: UntrustedFile, manifest: Manifest) -> None:
     if size != manifest.payload.bytes:
         what, expected = f"has a payload of {size} bytes", f"{manifest.payload.bytes}, as signed"
     elif file.sha256(USER_BLOCK) != manifest.payload.sha256:
-        what, expected = "is not as it was signed: its digest differs", manifest.payload.sha256
+        what, expected = (
+            "was changed after it was signed: its digest differs",
+            manifest.payload.sha256,
+        )
     else:
         return
     error = file.refused(what, expected=expected)
@@ -229,7 +232,7 @@ def _check_digest(file: UntrustedFile, manifest: Manifest) -> None:
 
 
 def _are_finite(block: NDArray[Any]) -> bool:
-    """No exponent of all ones; many times as fast as `np.isfinite` on float16."""
+    """Whether no exponent is all ones; many times as fast as `np.isfinite` on float16."""
     bits, exponent = EXPONENTS[block.dtype.name]
     return not ((block.view(bits) & exponent) == exponent).any()
 

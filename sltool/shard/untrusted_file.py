@@ -1,4 +1,4 @@
-"""A file from outside, opened once: what was checked is what is read."""
+"""A received file, opened only once, so that the bytes read are those that were checked."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import BinaryIO
 from sltool.errors import ShardRefusedError, StorageError, UnreadableError
 
 HASH_BLOCK = 2**20
-# What this process or machine lacks, whichever file it opens.
+# Errors of an exhausted process or machine, which do not depend on the file.
 SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class UntrustedFile:
-    """A regular file, opened for reading. Links are not followed and pipes never block.
+    """A regular file, opened for reading. Links are not followed, and pipes do not block.
 
     Raises:
         ShardRefusedError: it is a link, a folder, a pipe or a device.
         UnreadableError: the operating system refused to open or read it.
-        StorageError: it could open no file now.
+        StorageError: file handles or memory are exhausted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,7 @@ class UntrustedFile:
         try:
             if not stat.S_ISREG(path.lstat().st_mode):
                 raise self.refused("is not a regular file")
-            # Between the two calls somebody may have put something else there.
+            # The path may have been replaced between the two calls.
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             self._handle = os.open(path, flags)
         except OSError as error:
@@ -53,16 +53,16 @@ class UntrustedFile:
         self.close()
 
     def close(self) -> None:
-        """Give the handle back."""
+        """Close the file."""
         os.close(self._handle)
 
     @property
     def size(self) -> int:
-        """Bytes, when it was opened."""
+        """Size in bytes when it was opened."""
         return self._state.st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` on, fewer at the end of the file. Safe from any thread."""
+        """`size` bytes from `offset`, fewer at the end of the file. Thread-safe."""
         try:
             return os.pread(self._handle, size, offset)
         except OSError as error:
@@ -95,7 +95,7 @@ class UntrustedFile:
         return os.dup(self._handle)
 
     def check_unchanged(self) -> None:
-        """Raise `ShardRefusedError` if anybody wrote to the file since it was opened."""
+        """Raise `ShardRefusedError` if the file was modified since it was opened."""
         now, before = os.fstat(self._handle), self._state
         if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise self.refused("was changed while it was read")
@@ -106,7 +106,7 @@ class UntrustedFile:
 
 
 def unreadable(error: OSError, path: Path) -> StorageError:
-    """The error for the system's refusal to open or read `path`."""
+    """The error for a failure of the system to open or read `path`."""
     if error.errno in SCARCE:
         return StorageError.of(error, path, "read")
     return UnreadableError(

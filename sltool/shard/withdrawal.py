@@ -1,7 +1,7 @@
-"""A withdrawal: a site's signed list of pseudonyms that may never be read again.
+"""A withdrawal: a site's signed list of pseudonyms that must not be used any more.
 
-A text file that ships like a shard (docs/shard-format.md): `sltool-withdrawal 1`, the
-list as canonical JSON, and the signature over it, a line each.
+A text file that is shipped like a shard (docs/shard-format.md), of three lines: `sltool-withdrawal
+1`, the list as canonical JSON, and the signature over it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Withdrawal(Section):
     @model_validator(mode="after")
     def _is_sorted(self) -> Withdrawal:
         if any(first >= second for first, second in pairwise(self.pseudonyms)):
-            raise ValueError("the pseudonyms are not sorted, each once")
+            raise ValueError("the pseudonyms are not sorted and unique")
         return self
 
     def to_bytes(self) -> bytes:
@@ -56,7 +56,7 @@ class Withdrawal(Section):
 def write_withdrawal(
     folder: Path, study: Study, site: str, pseudonyms: list[str], key: SigningKey
 ) -> Path:
-    """Sign and publish a withdrawal; the same list makes the same file."""
+    """Sign and publish a withdrawal; the same list gives the same file."""
     withdrawal = Withdrawal(
         study=study.id, site=site, key=key_id(key.public), pseudonyms=tuple(sorted(pseudonyms))
     )
@@ -70,8 +70,8 @@ def read_withdrawal(path: Path, study: Study, *, arriving: bool = True) -> Withd
     """Verify and read a withdrawal.
 
     Raises:
-        NotTrustedError: not signed with a key that the study lists for that site.
-        StudyMismatchError: of another study.
+        NotTrustedError: it is not signed with a key that the study lists for that site.
+        StudyMismatchError: it is of another study.
         ShardRefusedError: the file breaks the format.
     """
     with UntrustedFile(path) as file:
@@ -80,7 +80,7 @@ def read_withdrawal(path: Path, study: Study, *, arriving: bool = True) -> Withd
         block = file.read(0, MAX_BYTES)
         lines = block.split(b"\n")
         if len(lines) != 4 or lines[0] != MAGIC:
-            raise file.refused("does not begin as a withdrawal")
+            raise file.refused("does not begin like a withdrawal")
         try:
             withdrawal = Withdrawal.model_validate_json(lines[1])
             signature = lines[2].decode("ascii")

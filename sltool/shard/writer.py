@@ -14,7 +14,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool import __version__
 from sltool.errors import ShardRefusedError, SltoolError
 from sltool.files import publish, sha256
 from sltool.machine import available_cpus
@@ -25,8 +24,9 @@ from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Payload, ShardId, pack
 from sltool.shard.payload import Member, Rows, members
 from sltool.shard.untrusted_file import UntrustedFile
+from sltool.version import __version__
 
-# How much one thread compresses at a time.
+# Bytes that a thread compresses at a time.
 BATCH_BYTES = 2**20
 
 
@@ -39,14 +39,14 @@ def write_shard(
     rows: Rows,
     key: SigningKey,
 ) -> Manifest:
-    """Write and sign `folder/SITE-SPLIT-NNNNN.h5`; same input, same bytes.
+    """Write and sign `folder/SITE-SPLIT-NNNNN.h5`; the same input gives the same bytes.
 
     Args:
-        features: blocks (n, *feature_shape) in `content.dtype`, N * views rows together.
-        previous: the digest of the shard before this one of the same site and split.
+        features: blocks (n, *feature_shape) in `content.dtype`, N * views rows in all.
+        previous: the digest of the previous shard of the same site and split.
 
     Raises:
-        SltoolError: the HDF5 library that is installed lays a shard out in another way.
+        SltoolError: the installed HDF5 library writes another structure than the format.
     """
     with publish(folder / place.name) as part:
         layout = members(content, len(rows))
@@ -69,7 +69,7 @@ def write_shard(
 
 
 def sign_again(path: Path, manifest: Manifest, key: SigningKey) -> None:
-    """Put another manifest in front of a shard's payload, which stays as it is."""
+    """Replace a shard's manifest and signature; the payload is not changed."""
     block = pack(manifest, key.sign(manifest.to_bytes()))
     with publish(path) as part, path.open("rb") as old, part.open("wb") as new:
         old.seek(USER_BLOCK)
@@ -92,13 +92,13 @@ def _write_payload(
 
 
 def _check_layout(part: Path, layout: dict[str, Member]) -> None:
-    """No byte leaves the hospital that the reader could not account for."""
+    """Raise `SltoolError` unless the reader's parser accepts every byte of the payload."""
     try:
         with UntrustedFile(part) as file:
             find_chunks(file, layout)
     except ShardRefusedError as error:
         raise SltoolError(
-            f"the HDF5 library wrote a shard that no server would take: {error.what}",
+            f"the HDF5 library wrote a shard that no server would accept: {error.what}",
             where=part,
             expected=f"the structures of HDF5 2.0; this is {h5py.version.hdf5_version}",
             hint="install h5py 3.16 from its wheel, then encode again",
@@ -152,18 +152,18 @@ def _put(dataset: h5py.Dataset, member: Member, row: int, packed: list[bytes]) -
 def _whole_chunks(
     name: str, member: Member, blocks: Iterable[NDArray[Any]]
 ) -> Iterator[NDArray[Any]]:
-    """The blocks' rows again, cut into some chunks at a time; the last is filled up with zeros."""
+    """The blocks' rows, regrouped into batches of whole chunks; the last is padded with zeros."""
     per_chunk = member.chunks[0]
     chunk_bytes = math.prod(member.chunks) * member.dtype.itemsize
-    at_once = per_chunk * max(1, BATCH_BYTES // chunk_bytes)
+    batch_rows = per_chunk * max(1, BATCH_BYTES // chunk_bytes)
     rest = np.empty((0, *member.shape[1:]), member.dtype)
     rows = 0
     for block in blocks:
         rows += len(block)
         rest = np.concatenate([rest, block.astype(member.dtype, copy=False)])
-        while len(rest) >= at_once:
-            yield rest[:at_once]
-            rest = rest[at_once:]
+        while len(rest) >= batch_rows:
+            yield rest[:batch_rows]
+            rest = rest[batch_rows:]
     if rows != member.shape[0]:
         raise ValueError(f"{rows} rows of '{name}' for a shard of {member.shape[0]}")
     if len(rest):

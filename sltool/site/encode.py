@@ -14,8 +14,8 @@ from torch import nn
 
 from sltool.errors import BadDataError, StudyMismatchError
 from sltool.files import remove, sha256, write_json
-from sltool.models.base import load_weights, outline, output_shape
-from sltool.models.privacy_layer_file import known_shape
+from sltool.models.base import output_shape
+from sltool.models.privacy_layer_file import known_shape, load_privacy_layer
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, ShardId
@@ -50,27 +50,6 @@ class EncodingResult:
     seconds: float
     again: bool
     dead: float | None
-
-
-def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
-    """The privacy layer with the study's weights, for inference.
-
-    Raises:
-        StageOrderError: the weights are missing.
-        BadDataError: the file is damaged.
-        StudyMismatchError: the weights do not fit the model.
-    """
-    path = folder.privacy_layer
-    study.encoding_digest(path)
-    layer = outline(study).privacy_layer
-    load_weights(
-        layer,
-        path,
-        "the privacy layer",
-        "take study.yaml and privacy-layer.safetensors from the same study; without the file, "
-        "`sltool prepare --force` makes new weights, for all sites",
-    )
-    return layer.eval()
 
 
 def encode(
@@ -109,7 +88,7 @@ def encode(
             return _summary(site, done, time.monotonic() - started, again=True)
         _note_exclusions(site, withdrawn, study.encoding, progress)
         layer = load_privacy_layer(folder, study)
-        content = Content.of(study, digest, _feature_shape(folder, study, layer))
+        content = Content.from_study(study, digest, _feature_shape(folder, study, layer))
         encoder = Encoder(study, layer.to(device), device, private.seed)
         _clear_outbox(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
@@ -258,7 +237,7 @@ def _write_shards(
     pseudonyms = np.array(private.text("pseudonyms"), dtype=f"S{ID_BYTES}")
     groups = np.array(private.text("group_pseudonyms"), dtype=f"S{GROUP_BYTES}")
     for split in SPLITS:
-        split_content = content.of_split(split)
+        split_content = content.for_split(split)
         rows = np.flatnonzero((splits == split) & allowed)
         size = _samples_per_shard(split_content, shard_bytes)
         previous = None

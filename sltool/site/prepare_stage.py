@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from sltool.datasets.base import Dataset
-from sltool.errors import StudyMismatchError, UsageError
-from sltool.files import canonical_json, write_text
-from sltool.models.privacy_layer_file import known_shape, write_layer
+from sltool.coordinator.create import Scale, make_dataset, make_study
+from sltool.files import canonical_json
 from sltool.progress import Progress
-from sltool.registry import datasets, models
+from sltool.registry import datasets
 from sltool.site.fingerprint import Fingerprint, fingerprint
 from sltool.site.prepare import PreparationResult, prepare, prepared_before, prepared_source
 from sltool.study.layout import StudyFolder
-from sltool.study.schema import Choice, ModelChoice, Section, Study
-from sltool.study.study_file import load_study, render, replace_samples, validate
-from sltool.study.yaml_text import parse_yaml
-
-WARNING = (
-    "the means and standard deviations of this site's own patients are now in study.yaml, which "
-    "every site and the server can read: they are computed over all rows, for every column and the "
-    "label. With few rows they reveal much about each; --standardise-from uses a public table "
-    "instead"
-)
-# A dataset's settings, and notes.
-ScaledSettings = tuple[dict[str, Any], list[str]]
+from sltool.study.schema import Study
 
 
 def prepare_study(
@@ -46,269 +31,24 @@ def prepare_study(
     """Make study.yaml and privacy-layer.safetensors if they are missing, then `prepared.h5`.
 
     Args:
-        name: the dataset; None if study.yaml names it.
-        overrides: 'key=value' for keys of a new study.yaml; they must agree with an existing one.
-        workers: number of processes that decode images.
-        seed: of the privacy layer, which is then public; None: use the system's entropy.
-        scale: the table to compute the means and standard deviations from, for a study that has no
-            sites yet.
+        workers: processes that decode images.
 
-    Raises:
-        UsageError: no dataset is named, or a setting of a new study is wrong.
-        StudyMismatchError: the folder's study is of another dataset, or has sites already and does
-            not fit its own settings.
+    The other arguments, and what is raised, are those of `make_study`.
     """
-    notes: list[str] = []
-    if folder.study_file.exists():
-        study = _existing(folder, name, overrides)
-        if scale is not None:
-            study, notes = _rescaled(folder, study, scale)
-    else:
-        study, notes = _new(folder, name, source, overrides, scale)
-    dataset = _dataset(study)
-    study = _update_study(folder, study, dataset, seed, force, progress)
+    if name is not None and not folder.study_file.exists():
+        kind = datasets.get(name)
+        if kind.needs_source:
+            kind.need_source(source)
+    study, notes = make_study(folder, name, source, overrides, seed, force, progress, scale)
     current = fingerprint(source, folder.own)
     state = _state(study, current)
     done = None if force else prepared_before(folder, study, state)
     if done is None:
         if not force:
             _note_changes(folder, study, current, progress)
+        dataset = make_dataset(study)
         done = prepare(folder, study, dataset, source, progress, workers, state, current)
     return replace(done, notes=[*notes, *done.notes])
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The table that a study's means and standard deviations are computed from.
-
-    `private` if it is the site's own table, whose statistics all sites and the server can then
-    read.
-    """
-
-    table: Path
-    private: bool
-
-    def apply(self, kind: type[Dataset], settings: Mapping[str, Any]) -> ScaledSettings:
-        """The dataset's settings with the table's statistics, and notes."""
-        settings, notes = kind.scaled(settings, self.table)
-        return settings, [WARNING, *notes] if self.private else notes
-
-
-def _rescaled(folder: StudyFolder, study: Study, scale: Scale) -> tuple[Study, list[str]]:
-    kind = datasets.get(study.dataset.name)
-    settings, notes = scale.apply(kind, study.dataset.settings())
-    dataset = Choice(name=study.dataset.name, **settings)
-    changed = study.model_copy(update={"dataset": dataset})
-    if _dataset(changed).settings == _dataset(study).settings:
-        return study, []
-    if study.sites:
-        raise UsageError(
-            "this study is agreed on: its standardisation cannot change",
-            where=folder.study_file,
-            hint="leave --standardise-from and --from-this-site out, or make a new study",
-        )
-    write_text(folder.study_file, study_text(changed), public=True)
-    return load_study(folder), notes
-
-
-def _existing(folder: StudyFolder, name: str | None, overrides: Sequence[str]) -> Study:
-    study = load_study(folder)
-    if name and name != study.dataset.name:
-        raise StudyMismatchError(
-            f"this folder holds a study of the dataset '{study.dataset.name}', not '{name}'",
-            where=folder.study_file,
-            hint="make a new folder for a new study",
-        )
-    if overrides and _overridden(study, overrides) != _overridden(study, ()):
-        raise UsageError(
-            "the command's settings are not those of the study in this folder",
-            where=folder.study_file,
-            hint="change the key in study.yaml, or make a new study in another folder",
-        )
-    return study
-
-
-def _overridden(study: Study, overrides: Sequence[str]) -> tuple[Study, Section]:
-    """The study with these overrides, and its dataset's settings with their defaults."""
-    content = study.model_dump(mode="json")
-    for override in overrides:
-        _override(content, override)
-    changed = validate(Study, content, where="--set")
-    return changed.model_copy(update={"dataset": study.dataset}), _dataset(changed).settings
-
-
-def synthetic_source(folder: StudyFolder, name: str | None, samples: int, seed: int) -> Path:
-    """Write a synthetic source for the dataset into the study's folder; returns its path.
-
-    Raises:
-        UsageError: no dataset is named, or it has no synthetic source.
-    """
-    if name is None and folder.study_file.exists():
-        name = load_study(folder).dataset.name
-    if name is None:
-        raise _no_dataset_named(folder)
-    source: Path = datasets.get(name).synthetic_source(
-        folder.synthetic / f"{name}-{samples}-{seed}", samples, seed
-    )
-    return source
-
-
-def _no_dataset_named(folder: StudyFolder) -> UsageError:
-    return UsageError(
-        "no dataset is named, and this folder has no study.yaml that names it",
-        where=folder.root,
-        hint="run `sltool prepare DATASET`; `sltool list datasets` shows the available ones",
-    )
-
-
-def _new(
-    folder: StudyFolder,
-    name: str | None,
-    source: Path | None,
-    overrides: Sequence[str],
-    scale: Scale | None,
-) -> tuple[Study, list[str]]:
-    # Imported here, since it imports torch, which is slow and not needed for an existing study.
-    from sltool.models.base import outline
-
-    if name is None:
-        raise _no_dataset_named(folder)
-    kind = datasets.get(name)
-    if source is not None or kind.needs_source:
-        kind.need_source(source)
-    settings, notes = kind.infer_settings(source, _given(overrides))
-    content: dict[str, Any] = {"id": secrets.token_hex(16), "split": {}}
-    for section, values in kind.recipe.items():
-        content[section] = dict(values)
-    content["dataset"] = {"name": name, **content.get("dataset", {}), **settings}
-    for override in overrides:
-        _override(content, override)
-    chosen = dict(content["dataset"])
-    chosen.pop("name")
-    if scale is not None:
-        chosen, scale_notes = scale.apply(kind, chosen)
-        content["dataset"] = {"name": name, **chosen}
-        notes = [*notes, *scale_notes]
-    options = validate(kind.Settings, chosen, where="--set", prefix="dataset")
-    content["samples"] = kind(options).samples().model_dump(mode="json")
-    study = validate(Study, content, where="--set")
-    outline(study)
-    write_text(folder.study_file, study_text(study), public=True)
-    return load_study(folder), notes
-
-
-def _given(overrides: Sequence[str]) -> dict[str, Any]:
-    """The settings of the dataset that the user typed."""
-    content: dict[str, Any] = {"dataset": {}}
-    for override in overrides:
-        if override.startswith("dataset."):
-            _override(content, override)
-    return dict(content["dataset"])
-
-
-def _override(content: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise UsageError(f"'--set {override}' does not parse", expected="KEY=VALUE")
-    *path, last = key.split(".")
-    section = content
-    for step in path:
-        section = section.setdefault(step, {})
-        if not isinstance(section, dict):
-            raise UsageError(f"'--set {override}': '{step}' has no keys")
-    section[last] = parse_yaml(text, where="--set", name=f"the value of '--set {override}'")
-
-
-def study_text(study: Study) -> str:
-    """The text of study.yaml: every key with its value and a comment."""
-    kind = datasets.get(study.dataset.name)
-    model = models.get(study.model.name)
-    sections: Mapping[str, object] = {
-        "format": study.format,
-        "id": study.id,
-        "dataset": (
-            Choice(name=study.dataset.name),
-            validate(kind.Settings, study.dataset.settings(), where="study.yaml"),
-        ),
-        "samples": (study.samples,),
-        "split": (study.split,),
-        "model": (
-            ModelChoice(name=study.model.name, cut=study.model.cut),
-            validate(model.Settings, study.model.settings(), where="study.yaml"),
-        ),
-        "encoding": (study.encoding,),
-        "training": (study.training,),
-        "privacy": (study.privacy,),
-        "server": (study.server,),
-        "sites": {name: site.model_dump(mode="json") for name, site in study.sites.items()},
-    }
-    descriptions = {name: field.description or "" for name, field in Study.model_fields.items()}
-    return render(sections, descriptions)
-
-
-def _dataset(study: Study) -> Dataset:
-    kind = datasets.get(study.dataset.name)
-    settings = validate(
-        kind.Settings, study.dataset.settings(), where="study.yaml", prefix="dataset"
-    )
-    dataset: Dataset = kind(settings)
-    return dataset
-
-
-def _update_study(
-    folder: StudyFolder,
-    study: Study,
-    dataset: Dataset,
-    seed: int | None,
-    force: bool,
-    progress: Progress,
-) -> Study:
-    """Update `samples` and the privacy layer to match the settings.
-
-    Once a site is listed, the study is agreed on: then only --force may change them.
-    """
-    may_change = force or not study.sites
-    samples = dataset.samples()
-    if samples != study.samples:
-        if not may_change:
-            raise StudyMismatchError(
-                "the `samples` section does not follow from the `dataset` section",
-                where=folder.study_file,
-                expected=str(samples.model_dump(mode="json")),
-                hint="undo the change, or --force and hand the new study.yaml to every site",
-            )
-        replace_samples(folder.study_file, samples)
-        study = load_study(folder)
-        progress.note("study.yaml: `samples` was brought in line with `dataset`")
-    if folder.privacy_layer.is_file():
-        if known_shape(folder.privacy_layer, study) is not None:
-            return study
-        from sltool.site.encode import load_privacy_layer
-
-        try:
-            load_privacy_layer(folder, study)
-        except StudyMismatchError:
-            if not may_change:
-                raise
-            progress.note("new weights were drawn for the privacy layer, since the model changed")
-            _write_privacy_layer(folder, study, seed, progress)
-    elif study.sites and not force:
-        study.encoding_digest(folder.privacy_layer)
-    else:
-        _write_privacy_layer(folder, study, seed, progress)
-    return study
-
-
-def _write_privacy_layer(
-    folder: StudyFolder, study: Study, seed: int | None, progress: Progress
-) -> None:
-    from sltool.models.base import draw_privacy_layer
-
-    if seed is not None:
-        progress.note(
-            "the privacy layer is determined by the seed, so it is public: for simulations only"
-        )
-    write_layer(folder.privacy_layer, draw_privacy_layer(study, seed, folder.root), study)
 
 
 def _note_changes(

@@ -1,4 +1,4 @@
-"""A study: what all parties agree on (`study.yaml`) and the folders it lives in.
+"""A study: the agreement of all parties (`study.yaml`) and the study's folders.
 
 The sections that a plug-in needs are re-exported here.
 """

@@ -1,4 +1,4 @@
-"""Where everything lies in a study's folder (the tree in docs/design.md)."""
+"""The paths in a study's folder (the tree in docs/design.md)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Literal
 
 from sltool.names import check_name, check_site_name
 
-Level = Literal["image", "study", "patient"]
-# Characters of the sites' names in a file's name.
+# What is scored. An examination is called 'study' in the names of files, as MURA calls it.
+Level = Literal["image", "study", "examination", "patient"]
+# Most characters for the sites' names in a file's name.
 LONGEST = 120
 
 WITHDRAWN = "withdrawn.csv"
@@ -18,7 +19,7 @@ WITHDRAWN = "withdrawn.csv"
 
 @dataclass(frozen=True)
 class SiteFolder:
-    """`sites/B`: the hospital's private files, and `outbox/B`: what may leave."""
+    """`sites/B`, the hospital's private files, and `outbox/B`, the files that may leave it."""
 
     name: str
     private_dir: Path
@@ -38,12 +39,12 @@ class SiteFolder:
 
     @property
     def former_pseudonyms(self) -> Path:
-        """Pseudonyms that later partitions replaced; some may have been shipped."""
+        """Pseudonyms that a later `partition` replaced; some may have been shipped."""
         return self.private_dir / "former-pseudonyms.csv"
 
     @property
     def withdrawn(self) -> Path:
-        """Who withdrew: no stage encodes them again."""
+        """The patients who withdrew; no stage encodes their samples again."""
         return self.private_dir / WITHDRAWN
 
     @property
@@ -53,47 +54,51 @@ class SiteFolder:
 
     @property
     def audit(self) -> Path:
-        """What the last `audit` found."""
+        """The results of the last `audit`."""
         return self.private_dir / "audit.json"
 
     @property
     def audit_page(self) -> Path:
-        """The same for people, with pictures of patients."""
+        """The same results as a readable page, with pictures of patients."""
         return self.private_dir / "audit.html"
 
     @property
     def shipped(self) -> Path:
-        """The record of what `ship` sent where."""
+        """The record of the files that `ship` sent, and their destinations."""
         return self.private_dir / "shipped.json"
 
 
 @dataclass(frozen=True)
 class Question:
-    """What `evaluate` is asked about a run; the answer to each question has files of its own.
+    """The scope of an evaluation of a run; each scope has files of its own.
 
     Attributes:
         split: 'test' or 'validation'.
-        level: what is scored.
-        sites: whose samples, sorted; () for all sites.
+        level: what is scored: images, examinations ('study') or patients.
+        sites: the sites whose samples are evaluated, sorted; () for all sites.
     """
 
     split: str = "test"
     level: Level = "image"
     sites: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.level == "examination":
+            object.__setattr__(self, "level", "study")
+
     @property
     def name(self) -> str:
-        """'test', 'test-patient', 'validation@A+C'; neither sign stands in a site's name."""
+        """'test', 'test-patient', 'validation@A+C'; a site's name has neither '@' nor '+'."""
         name = self.split if self.level == "image" else f"{self.split}-{self.level}"
         sites = "+".join(self.sites)
         if len(sites) > LONGEST:
-            # No file system has names for dozens of sites; the file lists them.
+            # A file name cannot contain dozens of sites' names; the file lists them.
             sites = f"~{hashlib.sha256(sites.encode()).hexdigest()[:16]}"
         return f"{name}@{sites}" if sites else name
 
     @property
     def plain(self) -> bool:
-        """Whether it is about every test sample of every site: the run's own figures."""
+        """Whether it covers every test sample of every site: the run's main figures."""
         return self == PLAIN
 
 
@@ -133,11 +138,11 @@ class RunFolder:
         return self.root / "tensorboard"
 
     def metrics(self, question: Question) -> Path:
-        """The figures: `metrics.json` of the plain question; another's bears its name."""
+        """The figures: `metrics.json`, or with the question's name if it is not the plain one."""
         return self._answer("metrics", question, ".json")
 
     def predictions(self, question: Question) -> Path:
-        """The predictions: `predictions.csv`, or with the question's name."""
+        """The predictions: `predictions.csv`, or with the question's name likewise."""
         return self._answer("predictions", question, ".csv")
 
     def _answer(self, name: str, question: Question, suffix: str) -> Path:
@@ -152,7 +157,7 @@ class StudyFolder:
 
     @property
     def own(self) -> list[Path]:
-        """What the commands write here, where the folder holds a source as well."""
+        """The files that the commands write, in a folder that may also be a dataset's source."""
         files = [self.study_file, self.privacy_layer, self.prepared, self.refused]
         return [*files, self.synthetic, self.sites, self.outbox, self.server]
 
@@ -170,12 +175,12 @@ class StudyFolder:
 
     @property
     def refused(self) -> Path:
-        """The list of samples that `prepare` refused, with reasons. Private."""
+        """The private list of samples that `prepare` refused, with reasons."""
         return self.root / "refused.csv"
 
     @property
     def synthetic(self) -> Path:
-        """Stand-ins that `prepare --synthetic` wrote."""
+        """Synthetic sources that `prepare --synthetic` wrote."""
         return self.root / "synthetic"
 
     @property
@@ -187,7 +192,7 @@ class StudyFolder:
         return self.root / "outbox"
 
     def site(self, name: str) -> SiteFolder:
-        """Raises `UsageError` for what cannot be a site's name."""
+        """The folder of a site; raises `UsageError` for an invalid name."""
         check_site_name(name)
         return SiteFolder(name, self.sites / name, self.outbox / name)
 
@@ -196,7 +201,7 @@ class StudyFolder:
         return sorted(self.sites.glob(f"*/{WITHDRAWN}"))
 
     def site_names(self) -> list[str]:
-        """The sites whose private data lies in this folder."""
+        """The sites whose private data is in this folder."""
         return sorted(path.parent.name for path in self.sites.glob("*/private.h5"))
 
     @property
@@ -216,13 +221,13 @@ class StudyFolder:
         return self.server / "rejected"
 
     @property
-    def held(self) -> Path:
-        """Shards that wait for a person's approval."""
+    def quarantine(self) -> Path:
+        """Shards that await approval by a person."""
         return self.server / "held"
 
     @property
     def decrypted(self) -> Path:
-        """Files on their way from the inbox; what a crash leaves here is removed."""
+        """Decrypted files from the inbox until they are accepted; a crash's remains are removed."""
         return self.server / "decrypted"
 
     @property
@@ -232,7 +237,7 @@ class StudyFolder:
 
     @property
     def encoding(self) -> Path:
-        """What the encoding digest of the accepted shards covers, to say what was changed."""
+        """The values behind the accepted shards' encoding digest, for reporting what changed."""
         return self.server / "encoding.json"
 
     @property
@@ -252,11 +257,11 @@ class StudyFolder:
         return self.server / "runs"
 
     def run(self, name: str) -> RunFolder:
-        """Raises `UsageError` for what cannot be a run's name."""
+        """The folder of a run; raises `UsageError` for an invalid name."""
         check_name("run", name)
         return RunFolder(name, self.runs / name)
 
     def run_names(self) -> list[str]:
-        """The runs that have begun here; raises `UsageError` if somebody renamed one wrongly."""
+        """The runs that were started; raises `UsageError` if a folder has an invalid name."""
         names = sorted(path.parent.name for path in self.runs.glob("*/run.json"))
         return [check_name("run", name) for name in names]

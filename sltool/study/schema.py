@@ -1,4 +1,4 @@
-"""study.yaml: the agreement that every site and the server hold.
+"""The schema of study.yaml, the agreement of all sites and the server.
 
 The schema below is also the reference: each field's description becomes the comment in study.yaml
 and the row in docs/study-file.md.
@@ -28,13 +28,13 @@ from sltool.names import SITE_NAME, is_reserved
 SPLITS = ("train", "validation", "test")
 
 
-def _no_device(name: str) -> str:
+def _check_no_device(name: str) -> str:
     if is_reserved(name):
-        raise ValueError("is the name of a device on some systems")
+        raise ValueError("is a reserved device name on some systems")
     return name
 
 
-SiteName = Annotated[str, StringConstraints(pattern=SITE_NAME), AfterValidator(_no_device)]
+SiteName = Annotated[str, StringConstraints(pattern=SITE_NAME), AfterValidator(_check_no_device)]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]
 Recipient = Annotated[str, StringConstraints(pattern=r"^age1[02-9ac-hj-np-z]{58}$")]
 Positive = Annotated[float, Field(gt=0)]
@@ -62,7 +62,7 @@ class ModelChoice(Choice):
     cut: int = Field(
         default=1,
         ge=0,
-        description="How many hidden layers stand at the site. 0 ships the input itself: "
+        description="How many hidden layers are at the site. 0 ships the input itself: "
         "only for comparisons.",
     )
 
@@ -72,7 +72,8 @@ class Labels(Section):
         description="What is predicted: regression, binary or multiclass."
     )
     classes: tuple[str, ...] = Field(
-        default=(), description="Class names in the order of their numbers; the last is positive."
+        default=(),
+        description="Class names in the order of the class indices; the last is positive.",
     )
     unit: str = Field(default="", description="The unit of a regression label.")
     mean: float = Field(
@@ -90,26 +91,26 @@ class Labels(Section):
 
     @property
     def outputs(self) -> int:
-        """How many numbers the server network predicts for a sample."""
+        """The size of the server network's output for a sample."""
         return len(self.classes) if self.kind == "multiclass" else 1
 
 
 class Samples(Section):
-    """What one prepared sample is; written by `prepare` from the dataset's settings."""
+    """A prepared sample's shape, standardisation and labels; `prepare` writes this section."""
 
     shape: tuple[Annotated[int, Field(gt=0)], ...] = Field(
         description="(channels, height, width) of an image or (columns,) of a table row."
     )
     mean: tuple[float, ...] = Field(
-        description="Standardisation, one per channel or column: the network sees (x - mean) / sd."
+        description="Standardisation, for each channel or column: the network gets (x - mean) / sd."
     )
     sd: tuple[Positive, ...] = Field(description="Agreed on, never computed from private data.")
     labels: Labels = Field(description="The labels.")
 
     @model_validator(mode="after")
-    def _one_each(self) -> Samples:
+    def _check_lengths(self) -> Samples:
         if not len(self.mean) == len(self.sd) == self.shape[0]:
-            raise ValueError(f"mean and sd need {self.shape[0]} numbers each")
+            raise ValueError(f"mean and sd need {self.shape[0]} values each")
         return self
 
 
@@ -119,28 +120,29 @@ class Split(Section):
     )
     test: Fraction = Field(default=0.1, description="Share of all samples for the final figures.")
     official: bool = Field(
-        default=False, description="Keep the source's own split lists where it has them."
+        default=False, description="Use the source's own split lists where it has them."
     )
 
 
 class Augment(Section):
-    """How a random version of a training image differs from the image; each is drawn uniformly."""
+    """Random changes of a training image; each is drawn from a uniform distribution."""
 
-    flip: bool = Field(default=True, description="Left and right swapped in half of the versions.")
+    flip: bool = Field(default=True, description="Swap left and right in half of the versions.")
     rotation: float = Field(
-        default=10.0, ge=0, le=180, description="Turned by this many degrees at most, either way."
+        default=10.0, ge=0, le=180, description="Greatest rotation in degrees, in either direction."
     )
     crop: Fraction = Field(
-        default=0.1, description="Share of the height and width cut off at most, then enlarged."
+        default=0.1,
+        description="Greatest share of the height and width that is cropped before resizing.",
     )
     brightness: Fraction = Field(
-        default=0.1, description="Values multiplied by 1 - this to 1 + this."
+        default=0.1, description="Values are multiplied by 1 - this to 1 + this."
     )
 
 
 class Encoding(Section):
     dtype: Literal["float16", "float32"] = Field(
-        default="float16", description="How feature maps travel: float16 or float32."
+        default="float16", description="Data type of shipped feature maps: float16 or float32."
     )
     clip: Positive | None = Field(
         default=None, description="Greatest L2 norm of one sample's feature map; null: no limit."
@@ -149,25 +151,25 @@ class Encoding(Section):
         default=0.0,
         ge=0,
         description="Standard deviation of the Gaussian noise added at the site, in feature units; "
-        "drawn anew at every encoding.",
+        "drawn anew for every encoding.",
     )
     views: int = Field(
         default=1,
         ge=1,
         le=1000,
         description="Feature maps of each training image: of the image itself and views - 1 random "
-        "versions of it. The server draws one an epoch. Validation and test images have one.",
+        "versions of it. The server draws one in each epoch. Other images have one.",
     )
     augment: Augment = Field(
-        default=Augment(), description="What a random version is; without meaning for views: 1."
+        default=Augment(), description="Changes in a random version; not used with views: 1."
     )
 
 
 class Training(Section):
-    """Settings of the server alone: they may change without a new encoding."""
+    """Settings of the server alone, which may change without a new encoding."""
 
     epochs: int = Field(default=100, gt=0, description="Passes over all training samples.")
-    batch_size: int = Field(default=64, gt=0, description="Samples a step.")
+    batch_size: int = Field(default=64, gt=0, description="Samples in each step.")
     loss: Literal["auto", "mse", "mae", "huber", "cross-entropy"] = Field(
         default="auto",
         description="auto: mse for regression, (binary) cross-entropy for classes.",
@@ -175,9 +177,11 @@ class Training(Section):
     optimizer: Literal["adam", "adamw", "sgd"] = Field(
         default="adam", description="adam, adamw or sgd (momentum 0.9)."
     )
-    learning_rate: Positive = Field(default=1e-3, description="The highest rate of the schedule.")
+    learning_rate: Positive = Field(
+        default=1e-3, description="The highest learning rate of the schedule."
+    )
     schedule: Literal["constant", "cosine", "one-cycle"] = Field(
-        default="constant", description="How the rate moves over the steps of the run."
+        default="constant", description="Learning rate over the steps of the run."
     )
     weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty or decoupled decay.")
     clip_gradient: Positive | None = Field(
@@ -185,7 +189,7 @@ class Training(Section):
     )
     class_weights: Literal["none", "balanced"] = Field(
         default="none",
-        description="balanced: a rare class counts as much as a frequent one. Classes only.",
+        description="balanced: a rare class has the same weight as a frequent one. Classes only.",
     )
     label_smoothing: Fraction = Field(
         default=0.0, description="Share of a label that is spread over all classes. Classes only."
@@ -198,20 +202,18 @@ class Training(Section):
 
 class Enrolment(Section):
     key: PublicKey = Field(description="The site's Ed25519 public key.")
-    revoked: date | None = Field(
-        default=None, description="From this day on the key is not trusted."
-    )
+    revoked: date | None = Field(default=None, description="From this day the key is not trusted.")
 
 
 class Site(Enrolment):
     earlier: tuple[Enrolment, ...] = Field(
-        default=(), description="Keys of before: what was accepted with them stays."
+        default=(), description="Former keys: shards that were accepted with them stay valid."
     )
 
 
 class Server(Section):
     recipient: Recipient | None = Field(
-        default=None, description="From `sltool server-keys`: `ship` encrypts for it."
+        default=None, description="From `sltool server-keys`: `ship` encrypts files for it."
     )
 
 
@@ -219,53 +221,55 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Privacy(Section):
-    """Limits by the figures of `audit.json`; `ship` refuses what is above one."""
+    """Limits for the figures in `audit.json`; `ship` refuses if a figure exceeds its limit."""
 
     max_leak: Share | None = Field(
         default=None,
-        description="Greatest leak: 0 the average patient, 1 the picture (tables: the share of the "
-        "variance) that the strongest attacker rebuilds; null: no limit.",
+        description="Greatest leak, from 0 (the strongest attacker reconstructs only the average "
+        "patient) to 1 (the picture; tables: all of the variance); null: no limit.",
     )
     max_linkage: Share | None = Field(
         default=None,
-        description="Greatest rate of finding a patient's map by another view; null: no limit.",
+        description="Greatest rate of linking two views of the same patient; null: no limit.",
     )
     max_exact_recovery: Share | None = Field(
         default=None, description="Greatest share of samples recovered exactly; null: no limit."
     )
     audit: Literal["quick", "thorough"] | None = Field(
         default=None,
-        description="The audit that has to be there before `ship`: quick or thorough; null: quick "
+        description="The audit that is required before `ship`: quick or thorough; null: quick "
         "if there is a limit, else none.",
     )
 
     @property
     def is_set(self) -> bool:
-        """Whether `ship` asks for an audit."""
+        """Whether `ship` requires an audit."""
         return self != Privacy()
 
 
 class Study(Section):
     format: Literal[1] = Field(default=1, description="Version of this file's layout.")
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] = Field(
-        description="The study's id. Every shard bears it."
+        description="The study's id, which every shard contains."
     )
-    dataset: Choice = Field(description="Where samples come from and how they are prepared.")
+    dataset: Choice = Field(description="The source of the samples and their preparation.")
     samples: Samples = Field(
-        description="What one prepared sample is. Written by `prepare`; the server reads it too."
+        description="A prepared sample. Written by `prepare`; the server reads it too."
     )
     split: Split = Field(default=Split(), description="Used by `partition`.")
-    model: ModelChoice = Field(description="The network, and where it is cut.")
-    encoding: Encoding = Field(default=Encoding(), description="What `client-encode` ships.")
+    model: ModelChoice = Field(description="The network, and the layer after which it is cut.")
+    encoding: Encoding = Field(
+        default=Encoding(), description="How `client-encode` computes feature maps."
+    )
     training: Training = Field(
         default=Training(),
-        description="What `server-train` does. May change at any time without a new encoding.",
+        description="Settings of `server-train`. May change at any time without a new encoding.",
     )
     privacy: Privacy = Field(
         default=Privacy(),
-        description="What an attacker may get at most, as `sltool audit` measures it.",
+        description="Limits for attacks on the feature maps, as measured by `sltool audit`.",
     )
-    server: Server = Field(default=Server(), description="How files travel to the server.")
+    server: Server = Field(default=Server(), description="How files are sent to the server.")
     sites: dict[SiteName, Site] = Field(
         default={}, description="The sites and their public keys; `partition` adds them."
     )
@@ -281,21 +285,21 @@ class Study(Section):
         seen: dict[str, str] = {}
         for name in self.sites:
             if (other := seen.setdefault(name.lower(), name)) != name:
-                raise ValueError(f"sites: {other} and {name} are one folder on some systems")
+                raise ValueError(f"sites: {other} and {name} are the same folder on some systems")
         return self
 
     def encoding_digest(self, privacy_layer: Path) -> str:
-        """Hex SHA-256 over `meaning`; raises as that does."""
+        """Hex SHA-256 of `meaning`, with the same errors."""
         return digest_of(self.meaning(privacy_layer))
 
     def meaning(self, privacy_layer: Path) -> dict[str, Any]:
         """Everything that changes the meaning of a feature map.
 
-        That is: the study's id, dataset, samples, model (but for its `server` settings), encoding
+        These are the study's id, dataset, samples, model (without its `server` settings), encoding
         and the SHA-256 of `privacy-layer.safetensors`.
 
         Raises:
-            StageOrderError: the privacy layer's weights are not there.
+            StageOrderError: the privacy layer's weights are missing.
         """
         if not privacy_layer.is_file():
             raise StageOrderError(
@@ -313,7 +317,7 @@ class Study(Section):
         }
 
     def layer_settings(self) -> dict[str, Any]:
-        """The `model` section as JSON, without what concerns the server network alone."""
+        """The `model` section as JSON, without the settings of the server network alone."""
         model = self.model.model_dump(mode="json")
         model.pop("server", None)
         return model

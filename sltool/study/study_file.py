@@ -1,4 +1,4 @@
-"""The file study.yaml: read and checked, written with comments, edited without losing them."""
+"""Reading, checking, writing and editing study.yaml; edits preserve comments."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sltool.study.yaml_text import add_entries, parse_yaml, plain, replace_value
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
 HEADER = """\
-# The agreement of one study: every site and the server hold this file and
-# privacy-layer.safetensors. What stands under `dataset`, `samples`, `model` and `encoding` gives a
-# feature map its meaning: a change there needs a new encoding at every site. `training` and
+# The agreement of a study: every site and the server have this file and
+# privacy-layer.safetensors. The sections `dataset`, `samples`, `model` and `encoding` define the
+# feature maps: a change there needs a new encoding at every site. `training` and
 # `model.server` may change freely. All keys: docs/study-file.md.
 """
 WIDTH = 100
@@ -32,7 +32,7 @@ def render(sections: Mapping[str, object], descriptions: Mapping[str, str]) -> s
 
     Args:
         sections: the top-level keys in order. A tuple of `BaseModel`s becomes one mapping, in which
-            each field's description stands above it as a comment.
+            each field's description is a comment above it.
         descriptions: the comment of each top-level key.
     """
     parts = [HEADER]
@@ -54,7 +54,7 @@ def _fields(section: BaseModel, indent: int) -> str:
         if isinstance(value, BaseModel):
             parts.append(f"{' ' * indent}{name}:\n{_fields(value, indent + 2)}")
         elif _is_mapping_of_sections(value):
-            # A line for each, so that it can be found and edited.
+            # A line for each section, so that it is easy to find and edit.
             content = section.model_dump(mode="json")[name].items()
             lines = [f"{' ' * (indent + 2)}{plain(key)}: {plain(item)}\n" for key, item in content]
             parts.append(f"{' ' * indent}{name}:\n{''.join(lines)}")
@@ -76,11 +76,11 @@ _CORRECT = "correct the file, or take it from another site of the study"
 
 
 def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
-    """Enter sites into study.yaml; all else in it, comments too, stays as it is.
+    """Add sites to study.yaml; the rest of the file, including comments, is not changed.
 
     Raises:
         StorageError: the file could not be read or written.
-        StudyFileError: it is written in a way that has to be edited by hand.
+        StudyFileError: the file's style cannot be edited automatically.
     """
     entries = {
         name: site.model_dump(mode="json", exclude_defaults=True) for name, site in sites.items()
@@ -92,9 +92,9 @@ def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
 
 
 def replace_samples(path: Path, samples: Samples) -> None:
-    """Bring the values of the `samples` section up to date with the dataset's settings.
+    """Replace the values of the `samples` section in study.yaml.
 
-    Raises as `add_sites` does.
+    Raises the errors of `add_sites`.
     """
     values = samples.model_dump(mode="json")
     text = _read(path)
@@ -104,20 +104,20 @@ def replace_samples(path: Path, samples: Samples) -> None:
 
 
 def _publish_edited(path: Path, text: str, wanted: Study, lines: str) -> None:
-    """Publish `text` if it says what is wanted; anchors, for one, may be in the way."""
+    """Publish `text` if it parses to `wanted`; anchors, for example, can prevent that."""
     try:
-        right = _parsed(text, path) == wanted
+        correct = _parsed(text, path) == wanted
     except StudyFileError:
-        right = False
-    if not right:
+        correct = False
+    if not correct:
         raise StudyFileError(
-            "study.yaml is written in a way that this command cannot edit",
+            "study.yaml is written in a style that this command cannot edit",
             where=path,
             expected=lines,
             hint="enter these values by hand and run the command again",
         )
     with publish(path, public=True) as part:
-        # Bytes, so that the ends of lines stay as they are.
+        # Bytes, so that line endings are not converted.
         part.write_bytes(text.encode("utf-8"))
 
 
@@ -143,8 +143,8 @@ def load_study(folder: StudyFolder) -> Study:
     """Read and check `study.yaml`.
 
     Raises:
-        StageOrderError: there is none.
-        StudyFileError: a key or value is wrong; the message has its path and what is allowed.
+        StageOrderError: the file does not exist.
+        StudyFileError: a key or value is wrong; the message has its path and the allowed values.
     """
     path = folder.study_file
     if not path.is_file():
@@ -160,10 +160,10 @@ def load_study(folder: StudyFolder) -> Study:
 def validate(
     schema: type[SectionT], content: Any, *, where: str | Path, prefix: str = ""
 ) -> SectionT:
-    """`schema(**content)`, with mistakes told by their path in study.yaml.
+    """`schema(**content)`, with errors reported by their path in study.yaml.
 
     Raises:
-        StudyFileError: on the first mistakes, with the nearest key or the allowed values.
+        StudyFileError: the content is invalid; the message has the nearest key or allowed values.
     """
     try:
         return schema.model_validate(content)

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong in study.yaml, told in the file's own words."""
+"""Conversion of pydantic's errors to messages in the terms of study.yaml."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sltool.errors import StudyFileError, nearest
 def format_validation_error(
     schema: type[BaseModel], error: ValidationError, where: str | Path, prefix: str
 ) -> StudyFileError:
-    """The first mistakes, each with its path, and the nearest key or the allowed values."""
-    told = []
+    """An error with all mistakes, each with its path and the nearest key or allowed values."""
+    messages = []
     for mistake in error.errors(include_url=False):
         path = ".".join([*filter(None, [prefix]), *(str(step) for step in mistake["loc"])])
         if mistake["type"] == "extra_forbidden":
             keys = _keys_beside(schema, mistake["loc"])
-            told.append(
+            messages.append(
                 f"unknown key '{path}'{nearest(str(mistake['loc'][-1]), keys)} "
                 f"(allowed: {', '.join(keys)})"
             )
@@ -28,16 +28,16 @@ def format_validation_error(
             shown = mistake["type"] != "missing" and not isinstance(mistake["input"], dict)
             got = f", not {mistake['input']!r}" if shown else ""
             message = mistake["msg"].removeprefix("Value error, ")
-            told.append(": ".join(filter(None, [path, message])) + got)
+            messages.append(": ".join(filter(None, [path, message])) + got)
     return StudyFileError(
-        told[0] if len(told) == 1 else f"{len(told)} mistakes: " + "; ".join(told),
+        messages[0] if len(messages) == 1 else f"{len(messages)} mistakes: " + "; ".join(messages),
         where=where,
         hint="correct the file and run the command again",
     )
 
 
 def _keys_beside(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed where the last step of `loc` stands."""
+    """The keys that are allowed at the level of the last step of `loc`."""
     for step in loc[:-1]:
         field = schema.model_fields.get(str(step))
         if field is None:

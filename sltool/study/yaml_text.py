@@ -1,4 +1,4 @@
-"""YAML by the 1.2 core schema, and edits of its text that leave everything else as it is."""
+"""YAML with the 1.2 core schema, and edits of its text that change nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CORE_SCHEMA = (
 class _Loader(yaml.SafeLoader):
     """Plain values by the core schema: `yes` and `1:30` are text, 1e-3 is a number.
 
-    A key that stands twice in a mapping is an error.
+    A repeated key in a mapping is an error.
     """
 
     # PyYAML follows YAML 1.1, whose resolvers a subclass would inherit.
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in lines:
                 raise ConstructorError(
-                    problem=f"the key '{key}' is repeated; it stands on line {lines[key]} already",
+                    problem=f"the key '{key}' is repeated; its first line is {lines[key]}",
                     problem_mark=key_node.start_mark,
                 )
             if isinstance(key, Hashable):
@@ -69,11 +69,11 @@ def parse_yaml(text: str, *, where: str | Path, name: str = "study.yaml") -> Any
     """The value of one YAML document.
 
     Args:
-        where: the file or option that the text is from.
-        name: what the text is, in the message of an error.
+        where: the file or option that the text comes from.
+        name: the text's name in error messages.
 
     Raises:
-        StudyFileError: it is no YAML, or a key is repeated; the message has the line.
+        StudyFileError: it is not YAML, or a key is repeated; the message has the line.
     """
     try:
         # _Loader is a subclass of SafeLoader.
@@ -95,7 +95,7 @@ def parse_yaml(text: str, *, where: str | Path, name: str = "study.yaml") -> Any
 
 def plain(value: Any) -> str:
     """A JSON value on one line, as YAML."""
-    # JSON is YAML's flow style; bare words read better where no YAML reader can mistake them.
+    # JSON is YAML's flow style; words are left unquoted if every YAML reader reads them as text.
     if isinstance(value, str) and value.replace("-", "").replace("_", "").isalpha():
         return value if value.lower() not in _YAML_WORDS else json.dumps(value)
     return json.dumps(value, ensure_ascii=False)
@@ -105,7 +105,7 @@ _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
 class _Edit(NamedTuple):
-    """The characters [start, end) of a text are replaced."""
+    """A replacement of the characters [start, end) of a text."""
 
     start: int
     end: int
@@ -113,9 +113,9 @@ class _Edit(NamedTuple):
 
 
 def add_entries(text: str, section: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Enter mappings into the mapping under the top-level key `section`, which may be missing.
+    """Add mappings to the mapping under the top-level key `section`, which may be missing.
 
-    Nothing is deleted but the braces of an empty mapping.
+    Nothing is deleted except the braces of an empty mapping.
 
     Args:
         text: a valid YAML document, a mapping.
@@ -141,13 +141,13 @@ def add_entries(text: str, section: str, entries: Mapping[str, Mapping[str, Any]
 
 
 def replace_values(text: str, section: str, values: Mapping[str, Any]) -> str:
-    """Replace the values under the top-level key `section` that differ.
+    """Replace the differing values under the top-level key `section`.
 
-    A key that the text lacks, and a list with comments inside, are passed over.
+    Keys that the text does not have, and lists that contain comments, are skipped.
 
     Args:
         text: a valid YAML document, a mapping.
-        values: JSON values; of a mapping, the keys are replaced one by one.
+        values: JSON values; in a mapping each key is replaced separately.
     """
     root = yaml.compose(text, _Loader)
     assert isinstance(root, MappingNode)
@@ -181,7 +181,7 @@ def _find(mapping: MappingNode, name: str) -> tuple[ScalarNode | None, Node | No
 
 
 def _stays_flow(root: MappingNode, value: MappingNode) -> bool:
-    """Whether entries go between the braces of `value`: `{}` alone becomes a block."""
+    """Whether entries go between the braces of `value`; an empty `{}` becomes a block."""
     one_line = value.start_mark.line == value.end_mark.line
     return bool(value.flow_style) and bool(root.flow_style or value.value or not one_line)
 
@@ -200,7 +200,7 @@ def _into_block(text: str, mapping: MappingNode, entries: Mapping[str, Mapping[s
     inside = isinstance(last, MappingNode) and not last.flow_style and last.value
     indent = last.value[0][0].start_mark.column - column if inside else INDENT
     end = _end(text, last)
-    # The comments below the last entry that are indented like it are about it.
+    # Comments below the last entry with its indentation belong to it.
     comments = re.compile(rf"[^\n]*(\n {{{column},}}#[^\n]*)*").match(text, end)
     return _new_lines(text, comments.end() if comments else end, _block(entries, column, indent))
 
@@ -214,7 +214,7 @@ def _block(entries: Mapping[str, Mapping[str, Any]], column: int, indent: int) -
 
 
 def _new_lines(text: str, index: int, lines: list[str]) -> _Edit:
-    """Whole lines below the one in which `index` is."""
+    """Insert whole lines below the line of `index`."""
     newline = "\r\n" if "\r\n" in text else "\n"
     before = text[:index]
     if not before.endswith("\n"):
@@ -225,7 +225,7 @@ def _new_lines(text: str, index: int, lines: list[str]) -> _Edit:
 
 
 def _end(text: str, node: Node) -> int:
-    """Where the text of a node ends; the mark of a block is behind its comments."""
+    """The end of a node's text; the end mark of a block comes after its comments."""
     if isinstance(node, CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _end(text, last[1] if isinstance(node, MappingNode) else last)

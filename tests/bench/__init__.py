@@ -38,7 +38,7 @@ def in_turn(
     """Medians of `first()`, of `second()` and of their ratio, called in turn `rounds` times."""
     pairs = [(first(), second()) for _ in range(rounds)]
     return (
-        statistics.median(one for one, _ in pairs),
-        statistics.median(two for _, two in pairs),
-        statistics.median(one / two for one, two in pairs),
+        statistics.median(figure for figure, _ in pairs),
+        statistics.median(reference for _, reference in pairs),
+        statistics.median(figure / reference for figure, reference in pairs),
     )

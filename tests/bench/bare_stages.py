@@ -1,4 +1,4 @@
-"""What the six commands do, in one process, as somebody who knows torch would write it plainly.
+"""The work of the six commands in one process, as a plain torch script.
 
     python -m tests.bench.bare_stages SOURCE
 

@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 import torch
 
+from sltool.models.privacy_layer_file import load_privacy_layer
 from sltool.progress import Silent
 from sltool.shard.filters import LEVEL
-from sltool.site.encode import BATCH_ROWS, encode, load_privacy_layer
+from sltool.site.encode import BATCH_ROWS, encode
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study
 from tests.bench import Row, in_turn, seconds

@@ -43,16 +43,16 @@ def make_source(folder: Path, images: int) -> None:
     for name in ("COVID", "non-COVID"):
         (folder / name).mkdir(parents=True)
     made: list[Path] = []
-    for number in range(images):
-        path = folder / ("COVID", "non-COVID")[number % 2] / f"image{number:05d}.png"
-        if number < DISTINCT:
+    for image in range(images):
+        path = folder / ("COVID", "non-COVID")[image % 2] / f"image{image:05d}.png"
+        if image < DISTINCT:
             smooth = Image.fromarray(rng.integers(0, 255, (12, 10), dtype=np.uint8))
             bone = np.asarray(smooth.resize((420, 512), Image.Resampling.BICUBIC), dtype=np.float32)
             noisy = bone + rng.normal(0, 4, bone.shape)
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path)
             made.append(path)
         else:
-            path.hardlink_to(made[number % DISTINCT])
+            path.hardlink_to(made[image % DISTINCT])
 
 
 def bare_one(path: Path) -> None:
@@ -142,7 +142,7 @@ def compare(images: int, rounds: int, workers: int) -> None:
         ]
     rates = [images / median(pair[arm]["seconds"] for pair in pairs) for arm in (0, 1)]
     time_ratio, cpu_ratio = (
-        median(one[key] / other[key] for one, other in pairs) for key in ("seconds", "cpu")
+        median(bare[key] / ours[key] for bare, ours in pairs) for key in ("seconds", "cpu")
     )
     own = max(pair[1]["own_mib"] for pair in pairs)
     worker = max(pair[1]["worker_mib"] for pair in pairs)

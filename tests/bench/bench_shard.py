@@ -58,7 +58,7 @@ def make_rows(samples: int) -> Rows:
 
 
 class Study:
-    """As much of a study as the reader asks for."""
+    """The part of a study that the reader needs."""
 
     def __init__(self, key: SigningKey) -> None:
         self.sites = {"A": Site(key=key.public)}

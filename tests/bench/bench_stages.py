@@ -39,7 +39,7 @@ STAGES = {
     "server-train": [],
     "evaluate": ["--metrics", "accuracy", "--json"],
 }
-# Need no network, and are typed or run by cron many times.
+# These need no neural network, and are run often, by hand or by cron.
 QUICK = (["ship"], ["status"], ["queue", "verify", "server/accepted/A-train-00000.h5"])
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -60,7 +60,7 @@ def rows() -> Iterator[Row]:
     if not SOURCE.is_dir():
         yield Row("the six commands against one bare process", f"no data at {SOURCE}")
         return
-    # So that the processes that a command leaves behind are counted as well.
+    # Counts the orphaned child processes of a command as well.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     bare, stages, quick = [], [], []
     for _ in range(ROUNDS):
@@ -75,25 +75,25 @@ def rows() -> Iterator[Row]:
     yield Row(
         "commands that need no network, after that",
         ", ".join(
-            f"`{' '.join(words[:2])}` {median(one[n].wall for one in quick):.2f} s"
+            f"`{' '.join(words[:2])}` {median(run[n].wall for run in quick):.2f} s"
             for n, words in enumerate(QUICK)
         ),
     )
 
 
 def whole(bare: list[Took], stages: list[dict[str, Took]]) -> Row:
-    ours = [sum(one.values(), Took(0, 0)) for one in stages]
+    ours = [sum(run.values(), Took(0, 0)) for run in stages]
     wall, cpu = (
-        median(getattr(one, kind) for one in ours) / median(getattr(one, kind) for one in bare)
+        median(getattr(run, kind) for run in ours) / median(getattr(run, kind) for run in bare)
         for kind in ("wall", "cpu")
     )
-    each = ", ".join(f"{name} {median(one[name].wall for one in stages):.1f}" for name in STAGES)
+    each = ", ".join(f"{name} {median(run[name].wall for run in stages):.1f}" for name in STAGES)
     return Row(
         f"the six commands on {SOURCE.name} (16 channels, {EPOCHS} epochs, batch {BATCH}) against "
         "one bare float32 process",
-        f"{wall:.2f} of its time ({median(one.wall for one in ours):.1f} s, bare "
-        f"{median(one.wall for one in bare):.1f} s: {each}); {cpu:.2f} of its processor time "
-        f"({median(one.cpu for one in ours):.1f} s, {median(one.cpu for one in bare):.1f} s)",
+        f"{wall:.2f} of its time ({median(run.wall for run in ours):.1f} s, bare "
+        f"{median(run.wall for run in bare):.1f} s: {each}); {cpu:.2f} of its processor time "
+        f"({median(run.cpu for run in ours):.1f} s, {median(run.cpu for run in bare):.1f} s)",
         f"<= {BAR}",
         wall <= BAR,
     )
@@ -128,7 +128,7 @@ def children_cpu() -> float:
 
 
 def check_alike(bare: dict[str, Any], evaluated: Took, folder: Path) -> None:
-    """Both must have trained a network of the same size, and to some use."""
+    """Both must have trained networks of the same size, better than chance."""
     with safe_open(folder / "server" / "runs" / "default" / "model.safetensors", "np") as file:
         tensors = [(name, file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
     trained = [shape for name, shape in tensors if "running" not in name and "tracked" not in name]

@@ -177,7 +177,7 @@ def trainer_for(folder: StudyFolder, study: Study, rows_of: dict[str, int]) -> T
         SiteControl(),
         Ranks(),
     )
-    trainer.use(TrainingData(store.samples("train"), store.samples("validation")))
+    trainer.set_data(TrainingData(store.samples("train"), store.samples("validation")))
     return trainer
 
 
@@ -202,9 +202,14 @@ def many_sites() -> Row:
             trainers.append(trainer_for(folder, study, dict.fromkeys(sites, total // count)))
         times = epochs_of(trainers)
     spread = max(times) / min(times) - 1
-    told = ", ".join(f"{n} sites {one:.3f} s" for n, one in zip(counts, times, strict=True))
+    by_setting = ", ".join(
+        f"{n} sites {seconds:.3f} s" for n, seconds in zip(counts, times, strict=True)
+    )
     return Row(
-        "epoch time by sites, 80,000 rows", f"{spread:.1%} apart: {told}", "5 %", spread <= 0.05
+        "epoch time by sites, 80,000 rows",
+        f"{spread:.1%} apart: {by_setting}",
+        "5 %",
+        spread <= 0.05,
     )
 
 
@@ -216,12 +221,12 @@ def many_rows() -> Row:
             folder, study = make_study(Path(root) / str(size), MLP, (7,), 256, ["A"], ())
             trainers.append(trainer_for(folder, study, {"A": size}))
         times = epochs_of(trainers)
-    costs = [one / size * 1e6 for one, size in zip(times, sizes, strict=True)]
+    costs = [seconds / size * 1e6 for seconds, size in zip(times, sizes, strict=True)]
     spread = max(costs) / min(costs) - 1
-    told = ", ".join(
+    by_setting = ", ".join(
         f"{size:,} rows {cost:.2f} us" for size, cost in zip(sizes, costs, strict=True)
     )
-    return Row("cost of a row by rows", f"{spread:.1%} apart: {told}", "10 %", spread <= 0.10)
+    return Row("cost of a row by rows", f"{spread:.1%} apart: {by_setting}", "10 %", spread <= 0.10)
 
 
 class Epochs(Silent):
@@ -262,11 +267,11 @@ def while_taking() -> Row:
         folder, study = make_study(Path(root), CNN, (1, 64, 64), 64, ["A", *sites])
         queue = accepted(folder, study, {"A": 1024})
         ship(folder, study, dict.fromkeys(sites, 40_000), "test")
-        aside = [one.rename(folder.root / one.name) for one in folder.inbox.glob("*.h5")]
+        aside = [shard.rename(folder.root / shard.name) for shard in folder.inbox.glob("*.h5")]
         watch = Epochs(aside, folder.inbox)
         train(folder, study, queue.store, RunOptions("bench", watch=True), CPU, watch)
     quiet = statistics.median(watch.quiet[Epochs.QUIET // 2 :])
-    busy = statistics.median(one for shard in watch.busy for one in shard)
+    busy = statistics.median(epoch for shard in watch.busy for epoch in shard)
     took = statistics.median(sum(shard) for shard in watch.busy)
     slower = busy / quiet - 1
     return Row(

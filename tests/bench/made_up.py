@@ -1,4 +1,4 @@
-"""Made-up studies with real shards, as big as a benchmark needs them."""
+"""Synthetic studies with real shards, of the size that a benchmark needs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def make_study(
 def ship(folder: StudyFolder, study: Study, rows: Mapping[str, int], split: str = "train") -> None:
     """One signed shard of random feature maps a site, into the inbox."""
     shape = feature_shape(study)
-    content = Content.of(study, study.encoding_digest(folder.privacy_layer), shape)
+    content = Content.from_study(study, study.encoding_digest(folder.privacy_layer), shape)
     rng = np.random.default_rng(0)
     block = np.maximum(rng.normal(size=(BLOCK, *shape)), 0).astype(np.float16)
     for site, count in rows.items():

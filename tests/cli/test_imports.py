@@ -56,7 +56,7 @@ ROWS: dict[str, set[str]] = {
 
 
 def imported(folder: Path, table: dict[str, set[str]]) -> dict[str, set[str]]:
-    """What each command of the table imports of `SLOW`."""
+    """The packages of `SLOW` that each command of the table imports."""
     found = {}
     for words in table:
         done = subprocess.run(

@@ -41,7 +41,7 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
 
 
 def test_version(sltool: Sltool) -> None:
-    from sltool import __version__
+    from sltool.version import __version__
 
     assert sltool("--version").ok().out.strip() == f"sltool {__version__}"
 
@@ -88,15 +88,15 @@ def test_an_argument_behind_values_of_any_form(sltool: Sltool, tmp_path: Path) -
         sltool("list", kind, "--plugins-dir", plugins).ok()
     quick = ("--seeds", 1, "--set", "training.epochs=1", "model.widths=[8, 8]")
     arms = ("--arms", "friedewald", "martin-hopkins")
-    for number, typed in enumerate(
+    for index, typed in enumerate(
         [
             ("cholesterol", *arms, *quick),
             (*arms, "cholesterol", *quick),
             (*quick, *arms, "cholesterol"),
         ]
     ):
-        ran = sltool("reproduce", *typed, "--out", f"out{number}", "--json").ok()
-        assert [one["arm"] for one in ran.json["arms"]] == ["friedewald", "martin-hopkins"]
+        ran = sltool("reproduce", *typed, "--out", f"out{index}", "--json").ok()
+        assert [arm["arm"] for arm in ran.json["arms"]] == ["friedewald", "martin-hopkins"]
     refused = sltool("reproduce", *arms, *quick)
     assert refused.code == 2
     assert "martin-hopkins" in refused.err
@@ -108,7 +108,7 @@ def test_runs_behind_an_option(trained: Sltool, tmp_path: Path) -> None:
     trained("evaluate", "--run", "two").ok()
     (tmp_path / "plugins").mkdir()
     ran = trained("compare", "--plugins-dir", tmp_path / "plugins", "two", "default", "--json").ok()
-    assert [one["run"] for one in ran.json["runs"]] == ["two", "default"]
+    assert [run["run"] for run in ran.json["runs"]] == ["two", "default"]
 
 
 def test_unknown_metric_has_the_nearest_and_the_list(trained: Sltool) -> None:

@@ -25,7 +25,7 @@ def inbox(trained: Sltool) -> Path:
 
 
 @pytest.mark.parametrize("option", [[], ["--json"], ["--quiet"]])
-def test_4_when_a_file_was_refused_and_0_when_all_came_in(
+def test_exit_code_is_4_if_a_file_was_refused_and_0_otherwise(
     trained: Sltool, inbox: Path, option: list[str]
 ) -> None:
     (inbox / "empty.h5").touch()
@@ -37,7 +37,7 @@ def test_4_when_a_file_was_refused_and_0_when_all_came_in(
     assert trained("queue", "take", *option).code == 0
 
 
-def test_4_when_a_shard_was_held(trained: Sltool, inbox: Path) -> None:
+def test_exit_code_is_4_if_a_shard_was_quarantined(trained: Sltool, inbox: Path) -> None:
     forge = Forge(StudyFolder(trained.folder))
     columns = forge.columns(seed=1)
     columns["features"][:] = columns["features"][0]

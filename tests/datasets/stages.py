@@ -10,7 +10,7 @@ QUICK = ("--seed", 0, "--set", "training.epochs=2", "training.batch_size=64")
 
 
 def run_to_figures(sltool: Sltool, *prepare: object, ratios: str = "7:2:1") -> dict[str, Any]:
-    """Prepare as told, run every later stage, and return the result of `evaluate`."""
+    """Prepare with these options, run every later stage, and return the result of `evaluate`."""
     sltool("prepare", *prepare, *QUICK).ok()
     sltool("partition", "--ratios", ratios).ok()
     sltool("client-encode").ok()

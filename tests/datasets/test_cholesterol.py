@@ -55,7 +55,7 @@ def test_a_table_without_body_measures(sltool: Sltool, data: Data) -> None:
     assert study.samples.shape == (4,)
 
 
-def test_dirty_rows_are_named_and_counted(sltool: Sltool, data: Data) -> None:
+def test_refused_rows_are_named_and_counted(sltool: Sltool, data: Data) -> None:
     source = data("cholesterol/korea_checkup_dirty.csv")
     ran = sltool("prepare", "cholesterol", "--source", source)
     lines = pd.read_csv(source)
@@ -115,7 +115,7 @@ def test_column_map_units_and_several_rows_a_patient(sltool: Sltool, table: Path
     assert len(set(groups)) == 20
 
 
-def test_a_changed_column_list_is_brought_into_the_study(sltool: Sltool, table: Path) -> None:
+def test_a_changed_column_list_updates_the_study(sltool: Sltool, table: Path) -> None:
     sltool("prepare", "cholesterol").ok()
     study = sltool.folder / "study.yaml"
     study.write_text(study.read_text().replace('"bmi", "bp", ', ""))
@@ -152,7 +152,7 @@ def test_the_real_tables_run_to_figures(
     assert {"rmsle", "smape", "msle", "male", "mae", "r2"} <= set(figures["metrics"])
 
 
-def test_computed_ldl_is_told(sltool: Sltool, data: Data) -> None:
+def test_computed_ldl_is_noted(sltool: Sltool, data: Data) -> None:
     source = data("cholesterol/korea_checkup_20000.csv")
     done = sltool("prepare", "cholesterol", "--source", source, "--json").ok().json
     assert any("94% of the rows is Friedewald" in note for note in done["notes"])

@@ -100,9 +100,9 @@ def test_the_python_layout_is_prepared(
     sltool: Sltool, tmp_path: Path, some: tuple[np.ndarray, list[int]]
 ) -> None:
     pixels, labels = some
-    for number in range(1, 4):
-        content = batch(pixels[::number], labels[::number])
-        (tmp_path / f"data_batch_{number}").write_bytes(pickle.dumps(content, 2))
+    for batch_number in range(1, 4):
+        content = batch(pixels[::batch_number], labels[::batch_number])
+        (tmp_path / f"data_batch_{batch_number}").write_bytes(pickle.dumps(content, 2))
     (tmp_path / "test_batch").write_bytes(pickle.dumps(batch(pixels[:10], labels[:10]), 2))
     sltool("prepare", "cifar10", "--source", tmp_path).ok()
     inputs, numbers, official = prepared(sltool)
@@ -117,10 +117,10 @@ def test_class_folders_are_prepared(
     sltool: Sltool, tmp_path: Path, some: tuple[np.ndarray, list[int]]
 ) -> None:
     pixels, labels = some
-    for number, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
-        folder = tmp_path / ("test" if number >= 50 else "train") / CLASSES[label]
+    for index, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
+        folder = tmp_path / ("test" if index >= 50 else "train") / CLASSES[label]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / f"{number:04}.png")
+        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / f"{index:04}.png")
     done = sltool("prepare", "cifar10", "--source", tmp_path, "--json").ok().json
     assert done["classes"] == dict.fromkeys(CLASSES, 6)
     inputs, numbers, official = prepared(sltool)
@@ -169,7 +169,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(
         pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [1]})[:-40],
     ],
 )
-def test_a_pickle_that_is_no_batch_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_pickle_that_is_not_a_batch_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "data_batch_1"
     path.write_bytes(content)
     with pytest.raises(BadDataError):

@@ -1,4 +1,4 @@
-"""Chest CTs: the real slices of Sao Paulo, and how pictures of all kinds are read."""
+"""Chest CTs: the real slices of Sao Paulo, and how images of all modes are read."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def test_sao_paulo(sltool: Sltool, data: Data) -> None:
     assert "slices of one patient may fall on both sides" in " ".join(done["notes"])
     with h5py.File(sltool.folder / "prepared.h5") as file:
         assert file["inputs"].shape == (2481, 1, 64, 64)
-        number = 1300
-        name = file["records"].asstr()[number]
+        sample = 1300
+        name = file["records"].asstr()[sample]
         picture = Image.open(source / name).convert("L").resize((64, 64), Image.Resampling.BILINEAR)
-        assert (file["inputs"][number, 0] == np.asarray(picture)).all()
-        assert file["labels"][number] == name.startswith("COVID")
+        assert (file["inputs"][sample, 0] == np.asarray(picture)).all()
+        assert file["labels"][sample] == name.startswith("COVID")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
 def test_every_mode_becomes_grey(tmp_path: Path, mode: str) -> None:
-    """A picture that is bright on the right stays so, whatever its mode."""
+    """An image that is brighter on the right stays so, whatever its mode."""
     ramp = np.linspace(0, 255, 40)[None].repeat(30, axis=0)
     if mode in ("I;16", "I"):
         picture = Image.fromarray((ramp * 257).astype(np.uint16 if mode == "I;16" else np.int32))
@@ -89,7 +89,7 @@ def sao_paulo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ucsd(tmp_path: Path) -> Path:
-    """As the repository lies after its two archives are unpacked."""
+    """The repository after its two archives are unpacked."""
     root = tmp_path / "COVID-CT-master"
     for name, folder in (("COVID", "CT_COVID"), ("NonCOVID", "CT_NonCOVID")):
         files = [f"2020.01.24.919183-p27-{n}.{'png' if n % 2 else 'jpg'}" for n in range(30)]
@@ -105,7 +105,7 @@ def ucsd(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def curated(tmp_path: Path) -> Path:
-    """As the archive unpacks: tables at the top, class folders two levels below; Latin-1 tables."""
+    """The unpacked archive: tables at the top, class folders two levels below; Latin-1 tables."""
     root = tmp_path / "large"
     for folder, table, prefix in (
         ("1NonCOVID", "meta_data_normal.csv", "normal"),
@@ -121,7 +121,7 @@ def curated(tmp_path: Path) -> Path:
     return root
 
 
-def test_sao_paulo_is_recognised_and_the_leak_is_told(sltool: Sltool, sao_paulo: Path) -> None:
+def test_sao_paulo_is_recognised_and_the_leak_is_noted(sltool: Sltool, sao_paulo: Path) -> None:
     done = sltool("prepare", "covid-ct", "--source", sao_paulo, *SMALL, "--json").ok().json
     assert done["classes"] == {"non-COVID": 40, "COVID": 40}
     notes = " ".join(done["notes"])
@@ -129,29 +129,29 @@ def test_sao_paulo_is_recognised_and_the_leak_is_told(sltool: Sltool, sao_paulo:
     assert "names no patients" in notes
 
 
-def test_ucsd_is_recognised_and_its_own_split_is_kept(sltool: Sltool, ucsd: Path) -> None:
+def test_ucsd_is_recognised_and_its_official_split_is_used(sltool: Sltool, ucsd: Path) -> None:
     done = sltool("prepare", "covid-ct", "--source", ucsd, *SMALL, "--json").ok().json
     assert done["classes"] == {"non-COVID": 30, "COVID": 30}
-    assert [one["record"] for one in done["refused"]] == ["COVID/gone.png"]
+    assert [refused["record"] for refused in done["refused"]] == ["COVID/gone.png"]
     notes = " ".join(done["notes"])
     assert "UCSD" in notes
     assert "2 slices are in no split list" in notes
     counts = sltool("partition", "--ratios", "1", "--json").ok().json["sites"]["A"]
     assert counts == {"train": 38, "validation": 8, "test": 14}
     for row in pseudonyms(sltool):
-        number = int(row["record"].split("-")[-1].split(".")[0])
-        expected = "test" if 22 <= number < 29 else "validation" if 18 <= number < 22 else "train"
+        place = int(row["record"].split("-")[-1].split(".")[0])
+        expected = "test" if 22 <= place < 29 else "validation" if 18 <= place < 22 else "train"
         assert row["split"] == expected
 
 
-def test_ucsd_can_be_split_anew(sltool: Sltool, ucsd: Path) -> None:
+def test_ucsd_can_be_split_at_random(sltool: Sltool, ucsd: Path) -> None:
     setting = ("--set", "split.official=false")
     sltool("prepare", "covid-ct", "--source", ucsd, *SMALL, *setting).ok()
     counts = sltool("partition", "--ratios", "1", "--json").ok().json["sites"]["A"]
     assert counts == {"train": 48, "validation": 6, "test": 6}
 
 
-def test_the_curated_set_has_three_classes_and_no_patient_is_torn(
+def test_the_curated_set_has_three_classes_and_each_patient_is_in_one_split(
     sltool: Sltool, curated: Path
 ) -> None:
     done = sltool("prepare", "covid-ct", "--source", curated, *SMALL, "--json").ok().json
@@ -181,7 +181,7 @@ def test_three_classes_run_to_figures(sltool: Sltool, curated: Path) -> None:
     assert by_patient["samples"] < figures["samples"]
     ran = sltool("evaluate", "--level", "study")
     assert ran.code == 2
-    assert "which images make up a study" in ran.err
+    assert "which images belong to one examination" in ran.err
 
 
 def test_own_folders_can_be_named(sltool: Sltool, tmp_path: Path) -> None:

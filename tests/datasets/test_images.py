@@ -90,7 +90,7 @@ def test_the_table_of_real_x_rays_runs_through(
     assert study["classes"] == {"0": ["0"], "1": ["1"]}
 
 
-def test_prepare_shows_first_how_to_correct_what_it_understood(
+def test_prepare_first_shows_its_interpretation_and_how_to_correct_it(
     sltool: Sltool, tmp_path: Path
 ) -> None:
     source = two_classes(tmp_path / "source", 12, ("ill", "well"))
@@ -100,8 +100,10 @@ def test_prepare_shows_first_how_to_correct_what_it_understood(
     assert "corrected under `dataset` in study.yaml" in lines[0]
     assert any("classes: ill = ill; well = well" in line for line in lines)
     assert any("48 x 48 pixels, grey; each becomes 32 x 32 pixels" in line for line in lines)
-    assert any("24 samples: 12 ill, 12 well ('well' is the positive class)" in one for one in lines)
-    assert any("passed over: 1 .txt" in line for line in lines)
+    assert any(
+        "24 samples: 12 ill, 12 well ('well' is the positive class)" in line for line in lines
+    )
+    assert any("skipped: 1 .txt" in line for line in lines)
     assert "Ctrl-C" in lines[0]
 
 
@@ -130,7 +132,7 @@ def test_train_val_and_test_folders_are_the_splits(tmp_path: Path, order: str) -
                 seed += 1
     scan = scan_of(tmp_path)
     assert scan.official is not None
-    assert [scan.official.count(one) for one in ("train", "validation", "test")] == [12, 4, 6]
+    assert [scan.official.count(split) for split in ("train", "validation", "test")] == [12, 4, 6]
     assert np.bincount(scan.labels).tolist() == [11, 11]
 
 
@@ -156,10 +158,10 @@ def test_a_table_names_patients_examinations_splits_and_sites(tmp_path: Path) ->
     assert scan.examinations == [f"S{n}" for n in range(6)]
     assert scan.official == ["train"] * 4 + ["test"] * 2
     assert scan.sites == ["north", "south", "north", "north", "south", "south"]
-    assert any("1 patient stands at two sites (P0: north, south)" in note for note in scan.notes)
+    assert any("1 patient is at two sites (P0: north, south)" in note for note in scan.notes)
 
 
-def test_the_sites_of_the_source_are_kept_in_the_private_file(
+def test_the_sites_of_the_source_are_stored_in_the_private_file(
     sltool: Sltool, tmp_path: Path
 ) -> None:
     source = two_classes(tmp_path / "source", 4, ("ill", "well"))
@@ -173,7 +175,7 @@ def test_the_sites_of_the_source_are_kept_in_the_private_file(
         assert set(file["sites"].asstr()[:]) == {"north"}
 
 
-def test_a_patient_in_two_splits_is_told(tmp_path: Path) -> None:
+def test_a_patient_in_two_splits_is_noted(tmp_path: Path) -> None:
     rows = []
     for n in range(6):
         picture(tmp_path / f"{n}.png", n)
@@ -181,9 +183,7 @@ def test_a_patient_in_two_splits_is_told(tmp_path: Path) -> None:
         rows.append({"file": f"{n}.png", "label": "ab"[n % 2], "patient": "P", "split": split})
     write_table(tmp_path / "list.csv", rows)
     notes = scan_of(tmp_path).notes
-    assert any(
-        "1 patient stands in two of the source's splits (P: test, train)" in n for n in notes
-    )
+    assert any("1 patient is in two of the source's splits (P: test, train)" in n for n in notes)
 
 
 def test_an_excel_table_is_read(tmp_path: Path) -> None:
@@ -207,24 +207,24 @@ def loaded(sltool: Sltool, source: Path, *settings: str) -> np.ndarray:
 
 def test_twelve_bits_in_a_file_of_sixteen_fill_the_range(sltool: Sltool, tmp_path: Path) -> None:
     ramp = np.linspace(0, 4095, 64 * 64).astype(np.uint16).reshape(64, 64)
-    for number in range(6):
-        path = tmp_path / "s" / ("ill", "well")[number % 2] / f"{number}.png"
+    for index in range(6):
+        path = tmp_path / "s" / ("ill", "well")[index % 2] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(ramp // (number + 1)).save(path)
+        Image.fromarray(ramp // (index + 1)).save(path)
     made = loaded(sltool, tmp_path / "s", "dataset.size=64")
     study = yaml.safe_load((sltool.folder / "study.yaml").read_text())["dataset"]
     assert study["window"] == [2048, 4096]
-    whole = next(one for one in made[:, 0] if one.max() > 250)
+    whole = next(image for image in made[:, 0] if image.max() > 250)
     assert np.abs(whole.astype(float) - ramp / 4095 * 255).max() <= 1.1
 
 
 def test_colour_is_kept_and_grey_stored_as_colour_is_grey(tmp_path: Path) -> None:
-    for number, name in enumerate(("ill", "well")):
+    for index, name in enumerate(("ill", "well")):
         (tmp_path / "grey" / name).mkdir(parents=True)
         (tmp_path / "colour" / name).mkdir(parents=True)
-        grey = Image.fromarray(np.full((40, 40), 60 + number, np.uint8)).convert("RGB")
+        grey = Image.fromarray(np.full((40, 40), 60 + index, np.uint8)).convert("RGB")
         grey.save(tmp_path / "grey" / name / "a.png")
-        Image.new("RGB", (40, 40), (200, 30, number)).save(tmp_path / "colour" / name / "a.webp")
+        Image.new("RGB", (40, 40), (200, 30, index)).save(tmp_path / "colour" / name / "a.webp")
     assert adapted(tmp_path / "grey").samples().shape == (1, 32, 32)
     assert adapted(tmp_path / "colour").samples().shape == (3, 32, 32)
 
@@ -280,23 +280,23 @@ def test_truncated_volumes_are_refused(sltool: Sltool, tmp_path: Path) -> None:
     ran = sltool(
         "prepare", "images", "--source", tmp_path, "--json", "--set", *TINY, "dataset.frames=middle"
     ).ok()
-    reasons = {one["record"]: one["reason"] for one in ran.json["refused"]}
+    reasons = {refused["record"]: refused["reason"] for refused in ran.json["refused"]}
     assert "cannot be read" in reasons["well/yyyyy.nii.gz#4"]
     assert "not a NIfTI volume" in reasons["ill/none.nii"]
     assert "(4, 4, 4, 2)" in reasons["ill/four.nii"]
 
 
-def test_a_folder_without_classes_is_told(sltool: Sltool, tmp_path: Path) -> None:
+def test_a_folder_without_classes_is_refused(sltool: Sltool, tmp_path: Path) -> None:
     picture(tmp_path / "source" / "a.png", 0)
     ran = sltool("prepare", "images", "--source", tmp_path / "source")
     assert ran.code == 3
     assert "there is no class (folders)" in ran.err
-    assert "there is: a.png" in ran.err
+    assert "has: a.png" in ran.err
     assert "the folder above the class folders" in ran.err
     assert not (sltool.folder / "study.yaml").exists()
 
 
-def test_one_class_is_told(sltool: Sltool, tmp_path: Path) -> None:
+def test_a_single_class_is_refused(sltool: Sltool, tmp_path: Path) -> None:
     for n in range(3):
         picture(tmp_path / "source" / "ill" / f"patient{n}" / "a.png", n)
     ran = sltool("prepare", "images", "--source", tmp_path / "source")
@@ -312,9 +312,9 @@ def test_unreadable_and_truncated_files_are_refused_with_their_reason(
     (source / "ill" / "image000.png").write_bytes(whole[: len(whole) // 2])
     ran = sltool("prepare", "images", "--source", source, "--json", "--set", *TINY).ok()
     assert ran.json["samples"] == 119
-    (told,) = ran.json["refused"]
-    assert told["record"] == "ill/image000.png"
-    assert "truncated" in told["reason"]
+    (message,) = ran.json["refused"]
+    assert message["record"] == "ill/image000.png"
+    assert "truncated" in message["reason"]
     for n in range(1, 5):
         (source / "ill" / f"image{n:03d}.png").write_bytes(b"text " * (n + 10))
     ran = sltool("prepare", "--source", source)
@@ -342,7 +342,7 @@ def test_copies_with_two_labels_are_refused_both(tmp_path: Path) -> None:
         picture(tmp_path / "ab"[n % 2] / f"{n}.png", n)
     shutil.copy(tmp_path / "a" / "0.png", tmp_path / "b" / "copy.png")
     scan = scan_of(tmp_path)
-    reasons = {one.record: one.reason for one in scan.refused}
+    reasons = {refused.record: refused.reason for refused in scan.refused}
     assert reasons == {
         "a/0.png": "the same file as b/copy.png, which has the label 'b'",
         "b/copy.png": "the same file as a/0.png, which has the label 'a'",
@@ -401,7 +401,7 @@ def test_rows_that_name_no_file_or_no_split_are_refused(tmp_path: Path) -> None:
     (tmp_path / "4.png").unlink()
     table.write_text(table.read_text() + "0.png,b,test\n../outside.png,a,test\n")
     scan = scan_of(tmp_path)
-    reasons = {one.record: one.reason for one in scan.refused}
+    reasons = {refused.record: refused.reason for refused in scan.refused}
     assert reasons.pop("line 6: 4.png") == "there is no such image"
     assert reasons.pop("line 7: 0.png") == "line 2 names the same file"
     assert reasons.pop("line 8: ../outside.png") == "there is no such image"

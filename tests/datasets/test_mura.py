@@ -1,4 +1,4 @@
-"""MURA: the real layout, every way in which tree and csv differ, and scores by the study."""
+"""MURA: the real layout, every difference between tree and csv, and scores by examination."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = ("--set", "model.name=covid-cnn", "--set", "dataset.size=32")
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A stand-in of 210 images, all seven parts of the body, in both lists."""
+    """210 synthetic images of all seven parts of the body, in both lists."""
     return write_synthetic(tmp_path / "source", 210, 0, BODY_PARTS)
 
 
@@ -31,7 +31,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_without_a_source_it_says_how_the_data_is_had_and_makes_no_study(sltool: Sltool) -> None:
+def test_without_a_source_the_message_says_how_to_obtain_the_data(sltool: Sltool) -> None:
     ran = sltool("prepare", "mura")
     assert ran.code == 2
     for line in (
@@ -51,7 +51,7 @@ def test_another_tree_is_refused_before_a_study_is_made(sltool: Sltool, tmp_path
     assert not (sltool.folder / "study.yaml").exists()
 
 
-def test_a_stand_in_has_all_parts_sizes_and_modes_and_loads_as_the_real_tree(
+def test_synthetic_images_have_all_parts_sizes_and_modes_and_the_real_layout(
     sltool: Sltool,
 ) -> None:
     done = sltool("prepare", "mura", "--synthetic", 140, *SMALL, "--json").ok().json
@@ -86,7 +86,11 @@ def test_counts_are_those_of_the_files(sltool: Sltool, tree: Path) -> None:
         paths = (tree / f"{name}_image_paths.csv").read_text().splitlines()
         for part in BODY_PARTS:
             mine = [path for path in paths if f"XR_{part.upper()}/" in path]
-            row = next(one for one in done["parts"] if (one["list"], one["part"]) == (name, part))
+            row = next(
+                counted
+                for counted in done["parts"]
+                if (counted["list"], counted["part"]) == (name, part)
+            )
             assert row == {
                 "list": name,
                 "part": part,
@@ -99,7 +103,7 @@ def test_counts_are_those_of_the_files(sltool: Sltool, tree: Path) -> None:
     assert sum(row["total"] for row in done["parts"] if row["part"] == "all") == 210
 
 
-def test_body_parts_are_chosen_and_the_same_command_again_is_recognised(
+def test_body_parts_are_selected_and_a_repeated_command_is_skipped(
     sltool: Sltool, tree: Path
 ) -> None:
     command = ("prepare", "mura", "--source", tree, "--body-part", "shoulder", "XR_ELBOW", *SMALL)
@@ -110,13 +114,13 @@ def test_body_parts_are_chosen_and_the_same_command_again_is_recognised(
     assert sltool("prepare", "mura", "--source", tree, "--body-part", "hand").code == 2
 
 
-def test_all_parts_can_be_said_too(sltool: Sltool, tree: Path) -> None:
+def test_all_parts_can_be_named(sltool: Sltool, tree: Path) -> None:
     sltool("prepare", "mura", "--source", tree, "--body-part", "all", *SMALL).ok()
     assert json.dumps(BODY_PARTS) in (sltool.folder / "study.yaml").read_text()
     assert sltool("prepare", "mura", "--source", tree, "--body-part", "all").code == 0
 
 
-def test_an_unknown_part_is_told_with_what_there_is(sltool: Sltool, tree: Path) -> None:
+def test_an_unknown_part_is_refused_with_the_known_ones(sltool: Sltool, tree: Path) -> None:
     ran = sltool("prepare", "mura", "--source", tree, "--body-part", "knee", *SMALL)
     assert ran.code == 2
     assert "body_parts" in ran.err
@@ -130,7 +134,7 @@ def test_a_source_with_one_part_makes_a_study_of_that_part(sltool: Sltool, tree:
     done = sltool("prepare", "mura", "--source", tree.parent, *SMALL, "--json").ok().json
     assert {row["part"] for row in done["parts"]} == {"forearm", "all"}
     assert done["refused"] == []
-    assert any("forearm alone" in note for note in done["notes"])
+    assert any("only forearm:" in note for note in done["notes"])
 
 
 def test_every_defect_is_named_and_counted(sltool: Sltool, tree: Path) -> None:
@@ -144,36 +148,37 @@ def test_every_defect_is_named_and_counted(sltool: Sltool, tree: Path) -> None:
     (tree / images[20]).with_name("._image1.png").write_bytes(b"a Mac's own file")
     labels = tree / "train_labeled_studies.csv"
     study = str(Path(unlabelled).parent)
-    kept = [line for line in labels.read_text().splitlines() if f"{study}/" not in line]
+    lines = [line for line in labels.read_text().splitlines() if f"{study}/" not in line]
     flipped = str(Path(images[10]).parent)
-    kept = [line[:-1] + str(1 - int(line[-1])) if f"{flipped}/" in line else line for line in kept]
-    labels.write_text("\n".join([*kept, "MURA-v1.1/train/XR_HAND/patient99999/study1/,yes"]))
+    lines = [
+        line[:-1] + str(1 - int(line[-1])) if f"{flipped}/" in line else line for line in lines
+    ]
+    labels.write_text("\n".join([*lines, "MURA-v1.1/train/XR_HAND/patient99999/study1/,yes"]))
     with (tree / "train_image_paths.csv").open("a") as file:
         file.write(f"{listed[0]}\nnot a path\n")
 
     done = sltool("prepare", "mura", "--source", tree, *SMALL, "--json").ok().json
 
-    reasons = {one["record"]: one["reason"] for one in done["refused"]}
+    reasons = {refused["record"]: refused["reason"] for refused in done["refused"]}
     assert "no such file" in reasons.pop(missing)
     assert "does not name this file" in reasons.pop(unnamed)
     assert "truncated" in reasons.pop(truncated)
-    assert "not 0 or 1" in reasons.pop(f"train_labeled_studies.csv line {len(kept) + 1}")
-    assert "no path of MURA's tree" in reasons.pop(f"train_image_paths.csv line {len(listed) + 2}")
+    assert "not 0 or 1" in reasons.pop(f"train_labeled_studies.csv line {len(lines) + 1}")
+    unknown_path = reasons.pop(f"train_image_paths.csv line {len(listed) + 2}")
+    assert "not a path of MURA's tree" in unknown_path
     assert {Path(record).parent for record in reasons} == {Path(study)}
-    assert all("lacks its study" in reason for reason in reasons.values())
+    assert all("lacks its examination" in reason for reason in reasons.values())
     assert done["samples"] == 210 - 2 - len(reasons)
     notes = "\n".join(done["notes"])
     assert "names 1 files that are missing" in notes
     assert "does not name 1 of the files" in notes
-    assert "taken once" in notes
+    assert "used once" in notes
     assert f"labels {flipped}" in notes
     assert "more than one part of the body" in notes
     assert len(rows(sltool.folder / "refused.csv")) == len(done["refused"])
 
 
-def test_a_patient_is_one_group_across_parts_and_sites_and_no_split_tears_it(
-    sltool: Sltool, tree: Path
-) -> None:
+def test_a_patient_is_one_group_in_one_split_across_body_parts(sltool: Sltool, tree: Path) -> None:
     sltool("prepare", "mura", "--source", tree, *SMALL).ok()
     sltool("partition").ok()
     places, parts, pseudonyms = defaultdict(set), defaultdict(set), defaultdict(set)
@@ -187,7 +192,7 @@ def test_a_patient_is_one_group_across_parts_and_sites_and_no_split_tears_it(
     assert set(map(len, pseudonyms.values())) == {1}
 
 
-def test_the_official_lists_are_kept_and_a_patient_in_both_is_not_torn(
+def test_the_official_lists_are_used_and_a_patient_in_both_is_in_one_split(
     sltool: Sltool, tree: Path
 ) -> None:
     twice = "patient11185"
@@ -227,7 +232,7 @@ def test_padding_keeps_the_aspect_ratio(sltool: Sltool, tree: Path) -> None:
     assert (picture[9:-9] == 200).all()
 
 
-def test_images_studies_and_patients_are_scored_apart(sltool: Sltool) -> None:
+def test_images_examinations_and_patients_are_scored_separately(sltool: Sltool) -> None:
     run_to_figures(sltool, "mura", "--synthetic", 280, *SMALL, ratios="1")
     found = {
         level: sltool(
@@ -248,8 +253,8 @@ def test_images_studies_and_patients_are_scored_apart(sltool: Sltool) -> None:
         members = defaultdict(list)
         for row in predicted:
             members[key(row)].append((float(row["y_true"]), float(row["y_pred"])))
-        y_true = [max(label for label, _ in one) for one in members.values()]
-        y_pred = [np.mean([score for _, score in one]) for one in members.values()]
+        y_true = [max(label for label, _ in images) for images in members.values()]
+        y_pred = [np.mean([score for _, score in images]) for images in members.values()]
         numbers = [score >= 0.5 for score in y_pred]
         assert found[level]["samples"] == len(members)
         assert found[level]["metrics"] == pytest.approx(
@@ -262,8 +267,8 @@ def test_images_studies_and_patients_are_scored_apart(sltool: Sltool) -> None:
     assert found["patient"]["samples"] < found["study"]["samples"] < found["image"]["samples"]
     run = sltool.folder / "server" / "runs" / "default"
     for level, name in (("image", ""), ("study", "-test-study"), ("patient", "-test-patient")):
-        (kept,) = json.loads((run / f"metrics{name}.json").read_text()).values()
-        assert kept["samples"] == found[level]["samples"]
+        (saved,) = json.loads((run / f"metrics{name}.json").read_text()).values()
+        assert saved["samples"] == found[level]["samples"]
     compared = sltool("compare", "--level", "study", "--json").ok().json
     assert compared["runs"][0]["metrics"].items() >= found["study"]["metrics"].items()
 

@@ -1,4 +1,4 @@
-"""NHANES' own files: joined by person, units checked, what is wrong named."""
+"""NHANES' own files: joined by person, units checked, defects named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_nhanes_runs_to_figures(sltool: Sltool, data: Data) -> None:
     assert figures["metrics"]["mae"] < 30
 
 
-def test_nhanes_joins_the_cycles_by_person_and_tells_the_truth(
+def test_nhanes_joins_the_cycles_by_person(
     data: Data,
 ) -> None:
     folder = data("nhanes")
@@ -61,10 +61,10 @@ def test_what_is_wrong_with_nhanes_files_is_named(
     assert expected in ran.err
 
 
-def swap_columns(path: Path, one: str, other: str) -> None:
+def swap_columns(path: Path, first_name: str, other: str) -> None:
     """Exchange two variables' names in a SAS XPORT file: so one has the other's unit."""
     raw = path.read_bytes()
-    first, second = struct.pack("8s", one.encode()), struct.pack("8s", other.encode())
+    first, second = struct.pack("8s", first_name.encode()), struct.pack("8s", other.encode())
     first, second = first.replace(b"\0", b" "), second.replace(b"\0", b" ")
     assert first in raw
     raw = raw.replace(first, b"--------").replace(second, first).replace(b"--------", second)
@@ -78,11 +78,11 @@ def test_a_person_in_two_cycles_counts_once(data: Data, tmp_path: Path) -> None:
         (tmp_path / f"P_{path.name.replace('_H', '')}").symlink_to(path)
     found, records, notes = read_nhanes(tmp_path, ("age", "LDL"), {})
     assert len(found) == len(set(records)) == 3329
-    assert "3329 persons stand in two cycles: taken once" in notes
+    assert "3329 persons are in two cycles: used once" in notes
 
 
-def test_a_column_that_nhanes_lacks_is_told(data: Data) -> None:
-    with pytest.raises(BadDataError, match="no column bp"):
+def test_a_column_that_nhanes_lacks_is_refused(data: Data) -> None:
+    with pytest.raises(BadDataError, match="the column bp"):
         read_nhanes(data("nhanes"), ("age", "bp"), {})
 
 

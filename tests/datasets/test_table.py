@@ -71,7 +71,7 @@ def test_without_a_source_it_is_the_bundled_breast_cancer_table(sltool: Sltool) 
     assert np.abs(standard.std(axis=0) - 1).max() < 0.01
 
 
-def test_prepare_shows_first_how_to_correct_what_it_understood(
+def test_prepare_first_shows_its_interpretation_and_how_to_correct_it(
     sltool: Sltool, tmp_path: Path
 ) -> None:
     source = written(people(60, id=range(60), note="same"), tmp_path / "t.csv")
@@ -82,7 +82,7 @@ def test_prepare_shows_first_how_to_correct_what_it_understood(
     assert any("columns of numbers (2): age, dose" in line for line in lines)
     assert any("columns of categories (1): sex (f, m)" in line for line in lines)
     assert any("not used: id, note" in line for line in lines)
-    assert any("'id' (a number for each row), 'note' (one value)" in line for line in lines)
+    assert any("'id' (a row index), 'note' (a single value)" in line for line in lines)
 
 
 def test_a_table_of_measured_ldl_runs_through_with_typed_ranges(
@@ -190,7 +190,7 @@ def test_three_classes_in_codes_run_through(sltool: Sltool, tmp_path: Path) -> N
         assert file["inputs"][:, 2].tolist() == (frame["sex"] == "m").astype(float).tolist()
 
 
-def test_missing_values_are_filled_and_told_to_the_network(tmp_path: Path) -> None:
+def test_missing_values_are_filled_and_get_an_indicator_column(tmp_path: Path) -> None:
     frame = people(6, dose=[1, None, 3, 1, 3, 2], sex=["f", "m", None, "f", "m", "f"])
     source = written(frame, tmp_path / "t.csv")
     dataset = adapted(source)
@@ -209,7 +209,7 @@ def test_a_missing_value_is_refused_where_the_study_says_so(tmp_path: Path) -> N
     frame.loc[4, "age"] = "old"
     frame.loc[5, "y"] = None
     scan = agreed.scan(written(frame, tmp_path / "second.csv"))
-    assert [(one.record, one.reason) for one in scan.refused] == [
+    assert [(refused.record, refused.reason) for refused in scan.refused] == [
         ("line 5", "age is missing"),
         ("line 6", "age 'old' is not a number"),
         ("line 7", "its label '' is not a number"),
@@ -246,7 +246,7 @@ def test_a_mistyped_label_column_gets_the_nearest_name(sltool: Sltool, tmp_path:
     assert "no column 'outcome30d'; did you mean 'outcome_30d'?" in ran.err
 
 
-def test_one_class_is_told(sltool: Sltool, tmp_path: Path) -> None:
+def test_a_single_class_is_refused(sltool: Sltool, tmp_path: Path) -> None:
     source = written(people(20, y="ill"), tmp_path / "t.csv")
     ran = sltool("prepare", "table", "--source", source)
     assert ran.code == 3
@@ -259,10 +259,10 @@ def test_a_label_of_another_site_is_refused_with_the_nearest(tmp_path: Path) -> 
     frame = people(20, y=["dead", "alive"] * 9 + ["allive", ""])
     scan = agreed.scan(written(frame, tmp_path / "second.csv"))
     expected = "its label 'allive' is none of dataset.label.classes; did you mean 'alive'?"
-    assert [one.reason for one in scan.refused] == [expected, "it has no label"]
+    assert [refused.reason for refused in scan.refused] == [expected, "it has no label"]
 
 
-def test_patients_in_two_splits_and_at_two_sites_are_told(tmp_path: Path) -> None:
+def test_patients_in_two_splits_and_at_two_sites_are_noted(tmp_path: Path) -> None:
     frame = people(
         20,
         patient_id=["P1", "P1", *(f"Q{n}" for n in range(18))],
@@ -272,38 +272,40 @@ def test_patients_in_two_splits_and_at_two_sites_are_told(tmp_path: Path) -> Non
     scan = scan_of(written(frame, tmp_path / "t.csv"))
     assert scan.groups[:2] == ["P1", "P1"]
     assert scan.sites == ["north", "south"] * 10
-    assert any("stands in two of the source's splits (P1: test, train)" in n for n in scan.notes)
-    assert any("stands at two sites (P1: north, south)" in note for note in scan.notes)
+    assert any("is in two of the source's splits (P1: test, train)" in n for n in scan.notes)
+    assert any("is at two sites (P1: north, south)" in note for note in scan.notes)
     assert inputs(scan).shape == (20, 4)
 
 
-def test_the_same_row_in_two_splits_is_told(tmp_path: Path) -> None:
+def test_the_same_row_in_two_splits_is_noted(tmp_path: Path) -> None:
     frame = people(20, split=["train", "test"] * 10)
     frame.loc[1, ["age", "dose", "sex", "y"]] = frame.loc[0, ["age", "dose", "sex", "y"]]
     notes = scan_of(written(frame, tmp_path / "t.csv")).notes
-    assert any("1 row stands in two of the source's splits" in note for note in notes)
+    assert any("1 row is in two of the source's splits" in note for note in notes)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("t.csv", b"", "no rows|no header"),
         ("t.csv", b"age,y\n", "no rows"),
-        ("t.csv", b"age,age,y\n1,2,3\n", "'age' stands twice"),
+        ("t.csv", b"age,age,y\n1,2,3\n", "'age' occurs twice"),
         ("t.csv", b'age,y\n1,"2\n', "not a CSV table"),
         ("t.csv", b"age\0,y\n", "not text"),
         ("t.xlsx", b"PK\3\4 no book", "not an Excel table"),
         ("t.parquet", b"PAR1 cut off", "not a Parquet table"),
-        ("t.doc", b"words", "'.doc' is no table"),
+        ("t.doc", b"words", "'.doc' cannot be read"),
     ],
 )
-def test_what_is_no_table_is_told(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_a_file_that_is_not_a_table_is_refused(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadDataError, match=said):
+    with pytest.raises(BadDataError, match=message):
         Table.infer_settings(tmp_path / name, {})
 
 
-def test_a_truncated_parquet_or_excel_file_is_told(tmp_path: Path) -> None:
+def test_a_truncated_parquet_or_excel_file_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("openpyxl", reason="openpyxl is not installed: sltool[excel]")
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: sltool[parquet]")
     for name in ("t.xlsx", "t.parquet"):
@@ -317,26 +319,26 @@ def test_a_row_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     source = written(people(20), tmp_path / "t.csv")
     source.write_text(source.read_text().rstrip().rpartition(",")[0])
     scan = scan_of(source)
-    assert [(one.record, one.reason) for one in scan.refused] == [
+    assert [(refused.record, refused.reason) for refused in scan.refused] == [
         ("line 21", "it has 3 fields where the header has 4")
     ]
 
 
-def test_settings_that_contradict_each_other_are_told() -> None:
+def test_contradictory_settings_are_refused() -> None:
     def wrong(**settings: Any) -> str:
         with pytest.raises(ValueError, match=r".+") as caught:
             Table.Settings.model_validate(settings)
         return str(caught.value)
 
-    assert "go together" in wrong(columns={"a": {"mean": 1}})
+    assert "must be given together" in wrong(columns={"a": {"mean": 1}})
     assert "either range" in wrong(columns={"a": {"mean": 1, "sd": 1, "range": [0, 1]}})
     assert "[lowest, highest]" in wrong(columns={"a": {"range": [1, 0]}})
     assert "have no range" in wrong(columns={"a": {"categories": ["x"], "range": [0, 1]}})
-    assert "stands twice" in wrong(columns={"a": {"categories": ["x", "x"]}})
-    assert "may see" in wrong(columns={"label": {"range": [0, 1]}})
+    assert "is listed twice" in wrong(columns={"a": {"categories": ["x", "x"]}})
+    assert "may not be a column" in wrong(columns={"label": {"range": [0, 1]}})
 
 
-def test_nothing_is_standardised_by_the_site_s_data_unasked(tmp_path: Path) -> None:
+def test_the_sites_own_data_standardises_only_on_request(tmp_path: Path) -> None:
     source = written(people(30), tmp_path / "t.csv")
     settings, _ = Table.infer_settings(source, {})
     dataset = Table(Table.Settings.model_validate(settings))
@@ -350,7 +352,7 @@ def test_settings_typed_for_some_columns_leave_the_others_as_they_are_found(
 ) -> None:
     source = written(people(40), tmp_path / "t.csv")
     ranges = ["age.range=[20,90]", "dose.range=[1,9]"]
-    wanted = [f"dataset.columns.{one}" for one in ranges] + ["dataset.label.range=[30,100]"]
+    wanted = [f"dataset.columns.{column}" for column in ranges] + ["dataset.label.range=[30,100]"]
     sltool("prepare", "table", "--source", source, "--set", *wanted, *NARROW).ok()
     study = yaml.safe_load((sltool.folder / "study.yaml").read_text())
     assert study["dataset"]["columns"]["age"] == {"range": [20, 90]}
@@ -359,7 +361,7 @@ def test_settings_typed_for_some_columns_leave_the_others_as_they_are_found(
 
 @pytest.mark.parametrize("dataset", ["table", "images"])
 @pytest.mark.parametrize("key", ["headers", "label", "columns", "splits", "classes", "missing_as"])
-def test_a_word_where_a_section_belongs_is_a_mistake_that_is_told(
+def test_text_in_place_of_a_section_is_refused(
     sltool: Sltool, tmp_path: Path, dataset: str, key: str
 ) -> None:
     source = written(people(40), tmp_path / "t.csv")
@@ -370,7 +372,7 @@ def test_a_word_where_a_section_belongs_is_a_mistake_that_is_told(
     assert f"dataset.{key}" in ran.err
 
 
-def test_a_value_far_from_the_agreed_mean_is_told(tmp_path: Path) -> None:
+def test_a_value_far_from_the_agreed_mean_is_noted(tmp_path: Path) -> None:
     agreed = adapted(written(people(40), tmp_path / "first.csv"))
     frame = people(40)
     frame.loc[3, "dose"] = 8110.0

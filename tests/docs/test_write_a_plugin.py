@@ -40,11 +40,11 @@ def write_moles(folder: Path) -> None:
     (folder / "photos").mkdir(parents=True)
     rng = np.random.default_rng(0)
     lines = ["file,patient,diagnosis"]
-    for number in range(60):
-        malignant = number // 2 % 2
+    for photo in range(60):
+        malignant = photo // 2 % 2
         pixels = rng.integers(0, 100, (80, 70, 3)) + 120 * malignant
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / "photos" / f"{number}.jpg")
-        lines.append(f"{number}.jpg,P{number // 2},{('benign', 'malignant')[malignant]}")
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "photos" / f"{photo}.jpg")
+        lines.append(f"{photo}.jpg,P{photo // 2},{('benign', 'malignant')[malignant]}")
     lines.append("60.jpg,P30,unclear")
     (folder / "diagnoses.csv").write_text("\n".join(lines) + "\n")
 
@@ -75,7 +75,7 @@ def test_as_a_file(sltool: Sltool, monkeypatch: pytest.MonkeyPatch) -> None:
     run_the_guide(sltool)
     monkeypatch.delenv("SLTOOL_PLUGINS")
     found = sltool.run("list", "models", "--plugins-dir", path, "--json").ok().json["models"]
-    assert {one["origin"] for one in found if one["name"] == "residual"} == {str(path)}
+    assert {entry["origin"] for entry in found if entry["name"] == "residual"} == {str(path)}
 
 
 def install(folder: Path, name: str, entry_points: str) -> None:
@@ -101,7 +101,9 @@ def test_as_an_installed_distribution(
     install(packages, "skin-for-sltool", entry_points())
     path = os.pathsep.join([str(ROOT), str(packages)])
     found = sltool.run("list", "datasets", "--json", PYTHONPATH=path).ok().json["datasets"]
-    assert {one["origin"] for one in found if one["name"] == "skin"} == {"skin-for-sltool 1.0"}
+    assert {entry["origin"] for entry in found if entry["name"] == "skin"} == {
+        "skin-for-sltool 1.0"
+    }
     monkeypatch.delitem(sys.modules, "skin", raising=False)
     monkeypatch.syspath_prepend(str(packages))
     run_the_guide(sltool)

@@ -269,15 +269,15 @@ def off_by_20(y_true, y_pred, weights):
 """
 
 
-def test_a_plug_ins_metric_stands_in_report_and_compare(study: Sltool, tmp_path: Path) -> None:
+def test_a_plug_ins_metric_is_in_report_and_compare(study: Sltool, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(PLUGIN)
     with_it = ("default", "C", "--plugins-dir", plugin)
     for arm in study("report", *with_it, "--json").ok().json["arms"]:
         assert {"worst", "off-by-20"} < arm["metrics"].keys()
-        one = arm["metrics"]["worst"]
-        assert 0 < one["low"] < one["mean"]
-        assert one["undefined"] == 0
+        figure = arm["metrics"]["worst"]
+        assert 0 < figure["low"] < figure["mean"]
+        assert figure["undefined"] == 0
     page = (study.folder / "server" / "report" / "report.html").read_text()
     assert "worst [mg/dL]" in page
     assert "off-by-20 [%]: minus" in page
@@ -288,15 +288,15 @@ def test_a_plug_ins_metric_stands_in_report_and_compare(study: Sltool, tmp_path:
     assert "p off-by-20" in shown
 
 
-def test_resamples_without_a_figure_are_told(study: Sltool, tmp_path: Path) -> None:
+def test_resamples_with_an_undefined_metric_are_reported(study: Sltool, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
         PLUGIN.replace("return float(", "return float('nan') if y_true.max() < 180 else float(")
     )
     ran = study("report", "default", "--plugins-dir", plugin, "--json").ok()
-    one = ran.json["arms"][0]["metrics"]["worst"]
-    assert 0 < one["undefined"] < 2000
-    told = f"default: {one['undefined']} of 2000 resamples leave worst undefined"
-    assert told in ran.err
-    assert told in (study.folder / "server" / "report" / "report.html").read_text()
-    assert told in study("compare", "default", "--intervals", "--plugins-dir", plugin).ok().err
+    figure = ran.json["arms"][0]["metrics"]["worst"]
+    assert 0 < figure["undefined"] < 2000
+    message = f"default: worst is undefined in {figure['undefined']} of 2000 resamples"
+    assert message in ran.err
+    assert message in (study.folder / "server" / "report" / "report.html").read_text()
+    assert message in study("compare", "default", "--intervals", "--plugins-dir", plugin).ok().err

@@ -34,14 +34,14 @@ def predictions(folder: Path, arm: str, cell: str = "base", seed: int = 0) -> pd
 def test_all_arms_share_the_test_rows(sltool: Sltool) -> None:
     done = sltool("reproduce", "cholesterol", "--seeds", 1, *FEW, "--json").ok()
     out = sltool.folder / "reproduction" / "cholesterol"
-    assert [one["arm"] for one in done.json["arms"]] == list(ALL_ARMS)
+    assert [arm["arm"] for arm in done.json["arms"]] == list(ALL_ARMS)
     multi = predictions(out, "multi")
     assert len(multi) == 44
     for arm in ALL_ARMS:
         other = predictions(out, arm)
         assert other[["pseudonym", "y_true"]].equals(multi[["pseudonym", "y_true"]]), arm
     # The bundled patients' LDL was computed with Friedewald's formula.
-    by_arm = {one["arm"]: one["metrics"]["smape"]["mean"] for one in done.json["arms"]}
+    by_arm = {arm["arm"]: arm["metrics"]["smape"]["mean"] for arm in done.json["arms"]}
     assert by_arm["friedewald"] == pytest.approx(0, abs=0.001)
     assert by_arm["friedewald"] < min(v for arm, v in by_arm.items() if arm != "friedewald")
     for name in ("report.html", "results.csv", "figures/bars.png", "figures/errors.svg"):
@@ -49,29 +49,29 @@ def test_all_arms_share_the_test_rows(sltool: Sltool) -> None:
     assert not any(out.glob("cells/*/*/study"))
 
 
-def test_a_comparison_goes_on_where_it_was(sltool: Sltool) -> None:
+def test_an_interrupted_comparison_resumes(sltool: Sltool) -> None:
     typed = ("reproduce", "cholesterol", *FEW, "--out", "out", "--sweep", "cut=0..1")
     sltool(*typed, "--seeds", 1, "--arms", "multi", "friedewald").ok()
     arms = sltool.folder / "out" / "cells" / "cut=1" / "seed-0" / "arms"
-    kept = (arms / "multi" / "predictions.csv").stat().st_mtime_ns
-    # As if it had been killed before the last arm was finished.
+    written_at = (arms / "multi" / "predictions.csv").stat().st_mtime_ns
+    # As if the process had been killed before the last arm finished.
     (arms / "friedewald" / "arm.json").unlink()
     done = sltool(*typed, "--seeds", 2, "--arms", "multi", "friedewald", "--json").ok()
-    assert (arms / "multi" / "predictions.csv").stat().st_mtime_ns == kept
+    assert (arms / "multi" / "predictions.csv").stat().st_mtime_ns == written_at
     assert (arms / "friedewald" / "arm.json").exists()
-    assert [(one["arm"], one["sweep"], one["seeds"]) for one in done.json["arms"]] == [
+    assert [(arm["arm"], arm["sweep"], arm["seeds"]) for arm in done.json["arms"]] == [
         (arm, {"cut": cut}, [0, 1]) for cut in ("0", "1") for arm in ("multi", "friedewald")
     ]
     assert done.err.count("note: precision") == 1
     # The cell was made again, with new pseudonyms, but for the same patients.
-    formula = next(one for one in done.json["arms"] if one["arm"] == "friedewald")
+    formula = next(arm for arm in done.json["arms"] if arm["arm"] == "friedewald")
     assert formula["against_reference"]["rmsle"]["p"] > 0
     records = [
         pd.read_csv(arms.parent.with_name(f"seed-{seed}") / "records.csv") for seed in (0, 1)
     ]
     assert set(records[0]["patient"]) & set(records[1]["patient"])
     page = (sltool.folder / "out" / "report.html").read_text()
-    beside = page.partition("Beside the paper")[2].partition("</table>")[0]
+    beside = page.partition("Comparison with the paper")[2].partition("</table>")[0]
     assert beside.count(">multi, cut 0<") == beside.count(">multi, cut 1<") == 3
     refused = sltool(*typed, "--seeds", 1, "--set", "training.epochs=4")
     assert refused.code == 2
@@ -97,7 +97,7 @@ def test_one_site_federated_is_pooled_training(sltool: Sltool) -> None:
         *("reproduce", "cholesterol", "--seeds", 1, "--out", "out", "--ratios", "1"),
         *("--set", "training.epochs=20", "--arms", "pooled", "federated", "single:B", "--json"),
     ).ok()
-    figures = {one["arm"]: one["metrics"]["smape"]["mean"] for one in done.json["arms"]}
+    figures = {arm["arm"]: arm["metrics"]["smape"]["mean"] for arm in done.json["arms"]}
     assert figures["federated"] == pytest.approx(figures["pooled"], rel=0.25)
     assert "no site B" in done.json["left_out"]["single:B"]
 
@@ -109,11 +109,11 @@ def test_stateless_sites_forget_their_optimiser_after_each_round(sltool: Sltool)
             *("--set", f"training.epochs={epochs}"),
             *("--arms", "federated", "federated-stateless"),
         ).ok()
-        kept, forgot = (
+        stateful, stateless = (
             predictions(sltool.folder / f"out-{epochs}", arm, "base")
             for arm in ("federated", "federated-stateless")
         )
-        assert kept["y_pred"].equals(forgot["y_pred"]) == (epochs == 1)
+        assert stateful["y_pred"].equals(stateless["y_pred"]) == (epochs == 1)
 
 
 def test_in_fewer_rounds_the_sites_meet_less_often(sltool: Sltool) -> None:
@@ -134,7 +134,7 @@ def test_in_fewer_rounds_the_sites_meet_less_often(sltool: Sltool) -> None:
     assert done.json["left_out"] == {"federated:6": "5 epochs cannot make 6 rounds"}
 
 
-def test_mistakes_are_told(sltool: Sltool) -> None:
+def test_mistakes_are_reported(sltool: Sltool) -> None:
     wrong = sltool("reproduce", "cholestrol")
     assert wrong.code == 2
     assert "did you mean 'cholesterol'" in wrong.err
@@ -217,7 +217,7 @@ def test_ct_slices(sltool: Sltool, slices: Path) -> None:
 
 
 @pytest.mark.parametrize("arm", ["multi", "federated", "online"])
-def test_an_arm_that_diverges_is_told_and_leaves_no_figures(sltool: Sltool, arm: str) -> None:
+def test_an_arm_that_diverges_is_reported_and_has_no_figures(sltool: Sltool, arm: str) -> None:
     fast = ("training.optimizer=sgd", "training.learning_rate=1e30")
     ran = sltool("reproduce", "cholesterol", *FEW, *fast, "--seeds", 1, "--arms", arm)
     assert ran.code == 7, ran.err

@@ -62,8 +62,8 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     for _ in range(200):
         errors = rng.exponential(10.0, 60)
         table = Table(np.full(60, 100.0), 100 + errors, np.arange(60).astype(str))
-        one = intervals([table], ["mae"])["mae"]
-        hits += one.low <= 10.0 <= one.high
+        found = intervals([table], ["mae"])["mae"]
+        hits += found.low <= 10.0 <= found.high
     assert 0.88 <= hits / 200 <= 0.98
 
 
@@ -85,26 +85,26 @@ def test_a_patient_in_every_test_set_is_drawn_once_for_all() -> None:
     """Five tests of the same people are no surer than one; of other people they are."""
     table = regression(np.random.default_rng(6))
     others = [
-        Table(table.y_true, table.y_pred, np.char.add(f"{number} ", table.groups))
-        for number in range(5)
+        Table(table.y_true, table.y_pred, np.char.add(f"{seed} ", table.groups))
+        for seed in range(5)
     ]
-    one, same, apart = (
+    single, same, apart = (
         intervals(tables, ["mae"])["mae"] for tables in ([table], [table] * 5, others)
     )
-    assert (same.low, same.high) == pytest.approx((one.low, one.high))
-    assert apart.high - apart.low == pytest.approx((one.high - one.low) / 5**0.5, rel=0.15)
+    assert (same.low, same.high) == pytest.approx((single.low, single.high))
+    assert apart.high - apart.low == pytest.approx((single.high - single.low) / 5**0.5, rel=0.15)
 
 
 def test_mean_and_spread_over_seeds() -> None:
     rng = np.random.default_rng(3)
     tables = [regression(rng, error=error) for error in (2.0, 4.0, 6.0)]
-    one = intervals(tables, ["mae"])["mae"]
+    found = intervals(tables, ["mae"])["mae"]
     alone = [compute(["mae"], table.y_true, table.y_pred)["mae"] for table in tables]
-    assert one.seeds == pytest.approx(alone)
-    assert one.mean == pytest.approx(np.mean(alone))
-    assert one.sd == pytest.approx(np.std(alone, ddof=1))
-    assert one.low < one.mean < one.high
-    assert len(one.draws) == DRAWS
+    assert found.seeds == pytest.approx(alone)
+    assert found.mean == pytest.approx(np.mean(alone))
+    assert found.sd == pytest.approx(np.std(alone, ddof=1))
+    assert found.low < found.mean < found.high
+    assert len(found.draws) == DRAWS
 
 
 def test_a_real_difference_is_found_and_none_is_not() -> None:
@@ -155,27 +155,27 @@ def test_a_few_undefined_draws_only_widen_the_interval() -> None:
     rng = np.random.default_rng(8)
     truth = (np.arange(20) < 5).astype(float)
     table = Table(truth, np.clip(0.3 * truth + 0.7 * rng.random(20), 0, 1), np.arange(20))
-    one = intervals([table], ["auroc"])["auroc"]
-    defined = one.draws[np.isfinite(one.draws)]
-    assert 0 < one.undefined < 0.01 * DRAWS
-    assert np.isfinite([one.low, one.high]).all()
-    assert one.low < np.quantile(defined, 0.025)
-    assert one.high >= np.quantile(defined, 0.975)
+    found = intervals([table], ["auroc"])["auroc"]
+    defined = found.draws[np.isfinite(found.draws)]
+    assert 0 < found.undefined < 0.01 * DRAWS
+    assert np.isfinite([found.low, found.high]).all()
+    assert found.low < np.quantile(defined, 0.025)
+    assert found.high >= np.quantile(defined, 0.975)
 
 
 def test_what_is_undefined_for_the_whole_test_set_has_no_p_value() -> None:
     table = Table(np.ones(9), np.linspace(0.1, 0.9, 9), np.arange(9))
-    one = intervals([table], ["auroc"])["auroc"]
-    assert np.isnan([one.mean, one.low, one.high]).all()
-    found = difference(one, one)
+    undefined = intervals([table], ["auroc"])["auroc"]
+    assert np.isnan([undefined.mean, undefined.low, undefined.high]).all()
+    found = difference(undefined, undefined)
     assert np.isnan([found.mean, found.p]).all()
-    assert found.undefined == one.undefined == DRAWS
+    assert found.undefined == undefined.undefined == DRAWS
 
 
 def test_one_patient_has_no_interval() -> None:
     table = Table(np.full(5, 100.0), np.arange(100.0, 105), np.repeat("a", 5))
-    one = intervals([table], ["mae"])["mae"]
-    assert np.isnan([one.low, one.high, difference(one, one).p]).all()
+    found = intervals([table], ["mae"])["mae"]
+    assert np.isnan([found.low, found.high, difference(found, found).p]).all()
 
 
 def null_case(rng: np.random.Generator, metric: str, rows: int, positive: int) -> Difference:
@@ -189,8 +189,8 @@ def null_case(rng: np.random.Generator, metric: str, rows: int, positive: int) -
         arms = [1 / (1 + np.exp(-shared - rng.normal(0, 1, rows))) for _ in range(2)]
     tables = [Table(truth, given, np.arange(rows)) for given in arms]
     seed = int(rng.integers(2**31))
-    one, other = (intervals([table], [metric], seed)[metric] for table in tables)
-    return difference(one, other)
+    first, other = (intervals([table], [metric], seed)[metric] for table in tables)
+    return difference(first, other)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def null_case(rng: np.random.Generator, metric: str, rows: int, positive: int) -
         ("auroc", 12, 3),
     ],
 )
-def test_where_there_is_no_difference_p_is_small_as_seldom_as_it_says(
+def test_p_values_are_small_at_the_stated_rate_without_a_difference(
     metric: str, rows: int, positive: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 300 comparisons, 5 % have p <= 0.05: 15, and by chance at most 25 (binomial, 1 in 100).

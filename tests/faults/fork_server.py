@@ -44,8 +44,10 @@ def run(folder: str, arguments: list[str]) -> int:
         return int(end.code or 0)
 
 
-def child(shim: Any, folder: str, arguments: list[str], number: int, action: int, out: int) -> None:
-    shim.fault_arm(os.fsencode(folder), number if number >= 0 else 2**40, action)
+def child(
+    shim: Any, folder: str, arguments: list[str], failing_call: int, action: int, out: int
+) -> None:
+    shim.fault_arm(os.fsencode(folder), failing_call if failing_call >= 0 else 2**40, action)
     code = run(folder, arguments)
     count = shim.fault_count()
     shim.fault_arm(b"", -1, 0)
@@ -55,16 +57,16 @@ def child(shim: Any, folder: str, arguments: list[str], number: int, action: int
 
 def serve(shim: Any, request: list[Any]) -> list[Any]:
     *call, seconds = request
-    with tempfile.TemporaryFile("w+") as said:
-        return forked(shim, call, seconds, said)
+    with tempfile.TemporaryFile("w+") as output:
+        return forked(shim, call, seconds, output)
 
 
-def forked(shim: Any, call: list[Any], seconds: float | None, said: IO[str]) -> list[Any]:
+def forked(shim: Any, call: list[Any], seconds: float | None, output: IO[str]) -> list[Any]:
     inner, outer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.dup2(said.fileno(), 2)
-        os.dup2(said.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        os.dup2(output.fileno(), 1)
         child(shim, *call, outer)
     os.close(outer)
     if seconds is not None:
@@ -73,8 +75,8 @@ def forked(shim: Any, call: list[Any], seconds: float | None, said: IO[str]) -> 
     answer = os.read(inner, 1000)
     os.close(inner)
     os.waitpid(pid, 0)
-    said.seek(0)
-    return [*(json.loads(answer) if answer else [-9, 0]), said.read()]
+    output.seek(0)
+    return [*(json.loads(answer) if answer else [-9, 0]), output.read()]
 
 
 def main() -> None:

@@ -62,22 +62,22 @@ class Zygote:
         self,
         folder: Path,
         arguments: list[str],
-        number: int = -1,
+        failing_call: int = -1,
         action: int = 0,
         seconds: float | None = None,
     ) -> tuple[int, int, str]:
         """The exit code (-9: killed), the calls counted, and what was said."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        request = [str(folder), arguments, number, action, seconds]
+        request = [str(folder), arguments, failing_call, action, seconds]
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        code, count, said = json.loads(self._process.stdout.readline())
-        return code, count, said
+        code, count, output = json.loads(self._process.stdout.readline())
+        return code, count, output
 
     def ok(self, folder: Path, arguments: list[str]) -> int:
-        code, count, said = self.run(folder, arguments)
-        assert code == 0, said
+        code, count, output = self.run(folder, arguments)
+        assert code == 0, output
         return count
 
     def close(self) -> None:
@@ -125,19 +125,19 @@ def finish(fork_server: Zygote, folder: Path, stage: str) -> None:
         fork_server.ok(folder, STAGES[name])
 
 
-def same(one: Any, other: Any) -> bool:
-    """Bit by bit, in any nesting."""
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
+def same(first: Any, other: Any) -> bool:
+    """Whether two values are equal bit by bit, in any nesting."""
+    if isinstance(first, torch.Tensor):
+        return first.dtype == other.dtype and torch.equal(first, other)
+    if isinstance(first, dict):
+        return first.keys() == other.keys() and all(same(first[key], other[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(other) and all(map(same, first, other))
+    return bool(first == other)
 
 
 def training_state(folder: Path) -> dict[str, Any]:
-    """The checkpoint but for how long its epochs took."""
+    """The checkpoint without the durations of its epochs."""
     path = StudyFolder(folder).run("default").checkpoint
     checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
     for row in checkpoint["history"]:
@@ -157,7 +157,7 @@ def rows(folder: Path) -> dict[str, list[np.ndarray[Any, Any]]]:
 
 
 def history(folder: Path) -> list[dict[str, str]]:
-    """The rows of `history.csv` but for how long each epoch took."""
+    """The rows of `history.csv` without the durations."""
     with StudyFolder(folder).run("default").history.open() as file:
         return [{**row, "seconds": ""} for row in csv.DictReader(file)]
 
@@ -170,8 +170,8 @@ def assert_as_unbroken(folder: Path, done: Path) -> None:
         for relative, path in files.items():
             assert (folder / relative).read_bytes() == path.read_bytes()
     for split, columns in rows(done).items():
-        for one, other in zip(rows(folder)[split], columns, strict=True):
-            assert np.array_equal(one, other), split
+        for written, other in zip(rows(folder)[split], columns, strict=True):
+            assert np.array_equal(written, other), split
     assert same(training_state(folder), training_state(done))
     assert history(folder) == history(done)
     model = "server/runs/default/model.safetensors"
@@ -183,14 +183,14 @@ def assert_as_unbroken(folder: Path, done: Path) -> None:
 
 
 def assert_whole(folder: Path, before: Path, done: Path) -> None:
-    """Whatever has a final name is as before the stage or as after the last."""
+    """Every file with a final name is as before the stage or as after the last one."""
     for path in folder.rglob("*.h5"):
         relative = path.relative_to(folder)
         if relative.parts[:2] == ("server", "store"):
             continue
-        wholes = [one / relative for one in (before, done)]
-        inbox = done / "outbox" / path.name[0] / path.name
-        assert path.read_bytes() in [one.read_bytes() for one in [*wholes, inbox] if one.is_file()]
+        shipped = Path("outbox", path.name[0], path.name)
+        whole = [before / relative, done / relative, done / shipped]
+        assert path.read_bytes() in [file.read_bytes() for file in whole if file.is_file()]
     for path in folder.rglob("*.json"):
         json.loads(path.read_text())
     checkpoint = StudyFolder(folder).run("default").checkpoint
@@ -207,12 +207,12 @@ def test_struck_at_a_call(
     assert count > 10, "the shim counts"
     chosen = random.Random(f"{stage} {action}")
     calls = range(count) if ALL else sorted(chosen.sample(range(count), SAMPLE))
-    for number in calls:
-        folder = copy(states[stage], tmp_path / str(number))
-        code, _, said = fork_server.run(folder, STAGES[stage], number, ACTIONS[action])
-        where = f"{stage}, call {number} of {count}: {code} {said}"
+    for call in calls:
+        folder = copy(states[stage], tmp_path / str(call))
+        code, _, output = fork_server.run(folder, STAGES[stage], call, ACTIONS[action])
+        where = f"{stage}, call {call} of {count}: {code} {output}"
         assert code == (-9 if action == "SIGKILL" else 3), where
-        assert "Traceback" not in said, where
+        assert "Traceback" not in output, where
         assert_whole(folder, states[stage], states["done"])
         finish(fork_server, folder, stage)
         assert_as_unbroken(folder, states["done"])

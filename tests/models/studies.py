@@ -6,7 +6,7 @@ from typing import Any
 
 from sltool.study.schema import Study
 
-# For every model: the shape of a sample, settings of a small network, and its hidden layers.
+# For each model: the shape of a sample, settings of a small network, and its hidden layers.
 SMALL: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
     "covid-cnn": ((1, 32, 32), {"filters": [2, 4, 4, 8, 8]}, 5),
     "mlp": ((7,), {}, 3),
@@ -20,7 +20,7 @@ def study_of(
     model: str, shape: tuple[int, ...], cut: int = 1, classes: int = 2, **settings: Any
 ) -> Study:
     """A study of class labels with this model."""
-    names = [f"class {number}" for number in range(classes)]
+    names = [f"class {class_index}" for class_index in range(classes)]
     return Study.model_validate(
         {
             "id": "0" * 32,

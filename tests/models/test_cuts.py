@@ -24,7 +24,7 @@ def _marked(name: str, *more: Any) -> Any:
 
 NAMES = [_marked(name) for name in SMALL]
 CUTS = [_marked(name, cut) for name, (_, _, depth) in SMALL.items() for cut in range(depth + 1)]
-# Networks of our own layers, whose activations and normalisation are settings.
+# Networks of sltool's own layers, whose activations and normalisation are settings.
 OWN = [name for name in SMALL if name != "timm"]
 CONVOLUTIONAL = [name for name in OWN if name != "mlp"]
 
@@ -76,7 +76,7 @@ def test_a_cut_behind_the_last_layer_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_the_server_settings_do_not_touch_what_stands_at_the_site(name: str) -> None:
+def test_server_settings_do_not_change_the_privacy_layer(name: str) -> None:
     layers = [
         build(small_study(name, 1, server={"batch_norm": norm}), seed=1).privacy_layer.state_dict()
         for norm in (True, False)
@@ -104,7 +104,7 @@ def _activations(network: torch.nn.Module) -> set[type]:
 def test_weights_go_into_the_outline(name: str) -> None:
     study = small_study(name, 1)
     built, drawn = build(study, seed=5), outline(study)
-    assert all(one.is_meta for one in drawn.server_network.parameters())
+    assert all(parameter.is_meta for parameter in drawn.server_network.parameters())
     drawn.privacy_layer.load_state_dict(built.privacy_layer.state_dict(), assign=True)
     drawn.server_network.load_state_dict(built.server_network.state_dict(), assign=True)
     x = torch.randn(2, *study.samples.shape)
@@ -165,7 +165,7 @@ def test_without_a_seed_the_weights_come_from_the_whole_of_the_systems_entropy()
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_torchs_generator_goes_on_from_the_state_that_is_drawn() -> None:
+def test_torchs_generator_continues_from_the_drawn_state() -> None:
     from sltool.models.base import _seed_from_entropy
 
     with torch.random.fork_rng(devices=[]):

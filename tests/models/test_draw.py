@@ -73,7 +73,7 @@ def test_black_is_alive_and_brightness_goes_through(name: str, channels: int) ->
             maps = draw_privacy_layer(study, seed, Path()).eval()(greys)[:, :, 8:-8, 8:-8]
         black, *lighter = maps.mean((2, 3))
         assert (black > 0).all()
-        # The first channel is brighter where the picture is; so is no other by chance of the seed.
+        # The first channel is brighter where the image is; the others have the sign of their seed.
         steps = torch.stack([black, *lighter])[:, 0].diff()
         assert (steps > 0.05).all()
 

@@ -48,7 +48,7 @@ def test_the_shape_is_known_without_the_network(path: Path) -> None:
         (study_of(activation="relu"), (4, 32, 32)),
     ],
 )
-def test_what_was_found_for_other_settings_is_not_believed(
+def test_a_shape_recorded_for_other_settings_is_not_used(
     path: Path, study: Study, shape: tuple[int, ...]
 ) -> None:
     assert known_shape(path, study) is None
@@ -74,7 +74,7 @@ def test_the_same_weights_make_the_same_file(path: Path) -> None:
         assert again.read_bytes() == path.read_bytes()
 
 
-def test_a_plug_in_that_makes_another_shape_now(sltool: Sltool) -> None:
+def test_a_plug_in_whose_output_shape_changed(sltool: Sltool) -> None:
     plugin = sltool.folder / "halves.py"
     code = (
         "from torch import nn\n"

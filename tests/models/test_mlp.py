@@ -57,7 +57,7 @@ def test_the_halves_fit() -> None:
     assert network[0][0].tables["4"].weight.grad.abs().sum() > 0
 
 
-def test_a_column_that_is_not_there_is_told() -> None:
+def test_an_embedding_of_a_missing_column_is_refused() -> None:
     with pytest.raises(StudyFileError, match="no column 5"):
         outline(study_of("mlp", (5,), embeddings={5: [2, 2]}))
 

@@ -96,7 +96,7 @@ def test_any_network_behind_our_convolution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "told"),
+    ("settings", "error", "message"),
     [
         ({"network": "resnet_18"}, UnknownNameError, "resnet18"),
         ({"network": "hf-hub:timm/resnet18"}, UnknownNameError, "unknown timm network"),
@@ -105,10 +105,12 @@ def test_any_network_behind_our_convolution() -> None:
         ({"network": "resnet18", "arguments": {"no": 1}}, StudyFileError, "model.arguments"),
     ],
 )
-def test_what_cannot_be_is_told(settings: dict[str, Any], error: type, told: str) -> None:
+def test_impossible_settings_are_refused(
+    settings: dict[str, Any], error: type, message: str
+) -> None:
     with pytest.raises(error) as raised:
         outline(study_with(**settings))
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize("settings", [{}, {"stem": "network"}])
@@ -124,7 +126,7 @@ class Evil:
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "told"),
+    ("change", "error", "message"),
     [
         (lambda s: s.pop("layer2.0.conv1.weight"), StudyFileError, "no 'layer2.0.conv1.weight'"),
         (lambda s: s.update({"bn1.bias": torch.zeros(3)}), StudyFileError, "not (64,)"),
@@ -135,7 +137,7 @@ def test_other_weights_are_refused(
     tmp_path: Path,
     change: Callable[[Any], Any],
     error: type,
-    told: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     state = theirs("resnet18", 3).state_dict()
@@ -144,7 +146,7 @@ def test_other_weights_are_refused(
     study = study_with("resnet18", server={"weights": "weights.pth"})
     with pytest.raises(error) as raised:
         build(study, 0, tmp_path)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
     assert "weights.pth" in str(raised.value)
     assert "run by" not in capsys.readouterr().out
 

@@ -108,7 +108,7 @@ def test_weights_do_not_change_the_encoding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "settings", "told"),
+    ("change", "settings", "message"),
     [
         (lambda s: s.pop("features.34.weight"), {}, "no 'features.34.weight'"),
         (lambda s: s.update({"features.5.weight": torch.zeros(8, 3, 3, 3)}), {}, "features.5"),
@@ -118,14 +118,14 @@ def test_weights_do_not_change_the_encoding(tmp_path: Path) -> None:
     ],
 )
 def test_other_weights_are_refused(
-    tmp_path: Path, change: Any, settings: dict[str, Any], told: str
+    tmp_path: Path, change: Any, settings: dict[str, Any], message: str
 ) -> None:
     state = torchvision_state()
     change(state)
     torch.save(state, tmp_path / "vgg.pth")
     with pytest.raises(StudyFileError) as raised:
         build(study_with("vgg.pth", **settings), 0, tmp_path)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
     assert "vgg.pth" in raised.value.where
 
 
@@ -163,5 +163,5 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 def test_a_whole_network_is_no_state_dict(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "model": torchvision_state()}, tmp_path / "checkpoint.pth")
-    with pytest.raises(BadDataError, match="no state dict"):
+    with pytest.raises(BadDataError, match="does not contain a state dict"):
         build(study_with("checkpoint.pth"), 0, tmp_path)

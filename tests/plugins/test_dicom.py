@@ -41,7 +41,7 @@ def scan_of(folder: Path, names: list[str], **settings: Any) -> Scan:
 
 def pictures(scan: Scan) -> list[np.ndarray]:
     assert callable(scan.inputs)
-    return [scan.inputs(number) for number in range(len(scan))]
+    return [scan.inputs(sample) for sample in range(len(scan))]
 
 
 def test_the_window_and_the_rescaling_are_the_standards(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_the_window_and_the_rescaling_are_the_standards(tmp_path: Path) -> None:
     assert np.abs(made - expected).max() <= 0.51
 
 
-def test_the_studys_window_goes_before_the_files(tmp_path: Path) -> None:
+def test_the_studys_window_overrides_the_files(tmp_path: Path) -> None:
     made = pictures(scan_of(tmp_path, ["693_UNCI.dcm"], size=512, window=[0, 100]))[1][0]
     hounsfield = pydicom.dcmread(sample_file("693_UNCI.dcm")).pixel_array * 1.0 - 1024
     assert (made[hounsfield < -50] == 0).all()
@@ -121,7 +121,7 @@ def test_frames_have_their_own_rescaling(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("MR_small_jpeg_ls_lossless.dcm", "no decoder here for its compression, JPEG-LS"),
+        ("MR_small_jpeg_ls_lossless.dcm", "no decoder is installed for its compression, JPEG-LS"),
         ("JPEG-LL.dcm", "JPEG Lossless"),
         ("rtplan.dcm", "without a picture"),
         ("no_meta.dcm", "not a DICOM file"),
@@ -173,11 +173,11 @@ def scan_after_refusal(folder: Path) -> str:
 
 def test_patients_and_examinations_are_the_files_own(tmp_path: Path) -> None:
     scan = scan_of(tmp_path, ["MR_small.dcm", "693_UNCI.dcm"])
-    for number, name in enumerate(["693_UNCI.dcm", "MR_small.dcm"], start=1):
+    for sample, name in enumerate(["693_UNCI.dcm", "MR_small.dcm"], start=1):
         file = pydicom.dcmread(sample_file(name))
         assert scan.examinations is not None
-        assert scan.examinations[number] == file.StudyInstanceUID
-        assert scan.groups[number] == (file.PatientID or file.StudyInstanceUID)
+        assert scan.examinations[sample] == file.StudyInstanceUID
+        assert scan.groups[sample] == (file.PatientID or file.StudyInstanceUID)
 
 
 def test_the_same_image_twice_is_taken_once(tmp_path: Path) -> None:
@@ -186,11 +186,11 @@ def test_the_same_image_twice_is_taken_once(tmp_path: Path) -> None:
     assert "the same image as" in scan.refused[0].reason
 
 
-def write_patients(folder: Path, number: int) -> None:
+def write_patients(folder: Path, patients: int) -> None:
     """`number` CT files of made-up patients, and a table of labels with two defects."""
     lines = ["file,label"]
     rng = np.random.default_rng(0)
-    for patient in range(number):
+    for patient in range(patients):
         file = pydicom.dcmread(sample_file("CT_small.dcm"))
         file.PatientID = f"P{patient:03d}"
         file.StudyInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[f"study {patient}"])
@@ -212,11 +212,11 @@ def test_the_whole_pipeline_with_a_table_of_labels(
     write_patients(source, 40)
     sets = ["dataset.size=64", "model.width=0.05", "training.epochs=2", "training.batch_size=8"]
     sets.append("dataset.classes={clear: clear, nodule: nodule}")
-    options = [word for one in sets for word in ("--set", one)]
+    options = [word for setting in sets for word in ("--set", setting)]
     done = sltool("prepare", "dicom", "--source", source, *options, "--json").ok().json
     assert done["samples"] == 40
     assert done["classes"] == {"clear": 20, "nodule": 20}
-    assert {one["record"] for one in done["refused"]} == {"missing.dcm", "0.dcm"}
+    assert {refused["record"] for refused in done["refused"]} == {"missing.dcm", "0.dcm"}
     sltool("partition").ok()
     sltool("client-encode").ok()
     sltool("ship").ok()
@@ -227,16 +227,18 @@ def test_the_whole_pipeline_with_a_table_of_labels(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda folder: shutil.rmtree(folder / "sick"), "the class folder 'sick' is missing"),
         (lambda folder: shutil.rmtree(folder), "does not exist"),
     ],
 )
-def test_another_layout_is_told(tmp_path: Path, spoil: Callable[[Path], None], told: str) -> None:
+def test_another_layout_is_refused(
+    tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
     source = tmp_path / "source"
     scan_of(source, ["MR_small.dcm"])
     spoil(source)
     kind = datasets.get("dicom")
-    with pytest.raises(BadDataError, match=told):
+    with pytest.raises(BadDataError, match=message):
         kind(kind.Settings(classes={"well": "well", "sick": "sick"})).scan(source)

@@ -19,14 +19,14 @@ PLUGIN = ROOT / "plugins" / "fracatlas.py"
 
 def some(source: Path, folder: Path, each: int = 30) -> Path:
     """A copy of the first `each` images of either class, with their table."""
-    kept = set()
+    copied = set()
     for name in ("Fractured", "Non_fractured"):
         (folder / "images" / name).mkdir(parents=True)
         for path in sorted((source / "images" / name).iterdir())[:each]:
             shutil.copy(path, folder / "images" / name / path.name)
-            kept.add(path.name)
+            copied.add(path.name)
     lines = (source / "dataset.csv").read_text().splitlines()
-    lines = [lines[0], *(line for line in lines[1:] if line.split(",")[0] in kept)]
+    lines = [lines[0], *(line for line in lines[1:] if line.split(",")[0] in copied)]
     (folder / "dataset.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -49,7 +49,7 @@ def test_the_whole_pipeline(
     monkeypatch.setenv("SLTOOL_PLUGINS", str(PLUGIN))
     source = some(data("fracatlas"), tmp_path / "fracatlas")
     sets = ["dataset.size=64", "model.width=0.05", "training.epochs=2", "encoding.views=2"]
-    options = [word for one in sets for word in ("--set", one)]
+    options = [word for setting in sets for word in ("--set", setting)]
     done = sltool("prepare", "fracatlas", "--source", source, *options, "--json").ok().json
     assert done["classes"] == {"not fractured": 30, "fractured": 30}
     for stage in ("partition", "client-encode", "ship", "server-train"):
@@ -68,14 +68,16 @@ def test_defects_are_named(data: Callable[[str], Path], tmp_path: Path) -> None:
     kind = datasets.get("fracatlas")
     scan = kind(kind.Settings()).scan(source)
     assert len(scan) == 6
-    assert {(Path(one.record).name, one.reason.split()[-1]) for one in scan.refused} == {
+    assert {
+        (Path(refused.record).name, refused.reason.split()[-1]) for refused in scan.refused
+    } == {
         ("unknown.jpg", "it"),
         (healthy[1].name, "image"),
-        (broken[0].name, "things"),
+        (broken[0].name, "dataset.csv"),
     }
 
 
-def test_another_folder_is_told(tmp_path: Path) -> None:
+def test_another_folder_is_refused(tmp_path: Path) -> None:
     load_plugins([PLUGIN])
     kind = datasets.get("fracatlas")
     with pytest.raises(BadDataError, match="table cannot be read"):

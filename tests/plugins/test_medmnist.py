@@ -46,7 +46,7 @@ def test_the_whole_pipeline(
     monkeypatch.setenv("SLTOOL_PLUGINS", str(PLUGIN))
     source = make(tmp_path / "some.npz", classes, colour)
     sets = ["training.epochs=15", "model.filters=[4, 8]", "training.batch_size=16"]
-    options = [word for one in sets for word in ("--set", one)]
+    options = [word for setting in sets for word in ("--set", setting)]
     done = sltool("prepare", "medmnist", "--source", source, *options, "--json").ok().json
     assert done["samples"] == 90
     assert len(done["classes"]) == classes
@@ -70,23 +70,23 @@ def test_pictures_are_the_files_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"val_images": None}, "val_images"),
-        ({"test_labels": np.array([None] * 18)}, "holds Python objects"),
+        ({"test_labels": np.array([None] * 18)}, "contains Python objects"),
         ({"train_labels": np.zeros((60, 14), np.uint8)}, "for 60 images"),
-        ({"test_labels": np.full((18, 1), 9, np.uint8)}, "go from 9 to 9"),
+        ({"test_labels": np.full((18, 1), 9, np.uint8)}, "range from 9 to 9"),
         ({"val_images": np.zeros((12, 64, 64), np.uint8)}, r"uint8 of shape \(64, 64\)"),
         ({"val_images": np.zeros((12, 28, 28), np.float32)}, "float32"),
     ],
 )
-def test_another_layout_is_told(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_another_layout_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = make(tmp_path / "some.npz", 2, colour=False, **changes)
-    with pytest.raises(BadDataError, match=told):
+    with pytest.raises(BadDataError, match=message):
         scan_of(path, classes=("a", "b"))
 
 
-def test_a_file_that_is_no_npz_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_npz_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "some.npz"
     path.write_text("not a zip file")
     with pytest.raises(BadDataError, match="not one of MedMNIST"):

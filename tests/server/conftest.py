@@ -1,4 +1,4 @@
-"""A small study whose shards lie in an outbox, and how to run the server on it for real."""
+"""A small study whose shards lie in an outbox, and how to run the real server on it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def encoded_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Server:
-    """A study's folder at the server, and the program there."""
+    """A study's folder at the server, and commands in it."""
 
     sltool: Sltool
 
@@ -85,8 +85,8 @@ class Server:
         lines = path.read_text().splitlines()
         start = lines.index("training:")
         for key, value in values.items():
-            number = next(n for n in range(start, len(lines)) if lines[n].startswith(f"  {key}:"))
-            lines[number] = f"  {key}: {value}"
+            line = next(n for n in range(start, len(lines)) if lines[n].startswith(f"  {key}:"))
+            lines[line] = f"  {key}: {value}"
         path.write_text("\n".join(lines) + "\n")
 
     def start(self, *args: object, **environment: str) -> subprocess.Popen[str]:
@@ -101,24 +101,26 @@ class Server:
         )
 
 
-def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     """Whether two networks are the same, bit for bit."""
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:
-    """Look again and again, for at most PATIENCE seconds."""
+    """Poll for at most PATIENCE seconds."""
     end = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
         time.sleep(0.02)
 
 
-def end(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str]:
-    """Send a signal; the exit code and what was said on stderr."""
-    process.send_signal(number)
-    _, said = process.communicate(timeout=PATIENCE)
-    return process.returncode, said
+def end(process: subprocess.Popen[str], signal_number: signal.Signals) -> tuple[int, str]:
+    """Send a signal; returns the exit code and stderr."""
+    process.send_signal(signal_number)
+    _, stderr = process.communicate(timeout=PATIENCE)
+    return process.returncode, stderr
 
 
 @pytest.fixture

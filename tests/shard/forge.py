@@ -26,7 +26,7 @@ Build = Callable[[h5py.File, dict[str, np.ndarray[Any, Any]]], None]
 
 @dataclass
 class Forge:
-    """A study's folder in which every site's key lies."""
+    """A study's folder with the key of every site."""
 
     folder: StudyFolder
     study: Study = field(init=False)
@@ -35,7 +35,7 @@ class Forge:
     def __post_init__(self) -> None:
         self.study = load_study(self.folder)
         digest = self.study.encoding_digest(self.folder.privacy_layer)
-        self.content = Content.of(self.study, digest, feature_shape(self.study))
+        self.content = Content.from_study(self.study, digest, feature_shape(self.study))
 
     def key(self, site: str) -> SigningKey:
         return SigningKey.load(self.folder.site(site).key)
@@ -66,7 +66,7 @@ class Forge:
         libver: Any = ("v108", "v108"),
         **signed: Any,
     ) -> Path:
-        """Write a payload with `build` and `sign` it, whatever it is."""
+        """Write a payload with `build` and `sign` it, whatever its content."""
         columns = columns or self.columns()
         with h5py.File(path, "w", userblock_size=USER_BLOCK, libver=libver) as file:
             (build or write_good)(file, columns)
@@ -84,10 +84,10 @@ class Forge:
         claims: dict[str, Any] | None = None,
         content: dict[str, Any] | None = None,
     ) -> None:
-        """Put a signed manifest before whatever payload stands in the file.
+        """Put a signed manifest in front of the payload in the file.
 
         Args:
-            claims, content: fields of the manifest that shall say something else.
+            claims, content: fields of the manifest to override.
         """
         payload = path.read_bytes()[USER_BLOCK:]
         key = self.key(signer or site)
@@ -107,7 +107,7 @@ class Forge:
 
 
 def create(file: h5py.File, name: str, data: np.ndarray[Any, Any], **options: Any) -> h5py.Dataset:
-    """One dataset as docs/shard-format.md asks for; `options` override."""
+    """One dataset as docs/shard-format.md specifies; `options` override."""
     rows = {"features": max(1, 65536 // (data[0].size * data.itemsize))}
     if name == "features" and data.ndim == 4:
         rows = {"features": 8}
@@ -130,7 +130,7 @@ def write_good(file: h5py.File, columns: dict[str, np.ndarray[Any, Any]]) -> Non
 
 
 def but(**changed: Callable[[h5py.File, np.ndarray[Any, Any]], None]) -> Build:
-    """A builder that writes all datasets well but for these."""
+    """A builder that writes all datasets correctly except these."""
 
     def build(file: h5py.File, columns: dict[str, np.ndarray[Any, Any]]) -> None:
         for name, data in columns.items():
@@ -143,6 +143,6 @@ def but(**changed: Callable[[h5py.File, np.ndarray[Any, Any]], None]) -> Build:
 
 
 def stored_chunk(plain: bytes) -> bytes:
-    """A chunk of these (shuffled) bytes as the filters would leave it."""
+    """A chunk of these (shuffled) bytes as the filters would store it."""
     packed = zlib.compress(plain, 1)
     return packed + struct.pack("<I", fletcher32(packed))

@@ -67,7 +67,7 @@ def deflate_bomb(file: h5py.File, data: Array) -> None:
 
 
 def small_deflate_bomb(file: h5py.File, data: Array) -> None:
-    """No longer in the file than a chunk may be."""
+    """Its compressed size is within the limit of a chunk."""
     dataset = create(file, "features", data)
     dataset.id.write_direct_chunk((0,) * data.ndim, stored_chunk(bytes(2**17)))
 
@@ -104,7 +104,9 @@ def no_checksum(file: h5py.File, data: Array) -> None:
 
 
 def variable_length(file: h5py.File, data: Array) -> None:
-    file.create_dataset("groups", data=[one.decode() for one in data], dtype=h5py.string_dtype())
+    file.create_dataset(
+        "groups", data=[group.decode() for group in data], dtype=h5py.string_dtype()
+    )
 
 
 def reference_dtype(file: h5py.File, data: Array) -> None:
@@ -142,8 +144,8 @@ def extra_member(file: h5py.File, columns: dict[str, Array]) -> None:
 
 def many_members(file: h5py.File, columns: dict[str, Array]) -> None:
     write_good(file, columns)
-    for number in range(2000):
-        file.create_group(f"g{number}")
+    for group in range(2000):
+        file.create_group(f"g{group}")
 
 
 def attribute(file: h5py.File, columns: dict[str, Array]) -> None:

@@ -36,7 +36,7 @@ FLIPS = (0x01, 0x80)
 
 
 class InMemory(UntrustedFile):
-    """A file that is read from these bytes."""
+    """A file whose content is these bytes."""
 
     def __init__(self, data: bytes) -> None:
         self.path, self.data = Path("shard.h5"), data
@@ -49,12 +49,12 @@ class InMemory(UntrustedFile):
         return self.data[offset : offset + size]
 
     def check_unchanged(self) -> None:
-        """Nobody writes to it."""
+        """Bytes in memory do not change."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A good shard, and what is read from it."""
+    """A valid shard, and the values read from it."""
 
     data: bytes
     manifest: Manifest
@@ -65,7 +65,7 @@ class Shard:
         return self.read(self.data)
 
     def read(self, data: bytes) -> bytes | None:
-        """All that is read from `data`, None if it is refused."""
+        """Everything read from `data`, or None if it is refused."""
         try:
             reader = ShardReader(InMemory(data), self.manifest)
             columns = [vars(reader.rows())[name] for name in ("labels", "pseudonyms", "groups")]
@@ -74,7 +74,7 @@ class Shard:
             return None
 
     def chunks(self) -> Iterator[slice]:
-        """Where the chunks stand in the file."""
+        """The positions of the chunks in the file."""
         layout = members(self.manifest.content, self.manifest.samples)
         for found in find_chunks(InMemory(self.data), layout).values():
             for start, size in zip(found.offsets.tolist(), found.sizes.tolist(), strict=True):
@@ -102,7 +102,7 @@ def make(folder: Path, samples: int, feature_shape: tuple[int, ...]) -> Shard:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Shard:
-    """Three chunks of feature maps; the last reaches over the end."""
+    """Three chunks of feature maps; the last extends past the end."""
     shard = make(tmp_path_factory.mktemp("small"), 20, (1, 2, 2))
     assert shard.content, "the positive control"
     return shard
@@ -144,7 +144,7 @@ def test_no_bit_can_be_changed_unnoticed_by_repairing_the_checksum(small: Shard)
 
 
 def checked_parts(shard: Shard) -> Iterator[tuple[slice, Any]]:
-    """What ends with a checksum, and the checksum."""
+    """The ranges that end with a checksum, and the checksum."""
     start = USER_BLOCK + SUPERBLOCK_BYTES
     yield slice(USER_BLOCK, start), lookup3
     headers = 0
@@ -215,12 +215,12 @@ def test_values_behind_the_last_row_are_refused(small: Shard, hidden: float) -> 
     assert small.read(with_last_chunk(small.data, chunk, values)) == small.content
     values[-1] = hidden
     data = with_last_chunk(small.data, chunk, values)
-    with pytest.raises(ShardRefusedError, match="behind the last row of 'features'"):
+    with pytest.raises(ShardRefusedError, match="after the last row of 'features'"):
         list(ShardReader(InMemory(data), small.manifest).features(64))
 
 
 def with_last_chunk(data: bytes, chunk: slice, values: NDArray[Any]) -> bytes:
-    """The file with other values in the chunk at its end, which begins with row 16."""
+    """The file with other values in its last chunk, which begins with row 16."""
     packed = pack_chunk(values)
     old, new = (struct.pack("<IIQ", size, 0, 16) for size in (len(data[chunk]), len(packed)))
     entry = data.rindex(old)
@@ -238,7 +238,7 @@ def test_bits_behind_the_end_of_a_stream_are_refused() -> None:
         if padded == packed or not inflates(padded):
             continue
         ignored += 1
-        with pytest.raises(ValueError, match="bits that belong to nothing"):
+        with pytest.raises(ValueError, match="unused bits that are not zero"):
             unpack_chunk(padded + struct.pack("<I", fletcher32(padded)), count, chunk.dtype)
     assert ignored > 50, "zlib itself takes them"
 
@@ -252,7 +252,7 @@ def inflates(packed: bytes) -> bool:
 
 
 def test_no_good_stream_is_taken_for_one_with_bits_behind_its_end() -> None:
-    """Runs of zeros above all, where other distances in the stream unpack alike."""
+    """Especially for runs of zeros, where other distances decompress to the same bytes."""
     rng = np.random.default_rng(0)
     for _ in range(3000):
         values = np.maximum(rng.normal(size=rng.integers(1, 400)) - rng.uniform(-1, 3), 0)
@@ -264,6 +264,6 @@ def test_another_layout_of_the_hdf5_library_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(h5py.get_config(), "track_order", True)
-    with pytest.raises(SltoolError, match="no server would take"):
+    with pytest.raises(SltoolError, match="no server would accept"):
         make(tmp_path, 20, (1, 2, 2))
     assert not list(tmp_path.glob("*.h5*"))

@@ -1,4 +1,4 @@
-"""Encryption for the road: what travels can be read by the server alone."""
+"""Encryption for transport: only the server can read what is shipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytest.importorskip("pyrage", reason="the extra `age` is not installed")
 
 @pytest.fixture
 def secret(trained: Sltool) -> Sltool:
-    """A study whose server has an identity, and where nothing has arrived yet."""
+    """A study whose server has an identity and an empty inbox."""
     shutil.rmtree(trained.folder / "server")
     recipient = trained("server-keys", "--json").ok().json["recipient"]
     assert trained("server-keys", "--json").ok().json["recipient"] == recipient
@@ -85,7 +85,7 @@ def test_memory_does_not_grow_with_the_file(secret: Sltool, tmp_path: Path) -> N
     assert big.with_suffix(".out").stat().st_size == big.stat().st_size
 
 
-def test_what_lies_encrypted_at_the_destination_counts(secret: Sltool, tmp_path: Path) -> None:
+def test_encrypted_files_at_the_destination_are_recognised(secret: Sltool, tmp_path: Path) -> None:
     disk = tmp_path / "usb"
     ship = ("ship", "--site", "B", "--to", disk)
     secret(*ship).ok()
@@ -103,7 +103,7 @@ def test_what_lies_encrypted_at_the_destination_counts(secret: Sltool, tmp_path:
     assert "already shipped" in secret("ship", "--site", "B").ok().out
 
 
-def test_a_damaged_identity_is_told_and_no_file_is_refused_for_it(secret: Sltool) -> None:
+def test_a_damaged_identity_is_reported_and_no_file_is_refused(secret: Sltool) -> None:
     secret("ship", "--site", "B").ok()
     identity = secret.folder / "server" / "identity"
     for damage in (b"", b"\xff\xfe", b"AGE-SECRET-KEY-1"):

@@ -1,4 +1,4 @@
-"""A real shard, read as docs/shard-format.md says and with nothing of sltool's."""
+"""A real shard, read as docs/shard-format.md specifies, without sltool's code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shard(trained_study: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def keys(document: dict[str, object], prefix: str = "") -> list[str]:
-    """'format', 'content.study' ...: every key that has a value of its own."""
+    """'format', 'content.study' ...: every key with a value."""
     return [
         name
         for key, value in document.items()
@@ -56,7 +56,7 @@ def test_user_block(shard: Path, trained_study: Path) -> None:
         Ed25519PublicKey.from_public_bytes(public).verify(signed, manifest + b" ")
 
 
-def test_every_key_of_the_manifest_stands_on_the_page(shard: Path) -> None:
+def test_every_key_of_the_manifest_is_documented(shard: Path) -> None:
     manifest = json.loads(shard.read_bytes().split(b"\n", 3)[1])
     for key in keys(manifest):
         assert f"`{key.split('.')[-1]}`" in PAGE or f"`{key}`" in PAGE, key
@@ -90,8 +90,8 @@ def test_payload(shard: Path) -> None:
             assert not dataset.attrs
         assert np.isfinite(file["features"][:]).all()
         assert np.isfinite(file["labels"][:]).all()
-        pseudonyms = [one.decode("ascii") for one in file["pseudonyms"]]
-        assert all(re.fullmatch("[0-9a-f]{32}", one) for one in pseudonyms)
+        pseudonyms = [pseudonym.decode("ascii") for pseudonym in file["pseudonyms"]]
+        assert all(re.fullmatch("[0-9a-f]{32}", pseudonym) for pseudonym in pseudonyms)
         assert len(set(pseudonyms)) == samples
-        groups = [one.decode("ascii") for one in file["groups"]]
-        assert all(re.fullmatch("[0-9a-f]{32}(/[0-9a-f]{32})?", one) for one in groups)
+        groups = [group.decode("ascii") for group in file["groups"]]
+        assert all(re.fullmatch("[0-9a-f]{32}(/[0-9a-f]{32})?", group) for group in groups)

@@ -1,4 +1,4 @@
-"""Thousands of changed shards: none is accepted, and none ends in anything but a refusal.
+"""Thousands of modified shards: each is refused, and none causes another error.
 
 `make fuzz` takes ten times as many.
 """
@@ -41,7 +41,7 @@ def good(forge: Forge) -> Path:
 
 
 def accepted(forge: Forge, path: Path) -> bool:
-    """Whether the reader takes it; anything but a refusal of ours goes up as it is."""
+    """Whether the reader accepts it; any error other than a refusal propagates."""
     started = time.monotonic()
     try:
         with open_shard(path, forge.study, forge.content) as reader:
@@ -55,9 +55,9 @@ def accepted(forge: Forge, path: Path) -> bool:
     return True
 
 
-def many(number: int) -> settings:
+def many(examples: int) -> settings:
     return settings(
-        max_examples=number,
+        max_examples=examples,
         deadline=None,
         database=None,
         derandomize=True,
@@ -126,7 +126,7 @@ def test_no_unsigned_change_is_accepted(forge: Forge, good: Path, region: str) -
 
 
 def test_no_signed_change_of_the_payload_is_accepted(forge: Forge, good: Path) -> None:
-    """A hostile site can sign anything, but no byte that means nothing."""
+    """A hostile site can sign anything, but every byte of the payload has a meaning."""
     data, path = good.read_bytes(), good.with_name("signed.h5")
 
     @many(SIGNED)

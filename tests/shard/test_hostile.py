@@ -1,4 +1,4 @@
-"""A site that signs may be hostile: whatever its payload is, it is refused in bounds."""
+"""A site that signs may be hostile: any such payload is refused with bounded time and memory."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ def read_all(forge: Forge, path: Path) -> int:
 
 
 def read_in_child(forge: Forge, path: Path, answer: Any) -> None:
-    """Read a shard, and report what was said, the files opened, the memory and the time."""
+    """Read a shard, and report the outcome, the files opened, the memory and the time."""
     opened: list[str] = []
     sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
     h5py.h5f.open = h5py.h5f.open_file_image = None  # whoever calls it fails with a TypeError
     started = time.monotonic()
     try:
-        said = f"accepted {read_all(forge, path)}"
+        outcome_text = f"accepted {read_all(forge, path)}"
     except SltoolError as error:
-        said = type(error).__name__
+        outcome_text = type(error).__name__
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    answer.send((said, opened, peak, time.monotonic() - started))
+    answer.send((outcome_text, opened, peak, time.monotonic() - started))
 
 
 def outcome(forge: Forge, path: Path) -> str:
-    """What the reader says of a shard, in a process of its own that is held to the bounds."""
+    """The reader's outcome for a shard, after checking its resources against the bounds."""
     fork = multiprocessing.get_context("fork")
     here, there = fork.Pipe()
     child = fork.Process(target=read_in_child, args=(forge, path, there))
     child.start()
     assert here.poll(SECONDS), "no answer in time"
-    said, opened, peak, seconds = here.recv()
+    outcome_text, opened, peak, seconds = here.recv()
     child.join()
     assert {name for name in opened if not name.startswith("/proc")} == {str(path)}
     assert peak < MEMORY
     assert seconds < SECONDS
-    return str(said)
+    return str(outcome_text)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -99,7 +99,7 @@ def spoil(name: str, row: int, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "said"),
+    ("spoilt", "message"),
     [
         (spoil("features", 3, np.nan), "not finite"),
         (spoil("features", 19, np.inf), "not finite"),
@@ -113,20 +113,20 @@ def spoil(name: str, row: int, value: Any) -> dict[str, Any]:
     ],
 )
 def test_bad_data_is_refused(
-    forge: Forge, tmp_path: Path, spoilt: dict[str, Any], said: str
+    forge: Forge, tmp_path: Path, spoilt: dict[str, Any], message: str
 ) -> None:
     columns = forge.columns()
     columns["groups"][0] = b"0" * 32 + b"/" + b"1" * 32
     assert read_all(forge, forge.shard(tmp_path / "good.h5", columns=columns)) == 20
     columns[spoilt["name"]][spoilt["row"]] = spoilt["value"]
-    with pytest.raises(ShardRefusedError, match=said):
+    with pytest.raises(ShardRefusedError, match=message):
         read_all(forge, forge.shard(tmp_path / "bad.h5", columns=columns))
 
 
 def test_a_pseudonym_twice_in_one_shard(forge: Forge, tmp_path: Path) -> None:
     columns = forge.columns()
     columns["pseudonyms"][4] = columns["pseudonyms"][9]
-    with pytest.raises(ShardRefusedError, match="a pseudonym twice"):
+    with pytest.raises(ShardRefusedError, match="repeats a pseudonym"):
         read_all(forge, forge.shard(tmp_path / "bad.h5", columns=columns))
 
 

@@ -1,4 +1,4 @@
-"""Random versions of training images: what they are, and how they travel."""
+"""Random views of training images: what they are, and how they are shipped."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def versions(images: torch.Tensor, views: int = 5, seed: int = 1, **changes: Any
 
 
 def picture(height: int = 20, width: int = 30) -> torch.Tensor:
-    """Two smooth pictures of two channels, without symmetry."""
+    """Two smooth images of two channels, without symmetry."""
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
-    one = torch.stack([100 * x + 20 * y, 50 * (x - 0.3) ** 2 + 80 * y**2])
-    return torch.stack([one, one.flip(1) + 10])
+    image = torch.stack([100 * x + 20 * y, 50 * (x - 0.3) ** 2 + 80 * y**2])
+    return torch.stack([image, image.flip(1) + 10])
 
 
 def test_the_first_view_is_the_image_itself() -> None:
@@ -49,9 +49,9 @@ def test_without_changes_all_views_are_the_image() -> None:
 def test_flip_swaps_left_and_right_in_half_of_the_versions() -> None:
     images = picture()
     made = versions(images, views=401, flip=True)[0, 1:]
-    kept = torch.isclose(made, images[0], atol=1e-2).all(dim=(1, 2, 3))
+    unchanged = torch.isclose(made, images[0], atol=1e-2).all(dim=(1, 2, 3))
     flipped = torch.isclose(made, images[0].flip(2), atol=1e-2).all(dim=(1, 2, 3))
-    assert (kept ^ flipped).all()
+    assert (unchanged ^ flipped).all()
     assert 150 < int(flipped.sum()) < 250
 
 
@@ -62,9 +62,9 @@ def test_rotation_keeps_shapes_and_stays_within_its_angle(height: int, width: in
     image[0, 0, middle[0], middle[1] + 12 : middle[1] + 15] = 1
     made = versions(image, views=50, rotation=40)[0, 1:, 0]
     angles = []
-    for one in made:
-        where = np.average(np.argwhere(one.numpy() > 0.2), axis=0) - middle
-        # However wide the image is, a turn moves a spot along a circle.
+    for view in made:
+        where = np.average(np.argwhere(view.numpy() > 0.2), axis=0) - middle
+        # Whatever the aspect ratio, a rotation moves a spot along a circle.
         assert np.hypot(*where) == pytest.approx(13, abs=0.7)
         angles.append(np.rad2deg(np.arctan2(*where)))
     assert max(angles) < 43
@@ -111,7 +111,7 @@ def encoded(sltool: Sltool) -> dict[str, bytes]:
 def test_views_travel_and_train(sltool: Sltool, tmp_path: Path) -> None:
     source = two_classes(tmp_path / "ct", 40, ("non-COVID", "COVID"))
     sets = ["encoding.views=3", "dataset.size=32", "training.epochs=3", "encoding.dtype=float32"]
-    options = [word for one in sets for word in ("--set", one)]
+    options = [word for setting in sets for word in ("--set", setting)]
     sltool("prepare", "covid-ct", "--source", source, *options).ok()
     sltool("partition", "--ratios", "2:1").ok()
     shards = encoded(sltool)
@@ -155,7 +155,7 @@ def test_views_split_over_shards_keep_their_order(sltool: Sltool, tmp_path: Path
 def test_a_real_sites_versions_are_its_own_and_stay_the_same(
     sltool: Sltool, tmp_path: Path
 ) -> None:
-    """Of a secret seed; but to encode again shows no further versions of an image."""
+    """Their seed is secret, and encoding again gives no further views of an image."""
     source = two_classes(tmp_path / "ct", 20, ("non-COVID", "COVID"))
     options = ["--set", "encoding.views=3", "--set", "dataset.size=32"]
     sltool("prepare", "covid-ct", "--source", source, *options).ok()

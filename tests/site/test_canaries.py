@@ -16,11 +16,11 @@ from tests.conftest import ROOT, Sltool
 CANARIES = ("CANARYTEXT", "CANARYEXIF", "MRN0815CANARY", "CANARYPATIENT")
 
 
-def make_marked(folder: Path, number: int, seed: int) -> None:
+def make_marked(folder: Path, count: int, seed: int) -> None:
     """PNGs and JPEGs with marks in text chunks, EXIF and names."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    for n in range(number):
+    for n in range(count):
         picture = Image.fromarray(rng.integers(0, 255, (24, 24), dtype=np.uint8))
         exif = Image.Exif()
         exif[0x010E] = exif[0x013B] = "CANARYEXIF"
@@ -32,14 +32,14 @@ def make_marked(folder: Path, number: int, seed: int) -> None:
             picture.save(folder / f"MRN0815CANARY-{n}.jpg", exif=exif, comment=b"CANARYTEXT")
 
 
-def make_marked_dicom(folder: Path, number: int, seed: int) -> None:
+def make_marked_dicom(folder: Path, count: int, seed: int) -> None:
     """DICOM files with marks in the patient's name, number and comments, and in their names."""
     import pydicom
 
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     template = pydicom.data.get_testdata_file("CT_small.dcm", download=False)
-    for n in range(number):
+    for n in range(count):
         file = pydicom.dcmread(template)
         file.PatientName = "CANARYPATIENT^Anna"
         file.PatientID = f"MRN0815CANARY-{seed}-{n}"
@@ -66,11 +66,11 @@ def everything_in(path: Path) -> bytes:
 
 
 def marks_in(data: bytes) -> list[str]:
-    return [one for one in CANARIES if one.encode() in data.upper()]
+    return [canary for canary in CANARIES if canary.encode() in data.upper()]
 
 
 def check_nothing_left(sltool: Sltool, logs: list[str]) -> None:
-    """Encode and ship; no mark stands in anything that leaves, that all agree on, or in a log."""
+    """Encode and ship; no mark is in a shipped file, in the agreement, or in a log."""
     for stage in (["partition", "--ratios", "1"], ["client-encode"], ["ship", "--to", "road"]):
         ran = sltool(*stage, "--verbose").ok()
         logs.append(ran.out + ran.err)
@@ -101,13 +101,13 @@ def test_no_mark_of_a_picture_leaves_the_hospital(
     for seed, name in enumerate(("COVID", "non-COVID")):
         make_marked(source / name, 15, seed)
     check_source(source)
-    said = sltool("prepare", "covid-ct", "--source", source, "--verbose").ok()
+    ran = sltool("prepare", "covid-ct", "--source", source, "--verbose").ok()
     if encrypted:
         pytest.importorskip("pyrage", reason="the extra `age` is not installed")
         recipient = sltool("server-keys", "--json").ok().json["recipient"]
         study = sltool.folder / "study.yaml"
         study.write_text(study.read_text().replace("recipient: null", f"recipient: {recipient}"))
-    check_nothing_left(sltool, [said.out + said.err])
+    check_nothing_left(sltool, [ran.out + ran.err])
 
 
 def test_no_mark_of_a_dicom_file_leaves_the_hospital(
@@ -120,7 +120,7 @@ def test_no_mark_of_a_dicom_file_leaves_the_hospital(
         make_marked_dicom(source / name, 15, seed)
     check_source(source)
     classes = "dataset.classes={well: well, sick: sick}"
-    said = sltool(
+    ran = sltool(
         "prepare", "dicom", "--source", source, "--set", classes, "dataset.size=64", "--verbose"
     ).ok()
-    check_nothing_left(sltool, [said.out + said.err])
+    check_nothing_left(sltool, [ran.out + ran.err])

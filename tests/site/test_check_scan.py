@@ -1,4 +1,4 @@
-"""`prepare` checks what a dataset plug-in returns: it tells the field and the first bad row."""
+"""`prepare` checks what a dataset plug-in returns: it names the field and the first bad row."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ FINE = {
 
 
 @pytest.mark.parametrize("case", FINE)
-def test_a_right_scan_is_prepared(sltool: Sltool, case: str) -> None:
+def test_a_valid_scan_is_prepared(sltool: Sltool, case: str) -> None:
     assert prepare(sltool, FINE[case], TABLE).ok().json["samples"] == 40
     with h5py.File(sltool.folder / "prepared.h5") as file:
         assert file["labels"].dtype == np.int64
@@ -100,7 +100,7 @@ def test_whole_numbers_are_labels_of_a_regression(sltool: Sltool) -> None:
         assert file["labels"][:].tolist() == list(range(40))
 
 
-def test_an_unreadable_sample_is_refused_and_no_fault_of_the_scan(sltool: Sltool) -> None:
+def test_an_unreadable_sample_is_refused_without_an_error(sltool: Sltool) -> None:
     fault = """
 def load(n):
     if n == 5:
@@ -118,7 +118,7 @@ def test_regression_labels_are_float32(sltool: Sltool) -> None:
         assert file["labels"].dtype == np.float32
 
 
-# The plug-in's fault; the form; the field; the first bad row (None: no single row); what is told.
+# The plug-in's mistake; the form; the field; the first bad row (None: no single row); message.
 FAULTS: dict[str, tuple[str, dict[str, object], str, int | None, str]] = {
     "not a Scan": ("scan = [1, 2]", TABLE, "scan()", None, "list"),
     # inputs: arrays
@@ -244,8 +244,8 @@ FAULTS: dict[str, tuple[str, dict[str, object], str, int | None, str]] = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_a_fault_is_told_with_its_field_and_row(sltool: Sltool, case: str) -> None:
-    fault, form, field, row, told = FAULTS[case]
+def test_an_invalid_scan_is_refused_with_its_field_and_row(sltool: Sltool, case: str) -> None:
+    fault, form, field, row, message = FAULTS[case]
     for n in range(40):
         Image.new("L", (8, 8), n).save(sltool.folder / f"{n}.png")
     ran = prepare(sltool, fault, form)
@@ -253,14 +253,14 @@ def test_a_fault_is_told_with_its_field_and_row(sltool: Sltool, case: str) -> No
     assert "Traceback" not in ran.err
     first, where = ran.err.splitlines()[:2]
     assert field in first
-    assert told in first
+    assert message in first
     if row is not None:
         assert f"row {row} of {field}" in where
     assert "write-a-plugin" in ran.err
     assert not (sltool.folder / "prepared.h5").exists()
 
 
-def test_nothing_is_left_of_a_fault_in_a_later_batch(
+def test_an_error_in_a_later_batch_leaves_no_file(
     sltool: Sltool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = "import os\nif 'MADE_UP_FAULT' in os.environ:\n    values[39] = np.nan"

@@ -64,7 +64,7 @@ def test_shards_are_cut_and_chained(sites: Sltool) -> None:
         if "train" in name
     ]
     assert len(manifests) == 2
-    assert sum(one["samples"] for one in manifests) == 248
+    assert sum(manifest["samples"] for manifest in manifests) == 248
     assert manifests[0]["previous"] is None
     import hashlib
 
@@ -110,7 +110,7 @@ def test_every_encoding_draws_its_own_noise(sites: Sltool) -> None:
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
 
 
-def test_a_second_noisy_copy_is_warned_of(sites: Sltool) -> None:
+def test_a_second_noisy_copy_causes_a_warning(sites: Sltool) -> None:
     path = sites.folder / "study.yaml"
     path.write_text(path.read_text().replace("noise: 0.0", "noise: 1.0"))
     assert "noisy copies" not in sites("client-encode", "--site", "A").ok().err
@@ -118,8 +118,8 @@ def test_a_second_noisy_copy_is_warned_of(sites: Sltool) -> None:
     assert "noisy copies" in sites("client-encode", "--site", "A", "--force").ok().err
 
 
-def test_no_private_file_holds_what_the_noise_follows_from(sites: Sltool) -> None:
-    """A copy of the whole hospital, restored from a backup, makes other noise."""
+def test_no_private_file_holds_the_key_of_the_noise(sites: Sltool) -> None:
+    """A copy of all the hospital's files, restored from a backup, gives different noise."""
     backup = sites.folder.with_name("backup")
     shutil.copytree(sites.folder, backup)
     first = features(sites, noise=1.0)
@@ -159,7 +159,9 @@ def test_ship_copies_whole_files_and_knows_what_it_sent(sites: Sltool, tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["", "file://"])
-def test_what_lies_at_the_destination_counts(sites: Sltool, tmp_path: Path, kind: str) -> None:
+def test_complete_files_at_the_destination_are_skipped(
+    sites: Sltool, tmp_path: Path, kind: str
+) -> None:
     """Another disk at the same place, one that lost a file, one with a damaged file."""
     sites("client-encode", "--site", "B").ok()
     disk = tmp_path / "usb"
@@ -170,16 +172,16 @@ def test_what_lies_at_the_destination_counts(sites: Sltool, tmp_path: Path, kind
     assert {path.name: path.read_bytes() for path in disk.iterdir()} == shards(sites.folder)
     for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])):
         damage(disk / "B-test-00000.h5")
-        kept = (disk / "B-train-00000.h5").stat().st_mtime_ns
+        written_at = (disk / "B-train-00000.h5").stat().st_mtime_ns
         assert "already" not in sites(*ship).ok().out
         assert {path.name: path.read_bytes() for path in disk.iterdir()} == shards(sites.folder)
-        assert (disk / "B-train-00000.h5").stat().st_mtime_ns == kept
+        assert (disk / "B-train-00000.h5").stat().st_mtime_ns == written_at
     disk.rename(tmp_path / "the second disk")
     (tmp_path / "the first disk").rename(disk)
     assert "already shipped" in sites(*ship).ok().out
 
 
-def test_what_the_server_took_from_its_inbox_is_not_sent_again(sites: Sltool) -> None:
+def test_shards_that_the_server_took_in_are_not_sent_again(sites: Sltool) -> None:
     sites("client-encode", "--site", "B").ok()
     sites("ship", "--site", "B").ok()
     inbox = sites.folder / "server" / "inbox"
@@ -200,7 +202,7 @@ def test_ship_to_a_url(sites: Sltool, tmp_path: Path) -> None:
     assert "nowhere" in ran.err
 
 
-def test_a_layer_that_says_nothing_is_warned_of_with_the_figure(sltool: Sltool) -> None:
+def test_a_dead_layer_causes_a_warning_with_the_share(sltool: Sltool) -> None:
     sltool("prepare", "cholesterol", "--set", "model.activation=relu").ok()
     sltool("partition").ok()
     fine = sltool("client-encode", "--site", "B", "--json").ok()

@@ -52,7 +52,7 @@ def test_without_limits_nothing_has_to_be_audited(sltool: Sltool) -> None:
     assert len(inbox(sltool)) == 3
 
 
-def test_what_was_not_audited_does_not_ship(sltool: Sltool) -> None:
+def test_shards_without_an_audit_do_not_ship(sltool: Sltool) -> None:
     study(sltool, "audit=quick")
     refused(sltool, "not been audited", "sltool audit --site B")
     sltool("audit").ok()
@@ -111,7 +111,7 @@ def test_an_audit_of_other_shards_does_not_count(sltool: Sltool) -> None:
     refused(sltool, "other shards")
 
 
-def test_a_damaged_audit_is_no_audit(sltool: Sltool) -> None:
+def test_a_damaged_audit_does_not_count(sltool: Sltool) -> None:
     study(sltool, "audit=quick")
     (sltool.folder / "sites" / "B" / "audit.json").write_text("{}")
     refused(sltool, "damaged", "sltool audit --force")
@@ -128,7 +128,9 @@ def test_an_accepted_risk_is_signed_and_shown_at_the_server(sltool: Sltool) -> N
     taken = sltool("queue", "take", "--json").ok().json
     assert len(taken["accepted"]) == 3
     shown = sltool("status", "--json").ok().json["accepted_risks"]
-    assert [(one["site"], one["reason"], one["shards"]) for one in shown] == [("B", reason, 3)]
+    assert [(accepted["site"], accepted["reason"], accepted["shards"]) for accepted in shown] == [
+        ("B", reason, 3)
+    ]
     assert "exact_recovery is 1" in shown[0]["refusal"]
     assert reason in sltool("status").ok().err
 

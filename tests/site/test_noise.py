@@ -1,4 +1,4 @@
-"""The noise: what its numbers are, and that nobody can draw them again."""
+"""The noise: its distribution, and that nobody can compute it again."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def test_the_draws_are_standard_normal() -> None:
         assert (abs(draws) > sds).sum() == pytest.approx(expected, abs=5 * expected**0.5)
 
 
-def test_no_draw_follows_from_another() -> None:
+def test_draws_are_independent() -> None:
     blocks = standard_normal(KEY, 20 * BLOCK).reshape(20, 2, BLOCK // 2)
     radius, angle = blocks[:, 0], blocks[:, 1]
-    for one, other in (
+    for first, other in (
         (radius, angle),
         (radius**2, angle**2),
         (radius[1:], radius[:-1]),
         (radius[:, 1:], radius[:, :-1]),
     ):
-        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.006
+        assert abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 0.006
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 7, BLOCK - 1, BLOCK + 1])
-def test_any_number_can_be_drawn(number: int) -> None:
-    draws = standard_normal(KEY, number)
-    assert draws.shape == (number,)
+@pytest.mark.parametrize("count", [0, 1, 2, 7, BLOCK - 1, BLOCK + 1])
+def test_any_number_can_be_drawn(count: int) -> None:
+    draws = standard_normal(KEY, count)
+    assert draws.shape == (count,)
     assert draws.dtype == np.float32
     assert np.isfinite(draws).all()
 
@@ -49,7 +49,7 @@ def test_each_call_has_a_key_of_its_own() -> None:
     assert not (first == second).any()
 
 
-def test_neither_torchs_nor_numpys_seed_moves_it() -> None:
+def test_the_seeds_of_torch_and_numpy_do_not_affect_the_noise() -> None:
     drawn = []
     for _ in range(2):
         torch.manual_seed(0)

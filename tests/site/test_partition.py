@@ -1,4 +1,4 @@
-"""`partition`: what each site gets, and that its folder stands alone."""
+"""`partition`: what each site gets, and that its folder is self-contained."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_the_sites_test_rows_together_are_the_global_test_set(prepared: Sltool) 
     prepared("partition", "--ratios", "7:2:1").ok()
     three = {row["record"] for s in "ABC" for row in rows(prepared.folder, s) if is_test(row)}
     prepared("partition", "--ratios", "1", "--force").ok()
-    one = {row["record"] for row in rows(prepared.folder, "A") if is_test(row)}
-    assert three == one
-    assert len(one) == 44
+    single_site = {row["record"] for row in rows(prepared.folder, "A") if is_test(row)}
+    assert three == single_site
+    assert len(single_site) == 44
 
 
 def is_test(row: dict[str, str]) -> bool:
@@ -141,7 +141,7 @@ def test_a_simulation_is_the_same_for_the_same_seed(prepared: Sltool) -> None:
 
 
 @pytest.mark.parametrize("name", ["../B", "B-1", "", "1B", "B" * 40])
-def test_a_site_cannot_be_called_anything(prepared: Sltool, name: str) -> None:
+def test_invalid_site_names_are_refused(prepared: Sltool, name: str) -> None:
     assert prepared("partition", "--site", name).code == 2
 
 
@@ -173,8 +173,8 @@ def test_examinations_travel_within_their_patient() -> None:
         records=list("abcd"), groups=["p", "p", "p", "q"], examinations=["1", "1", "2", ""]
     )
     found = _group_pseudonyms(people, np.arange(4))
-    patients = [one.split("/")[0] for one in found]
+    patients = [group.split("/")[0] for group in found]
     assert found[0] == found[1] != found[2]
     assert patients[0] == patients[2] != patients[3]
     assert "/" not in found[3]
-    assert [len(one) for one in found] == [65, 65, 65, 32]
+    assert [len(group) for group in found] == [65, 65, 65, 32]

@@ -1,4 +1,4 @@
-"""Decoding in worker processes: the same samples in the same order, whatever cannot be read."""
+"""Decoding in worker processes: the same samples and order, whichever files cannot be read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_workers_give_what_one_process_gives(tmp_path: Path) -> None:
     found = [prepared(tmp_path / str(workers), source, workers) for workers in (1, 2)]
     (alone, first), (together, second) = found
     assert first == second
-    assert [one.record for one in first.refused] == [
+    assert [refused.record for refused in first.refused] == [
         f"non-COVID/{path.name}" for path in paths[: stage.BATCH]
     ]
     assert alone["inputs"].shape == (1600 - stage.BATCH, 1, 8, 8)

@@ -1,4 +1,4 @@
-"""How samples are split and shared over sites."""
+"""How samples are assigned to splits and sites."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_regression_labels_are_stratified() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(30, 200), st.integers(1, 8))
-def test_no_group_is_torn_and_none_is_lost(seed: int, patients: int, most: int) -> None:
+def test_each_group_is_in_exactly_one_split(seed: int, patients: int, most: int) -> None:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, most + 1, patients)
     groups = np.repeat(np.arange(patients), sizes)
@@ -57,12 +57,12 @@ def test_no_group_is_torn_and_none_is_lost(seed: int, patients: int, most: int) 
 def test_the_seed_decides() -> None:
     labels = np.repeat([0, 1], 100)
     groups = [str(n) for n in range(200)]
-    one, again, other = (run(labels, groups, seed=seed) for seed in (1, 1, 2))
-    assert (one.split == again.split).all()
-    assert not (one.split == other.split).all()
+    first, again, other = (run(labels, groups, seed=seed) for seed in (1, 1, 2))
+    assert (first.split == again.split).all()
+    assert not (first.split == other.split).all()
 
 
-def test_official_lists_are_kept() -> None:
+def test_official_lists_are_used() -> None:
     labels = np.tile([0, 1], 50)
     official = ["test"] * 20 + ["train"] * 80
     split = Split(official=True)

@@ -31,7 +31,7 @@ def edit(folder: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("epochs: 200", "epoch: 200", "unknown key 'training.epoch'; did you mean 'epochs'?"),
         ("epochs: 200", "epochs: -1", "training.epochs: Input should be greater than 0, not -1"),
@@ -47,21 +47,23 @@ def edit(folder: Path, old: str, new: str) -> None:
         ("sites: {}", "site: {}", "unknown key 'site'; did you mean 'sites'?"),
     ],
 )
-def test_a_mistake_is_named_with_its_path(prepared: Sltool, old: str, new: str, said: str) -> None:
+def test_a_mistake_is_named_with_its_path(
+    prepared: Sltool, old: str, new: str, message: str
+) -> None:
     edit(prepared.folder, old, new)
     ran = prepared("prepare", "cholesterol")
     assert ran.code == 2
-    assert said in ran.err
+    assert message in ran.err
     assert "study.yaml" in ran.err
     assert "Traceback" not in ran.err
 
 
-def test_every_key_stands_in_the_file_with_a_comment(prepared: Sltool) -> None:
+def test_every_key_is_in_the_file_with_a_comment(prepared: Sltool) -> None:
     lines = (prepared.folder / "study.yaml").read_text().splitlines()
     keys = [n for n, line in enumerate(lines) if ":" in line and not line.lstrip().startswith("#")]
     assert len(keys) > 25
-    for number in keys:
-        assert lines[number - 1].lstrip().startswith("#"), lines[number]
+    for line in keys:
+        assert lines[line - 1].lstrip().startswith("#"), lines[line]
 
 
 def test_enrolling_keeps_the_comments(prepared: Sltool) -> None:
@@ -144,7 +146,7 @@ def test_plain_values_follow_the_core_schema(text: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a: 1\nb: {c: 1,\n  c: 2}", "line 3: the key 'c' is repeated; it stands on line 2"),
         ("{a: 1, a: 1}", "line 1: the key 'a' is repeated"),
@@ -155,10 +157,10 @@ def test_plain_values_follow_the_core_schema(text: str, value: object) -> None:
         ("a: 1\n---\nb: 1", "line 2: but found another document"),
     ],
 )
-def test_what_is_no_yaml_is_told_with_its_line(text: str, said: str) -> None:
+def test_invalid_yaml_is_reported_with_its_line(text: str, message: str) -> None:
     with pytest.raises(StudyFileError, match=r"study\.yaml is not valid YAML") as caught:
         parse_yaml(text, where="test")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 A, B, C = (f"ed25519:{43 * letter}=" for letter in "ABC")
@@ -214,12 +216,12 @@ def test_sites_are_added_and_nothing_a_person_wrote_is_lost(
     edited = folder.study_file.read_bytes().decode()
     assert edited.count("a person's") == text.count("a person's")
     assert edited.replace("\r\n", "").count("\n") == (0 if crlf else edited.count("\n"))
-    # What is gone is the empty value at most.
+    # At most the empty value is removed.
     gone = [line[2:] for line in difflib.ndiff(text.split(), edited.split()) if line[0] == "-"]
     assert set(gone) <= {"{}"} or layout.startswith("flow") or "braces" in layout
 
 
-def test_what_is_about_a_site_stays_with_it(prepared: Sltool) -> None:
+def test_comments_about_a_site_stay_with_it(prepared: Sltool) -> None:
     folder = StudyFolder(prepared.folder)
     edit(folder.root, "sites: {}", LAYOUTS["block, comments"])
     add_sites(folder.study_file, {"B": Site(key=A)})
@@ -247,7 +249,7 @@ def test_a_study_file_may_be_json(prepared: Sltool) -> None:
         assert "B" in json.loads(folder.study_file.read_text())["sites"]
 
 
-def test_what_cannot_be_edited_is_left_and_told(prepared: Sltool) -> None:
+def test_a_layout_that_cannot_be_edited_is_left_and_reported(prepared: Sltool) -> None:
     edit(prepared.folder, "widths: [16, 64, 64]", "widths: &none [16, 64, 64]")
     edit(prepared.folder, "sites: {}", "sites: &sites {}\nserver: *sites")
     edit(prepared.folder, "server:\n  # From", "# From")

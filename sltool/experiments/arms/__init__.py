@@ -1,6 +1,6 @@
 """The arms of a comparison, one file each: what is trained on what, and where the data lies.
 
-All arms of a cell share its split, sites, seed, epochs, batches and test rows, and choose their
+All arms of a cell share its split, sites, seed, epochs, batches and test rows, and select their
 epoch by validation loss. An arm writes `predictions.csv` and, if it trains in epochs,
 `history.csv` to the folder it is given.
 """
@@ -20,7 +20,7 @@ from sltool.study.schema import Study
 
 Arm = Callable[[Trial, Path], TrainingSummary]
 
-# Behind a colon may stand the number of rounds.
+# The name may be followed by a colon and the number of rounds.
 FEDERATED: dict[str, Callable[..., TrainingSummary]] = {
     "federated": federated.run,
     "federated-stateless": partial(federated.run, stateless=True),
@@ -41,12 +41,12 @@ FAMILIES = {
 
 
 def expand(names: Sequence[str]) -> list[str]:
-    """The arms of these names, each once, in order.
+    """Replace families by their arms, and drop duplicates; the order is kept.
 
     Raises:
         UnknownNameError: there is no such arm.
     """
-    arms = [one for name in names for one in FAMILIES.get(name, (name,))]
+    arms = [arm for name in names for arm in FAMILIES.get(name, (name,))]
     for arm in arms:
         if not _is_arm(arm):
             raise UnknownNameError.of("arm", arm, [*ARMS, *FAMILIES, "single:A", "federated:5"])
@@ -61,7 +61,7 @@ def _is_arm(arm: str) -> bool:
     return arm in ARMS or (name in FEDERATED and rounds)
 
 
-def find(arm: str) -> Arm:
+def find_arm(arm: str) -> Arm:
     """The arm of this name, as `expand` gives it."""
     name, _, value = arm.partition(":")
     if name == "single":
@@ -83,7 +83,7 @@ def inapplicable(arm: str, study: Study) -> str:
     return ""
 
 
-def check_some(arms: Sequence[str], skipped: dict[str, str]) -> None:
-    """Raise `UsageError` if every arm was left out."""
+def check_any_applicable(arms: Sequence[str], skipped: dict[str, str]) -> None:
+    """Raise `UsageError` if every arm was skipped."""
     if arms and len(skipped) == len(arms):
         raise UsageError("none of the arms fits this case", expected="; ".join(skipped.values()))

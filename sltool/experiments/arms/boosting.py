@@ -13,12 +13,12 @@ from sltool.experiments.trial import Trial
 from sltool.server.store import StoredSamples
 from sltool.study.schema import Study
 
-# Below this many rows the exact trees are quick, and better than the binned ones.
+# Below this many rows exact splits are fast enough, and more accurate than histogram bins.
 EXACT_BELOW = 10_000
 
 
 def run(trial: Trial, target: Path) -> TrainingSummary:
-    """Fit on all sites' training rows with scikit-learn's own settings; validation is not used."""
+    """Fit on all sites' training rows with scikit-learn's defaults; no validation rows are used."""
     data = trial.raw
     train, test = data.store.samples("train"), data.store.samples("test")
     model = _model(data.study, len(train), trial.seed)
@@ -28,7 +28,7 @@ def run(trial: Trial, target: Path) -> TrainingSummary:
 
 
 def columns(samples: StoredSamples, study: Study) -> Any:
-    """(N, columns) float64 in the source's units."""
+    """(N, columns) float64 in the units of the source."""
     standardised = samples.features[samples.rows].numpy().astype(np.float64)
     return standardised * np.array(study.samples.sd) + np.array(study.samples.mean)
 

@@ -1,10 +1,11 @@
 """federated: FedAvg over whole networks (McMahan et al., "Communication-Efficient Learning", 2017).
 
-In a round every site starts from the common weights and trains on its own samples with an
-optimiser of its own; then the server takes the mean of the weights, by samples. A round is an
-epoch; in `federated:5` the study's epochs are shared among five rounds, so that the sites meet
-less often. An optimiser's state stays at its site from round to round: with three hospitals none
-drops out. `federated-stateless` forgets it after every round, as where sites come and go.
+In a round every site starts from the global weights and trains on its own samples with its own
+optimiser; then the server averages the weights, weighted by samples. A round is one epoch; in
+`federated:5` the study's epochs are divided into five rounds, so the weights are averaged less
+often. Each site keeps its optimiser state between rounds, which assumes that every site takes part
+in every round. `federated-stateless` resets it after each round, as is usual where sites may drop
+out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ import torch
 from torch import nn
 
 from sltool.experiments.arm_files import TrainingSummary
-from sltool.experiments.training_loop import Best, Loop, figures, network_outputs, write_network
+from sltool.experiments.training_loop import (
+    Best,
+    Loop,
+    network_outputs,
+    validation_metrics,
+    write_network,
+)
 from sltool.experiments.trial import Trial
 from sltool.models.base import build
 from sltool.study.schema import Study
@@ -27,7 +34,7 @@ State = dict[str, torch.Tensor]
 def run(
     trial: Trial, target: Path, rounds: int | None = None, stateless: bool = False
 ) -> TrainingSummary:
-    """The study's epochs in so many rounds; the best round by validation loss of all sites."""
+    """Train in `rounds` rounds, and test the one with the best validation loss over all sites."""
     data, device = trial.raw, trial.device
     epochs = data.study.training.epochs
     network = build(data.study, trial.seed).server_network.to(device)
@@ -35,31 +42,31 @@ def run(
     validation, test = data.store.samples("validation"), data.store.samples("test")
     best = Best()
     with trial.progress.bar("train federated", epochs) as advance:
-        for numbers in _rounds(epochs, rounds or epochs):
-            loss = _round(network, sites, numbers)
+        for epoch_range in _rounds(epochs, rounds or epochs):
+            loss = _round(network, sites, epoch_range)
             if stateless:
                 for site in sites:
                     site.reset_optimizer()
-            row = {"epoch": numbers.stop, "train_loss": loss}
-            row |= figures(data.study, network_outputs(network, validation, device), validation)
+            row = {"epoch": epoch_range.stop, "train_loss": loss}
+            outputs = network_outputs(network, validation, device)
+            row |= validation_metrics(data.study, outputs, validation)
             best.update(network, row)
-            advance(len(numbers))
+            advance(len(epoch_range))
     network.load_state_dict(best.state)
     write_network(target, data.study, test, network_outputs(network, test, device), best)
     return TrainingSummary(sum(len(site.samples) for site in sites), epochs, best.epoch)
 
 
 def inapplicable(rounds: int, study: Study) -> str:
-    """Why the epochs cannot be shared among so many rounds, or ''."""
+    """Why the epochs cannot be divided into `rounds` rounds, or ''."""
     epochs = study.training.epochs
     return "" if rounds <= epochs else f"{epochs} epochs cannot make {rounds} rounds"
 
 
 def _rounds(epochs: int, rounds: int) -> list[range]:
-    """The numbers of each round's epochs, as even as whole epochs allow."""
+    """The epochs of each round, divided as evenly as possible."""
     return [
-        range(epochs * number // rounds, epochs * (number + 1) // rounds)
-        for number in range(rounds)
+        range(epochs * index // rounds, epochs * (index + 1) // rounds) for index in range(rounds)
     ]
 
 
@@ -69,16 +76,16 @@ def _site(trial: Trial, network: nn.Module, name: str) -> Loop:
     return Loop(deepcopy(network), data.study, samples, trial.seed, trial.device)
 
 
-def _round(network: nn.Module, sites: list[Loop], numbers: range) -> float:
-    """One round of these epochs; returns the last one's mean training loss over all samples."""
+def _round(network: nn.Module, sites: list[Loop], epochs: range) -> float:
+    """Train for one round; returns the mean training loss of its last epoch over all samples."""
     total = sum(len(site.samples) for site in sites)
     mean: State = {}
     loss = 0.0
     for site in sites:
         share = len(site.samples) / total
         site.network.load_state_dict(network.state_dict())
-        for number in numbers:
-            last = site.epoch(number, site.whole)
+        for epoch in epochs:
+            last = site.epoch(epoch, site.forward)
         loss += share * last
         _add(mean, site.network.state_dict(), share)
     network.load_state_dict(mean)
@@ -86,7 +93,7 @@ def _round(network: nn.Module, sites: list[Loop], numbers: range) -> float:
 
 
 def _add(mean: State, state: State, share: float) -> None:
-    """mean += share * state; counters, such as of batch normalisation, are taken as they are."""
+    """mean += share * state; counters, such as those of batch normalisation, are copied."""
     for name, value in state.items():
         if not value.is_floating_point():
             mean[name] = value

@@ -1,9 +1,9 @@
-"""friedewald, martin-hopkins, sampson: what laboratories compute LDL with, in mg/dL.
+"""friedewald, martin-hopkins, sampson: clinical equations for LDL cholesterol, in mg/dL.
 
 Friedewald et al., Clin Chem 1972;18:499. Martin et al., JAMA 2013;310:2061, Figure 2: the 180
 medians of TG : VLDL-C by triglycerides and non-HDL cholesterol. Sampson et al., JAMA Cardiol
-2020;5:540 (NIH equation 2). Each is used for every row, also where its authors do not recommend
-it (triglycerides from 400, from 800 for Sampson), so that all arms have the same test rows.
+2020;5:540 (NIH equation 2). Each is applied to every row, also outside the range that its authors
+recommend (triglycerides from 400, from 800 for Sampson), so that all arms have the same test rows.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ def run(name: str, trial: Trial, target: Path) -> TrainingSummary:
 
 
 def inapplicable(study: Study) -> str:
-    """Why the equations cannot be used on this study, or ''."""
+    """Why the equations cannot be applied to this study, or ''."""
     names = study.dataset.settings().get("columns", ())
     if study.samples.labels.kind == "regression" and set(NEEDED) <= set(names):
         return ""
     return "the equations need the columns TC, HDL and TG"
 
 
-# The first mg/dL of each stratum but the lowest.
+# Lower bounds, in mg/dL, of all strata except the lowest.
 NON_HDL_FROM = np.array([100, 130, 160, 190, 220])
 # fmt: off
 TG_FROM = np.array([

@@ -10,4 +10,4 @@ from sltool.experiments.trial import Trial
 
 def run(trial: Trial, target: Path) -> TrainingSummary:
     """The server's stages on the shards of all sites."""
-    return trial.train(trial.split, "multi", [], target)
+    return trial.train(trial.feature_maps, "multi", [], target)

@@ -1,4 +1,4 @@
-"""pooled: all raw data in one place, the network unsplit and trained whole: the upper bound."""
+"""pooled: all raw data in one place, the whole network trained without a cut: the upper bound."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from sltool.experiments.trial import Trial
 
 
 def run(trial: Trial, target: Path) -> TrainingSummary:
-    """The server's stages at cut 0: the first layers learn too, from the same views."""
+    """The server's stages at cut 0: the first layers are trained too, on the same views."""
     return trial.train(trial.raw, "pooled", [], target)

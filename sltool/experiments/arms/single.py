@@ -1,4 +1,4 @@
-"""single:C: one site alone with the same layers; tested on the test rows of all sites."""
+"""single:C: the same network trained on one site alone, tested on the test rows of all sites."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from sltool.experiments.trial import Trial
 
 
 def run(site: str, trial: Trial, target: Path) -> TrainingSummary:
-    """The server's stages on the shards of one site; its own validation rows choose the epoch."""
-    return trial.train(trial.split, f"single-{site}", [site], target)
+    """The server's stages on the shards of one site; its own validation rows select the epoch."""
+    return trial.train(trial.feature_maps, f"single-{site}", [site], target)

@@ -1,8 +1,9 @@
-"""Scores of studies and patients from those of their images.
+"""Scores of examinations and patients from the scores of their images.
 
-MURA is scored by the study: the mean of its images' probabilities (Rajpurkar et al., "MURA", 2017).
-The images of a study share their label. A patient's studies may not: then a patient is positive if
-any of the studies is; for regression, the mean counts.
+MURA is scored per examination: the mean of its images' probabilities (Rajpurkar et al., "MURA",
+2017). The images of an examination share a label; a patient's examinations may differ. A patient is
+positive if any examination is; for regression, the mean of the labels counts. The `--level` of
+examinations is called 'study', as in MURA.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from sltool.study.layout import Level
 def group_indices(
     groups: NDArray[np.bytes_], level: Level, dataset: str
 ) -> NDArray[np.int64] | None:
-    """The number of each sample's study or patient, (N,); None where every image counts.
+    """The index of each sample's examination or patient, (N,); None for level 'image'.
 
     Args:
         groups: (N,) `patient` or `patient/examination`.
         dataset: its name, for the message.
 
     Raises:
-        UsageError: the level is 'study' and some samples belong to no examination.
+        UsageError: the level is 'study' and the dataset does not record the examinations.
     """
     if level == "image":
         return None
     parts = np.char.partition(groups, b"/")
     if level == "study" and not parts[:, 2].all():
         raise UsageError(
-            f"the dataset '{dataset}' does not say which images make up a study",
+            f"the dataset '{dataset}' does not say which images belong to one examination",
             expected="--level image or --level patient",
         )
     names = groups if level == "study" else parts[:, 0]
@@ -42,16 +43,16 @@ def group_indices(
 def aggregate(
     kind: str, y_true: Array, y_pred: Array, groups: NDArray[np.int64] | None
 ) -> tuple[Array, Array]:
-    """Labels and predictions of the groups: (G,) and (G,) or (G, classes).
+    """Labels (G,) and mean predictions (G,) or (G, classes) of the groups.
 
     Args:
         kind: of the labels.
         y_true: (N,) labels.
         y_pred: (N,) or (N, classes) predictions.
-        groups: (N,) the group's number of each; None: every sample is its own.
+        groups: (N,) the group index of each sample; None: every sample is its own group.
 
     Raises:
-        BadDataError: samples of one group have different classes, of more than two.
+        BadDataError: multiclass samples of a group have different classes.
     """
     if groups is None:
         return y_true, y_pred
@@ -65,8 +66,8 @@ def aggregate(
     np.maximum.at(highest, groups, y_true)
     if kind == "multiclass" and (highest[groups] != y_true).any():
         raise BadDataError(
-            "images of one study or patient have different classes",
-            expected="one class for all of them",
+            "images of one examination or patient have different classes",
+            expected="the same class for all of them",
             hint="evaluate with --level image",
         )
     return highest, scores

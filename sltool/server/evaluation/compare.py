@@ -1,4 +1,4 @@
-"""The figures of several runs, as `evaluate` left them."""
+"""Compares the figures of several runs, as `evaluate` wrote them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sltool.study.layout import Question, StudyFolder
 
 @dataclass(frozen=True)
 class RunFigures:
-    """One run's answer to a question."""
+    """One run's figures for a question."""
 
     run: str
     sites: list[str]
@@ -23,11 +23,11 @@ class RunFigures:
 
 
 def compare_runs(folder: StudyFolder, names: Sequence[str], question: Question) -> list[RunFigures]:
-    """One row a run, in the order of `names` (none: every run that was asked the question).
+    """One row per run, in the order of `names` (none: every run with figures for the question).
 
     Raises:
         UnknownNameError: there is no run of that name.
-        StageOrderError: none has begun; one was not asked the question, or none was.
+        StageOrderError: no run has begun, or a named run or every run lacks these figures.
     """
     split, level = question.split, question.level
     rows = []

@@ -1,4 +1,4 @@
-"""`evaluate`: a run's best network on the samples of a split, or on their studies or patients."""
+"""`evaluate`: the figures of a run's best network per image, examination or patient."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Figures(TypedDict):
-    """What is read of a question's figures."""
+    """The keys of a question's figures that are read."""
 
     samples: int
     metrics: dict[str, float | None]
@@ -33,12 +33,12 @@ class Figures(TypedDict):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every figure of one run on the samples of one question.
+    """The figures of one run on the samples of one question.
 
     Attributes:
-        samples: counts what the question's level says.
-        by_site: the same figures for each site's samples alone.
-        notes: which metrics are not defined, and why; each site's figures have theirs.
+        samples: the count of images, examinations or patients, as the level says.
+        by_site: the same figures for the samples of each site, with notes of their own.
+        notes: which metrics are not defined, and why.
     """
 
     run: str
@@ -59,26 +59,19 @@ def evaluate(
     """Predict, write the question's predictions and figures, and return the figures.
 
     Args:
-        question: its level is what is scored: every image, every study (examination) or every
-            patient; see `sltool.server.evaluation.aggregate`. The predictions are of images in any case.
-            All sites means whatever has arrived, also of sites that the run was not trained on.
+        question: its level is what is scored: images, examinations ('study') or patients; see
+            `sltool.server.evaluation.aggregate`. Predictions are written per image in any case.
+            All sites means all that have sent samples, also those the run was not trained on.
 
     Raises:
         UnknownNameError: no run has this name.
         StageOrderError: the run has no model, or no shard of that split has arrived.
-        StudyMismatchError: the run belongs to another encoding or model.
-        UsageError: the samples do not have that level.
+        StudyMismatchError: the run was trained with another encoding or model.
+        UsageError: the dataset does not have that level.
     """
     run = find_run(folder, name)
     check_run(run, study, store)
-    samples = store.samples(question.split, question.sites)
-    if not len(samples):
-        of = f" of {' '.join(question.sites)}" if question.sites else ""
-        raise StageOrderError(
-            f"no {question.split} sample{of} has arrived",
-            where=store.folder,
-            hint="ship the sites' shards",
-        )
+    samples = _arrived_samples(store, question)
     kind = study.samples.labels.kind
     names = metrics_for(kind)
     groups = group_indices(samples.groups, question.level, study.dataset.name)
@@ -87,20 +80,32 @@ def evaluate(
     labels = samples.labels.numpy().astype(float)
 
     def score(part: slice | NDArray[np.bool_]) -> dict[str, Any]:
-        of_part = None if groups is None else np.unique(groups[part], return_inverse=True)[1]
-        y_true, scores = aggregate(kind, labels[part], y_pred[part], of_part)
+        part_groups = None if groups is None else np.unique(groups[part], return_inverse=True)[1]
+        y_true, scores = aggregate(kind, labels[part], y_pred[part], part_groups)
         figures = compute(names, y_true, scores)
-        notes = _undefined(figures, y_true, study)
+        notes = _undefined_notes(figures, y_true, study)
         return {"samples": len(y_true), "metrics": figures, "notes": notes}
 
-    by_site = {site: score(samples.site == n) for n, site in enumerate(samples.sites)}
+    by_site = {site: score(samples.site == index) for index, site in enumerate(samples.sites)}
     result = Evaluation(name, **score(slice(None)), by_site=by_site)
     _write_metrics(run, question, result)
     return result
 
 
-def _undefined(figures: dict[str, float | None], y_true: Array, study: Study) -> list[str]:
-    """A note on the metrics that are not defined for these samples."""
+def _arrived_samples(store: Store, question: Question) -> StoredSamples:
+    samples = store.samples(question.split, question.sites)
+    if not len(samples):
+        site_names = f" of {' '.join(question.sites)}" if question.sites else ""
+        raise StageOrderError(
+            f"no {question.split} sample{site_names} has arrived",
+            where=store.folder,
+            hint="run `sltool ship` at the sites",
+        )
+    return samples
+
+
+def _undefined_notes(figures: dict[str, float | None], y_true: Array, study: Study) -> list[str]:
+    """A note on the metrics that are not defined for these samples; [] if all are."""
     names = " ".join(name for name, value in figures.items() if value is None)
     if not names:
         return []
@@ -111,7 +116,7 @@ def _undefined(figures: dict[str, float | None], y_true: Array, study: Study) ->
 
 
 def ask(study: Study, split: str, level: Level, sites: Sequence[str]) -> Question:
-    """The question about these sites' samples; all sites by name are all sites.
+    """The question about the samples of `sites`; naming all sites is the same as naming none.
 
     Raises:
         UnknownNameError: the study has no site of that name.
@@ -122,9 +127,12 @@ def ask(study: Study, split: str, level: Level, sites: Sequence[str]) -> Questio
 
 
 def check_run(run: RunFolder, study: Study, store: Store) -> None:
-    """Raise `StudyMismatchError` unless the run is of this study as it is now.
+    """Check that the run was trained with the study's current encoding and model.
 
-    Raises `StageOrderError` where it has no model, too, and `BadDataError` for a damaged record.
+    Raises:
+        StudyMismatchError: it was not.
+        StageOrderError: the run has no model.
+        BadDataError: its record is damaged.
     """
     settings = run_settings(run)
     for key, now in (
@@ -136,12 +144,12 @@ def check_run(run: RunFolder, study: Study, store: Store) -> None:
                 f"run '{run.name}' was trained with another {key}",
                 where=run.settings,
                 expected=f"{now}, not {settings[key]}",
-                hint="train again, or bring back the study.yaml of that run",
+                hint="train again, or restore the study.yaml of that run",
             )
 
 
 def _predict(run: RunFolder, study: Study, samples: StoredSamples, device: torch.device) -> Array:
-    # Not above: who reads the figures of a run needs no torch, which is slow to import.
+    # Imported here: reading a run's figures works without torch, which is slow to import.
     from sltool.models.base import load_weights, outline
     from sltool.server.training.objective import Objective
     from sltool.server.training.trainer import predict
@@ -154,7 +162,7 @@ def _predict(run: RunFolder, study: Study, samples: StoredSamples, device: torch
 
 
 def write_predictions(path: Path, study: Study, samples: StoredSamples, y_pred: Array) -> None:
-    """Publish a table of predictions: `y_pred` is (N,), or (N, classes) for several classes."""
+    """Write a table of predictions; `y_pred` is (N,), or (N, classes) for several classes."""
     columns = ["y_pred"]
     if y_pred.ndim == 2:
         columns = [f"y_pred_{name}" for name in study.samples.labels.classes]
@@ -162,13 +170,13 @@ def write_predictions(path: Path, study: Study, samples: StoredSamples, y_pred: 
     y_true = samples.labels.tolist()
     rows = (
         {
-            "pseudonym": samples.pseudonyms[number].decode("ascii"),
-            "group": samples.groups[number].decode("ascii"),
-            "site": samples.sites[samples.site[number]],
-            "y_true": y_true[number],
-            **dict(zip(columns, predicted[number], strict=True)),
+            "pseudonym": samples.pseudonyms[index].decode("ascii"),
+            "group": samples.groups[index].decode("ascii"),
+            "site": samples.sites[samples.site[index]],
+            "y_true": y_true[index],
+            **dict(zip(columns, predicted[index], strict=True)),
         }
-        for number in range(len(samples))
+        for index in range(len(samples))
     )
     write_csv(path, rows, ["pseudonym", "group", "site", "y_true", *columns])
 
@@ -186,7 +194,7 @@ def _write_metrics(run: RunFolder, question: Question, result: Evaluation) -> No
 
 
 def read_metrics(run: RunFolder, question: Question) -> Figures | None:
-    """The figures of a question; None where it was not asked yet.
+    """The figures of a question; None if the run was not evaluated on it.
 
     Raises:
         BadDataError: the file is damaged.
@@ -195,5 +203,5 @@ def read_metrics(run: RunFolder, question: Question) -> Figures | None:
     if not path.is_file():
         return None
     hint = f"delete the file and run `sltool evaluate --run {run.name}` again"
-    known = read_json(path, dict[str, Figures], "the run's metrics", hint)
-    return known.get(question.name)
+    by_question = read_json(path, dict[str, Figures], "the run's metrics", hint)
+    return by_question.get(question.name)

@@ -1,4 +1,4 @@
-"""What was accepted and study.yaml have to be of one encoding; if not, which key was changed."""
+"""Checks that study.yaml has the encoding of the accepted shards; names the keys that changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sltool.shard.reader import read_manifest
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study, digest_of
 
-# What the parts of `Study.meaning` are called that are no keys of study.yaml.
+# Names for the parts of `Study.meaning` that are not keys of study.yaml.
 NAMES = {"study": "id", "privacy_layer": "the SHA-256 of privacy-layer.safetensors"}
 
 
@@ -20,14 +20,15 @@ def check_encoding(folder: StudyFolder, study: Study, digest: str) -> None:
     """Compare the study's encoding digest with that of the accepted shards.
 
     Raises:
-        BadDataError: they differ; it names the changed keys with both values. Nothing is moved.
+        BadDataError: they differ; the message names the changed keys with both values. No file is
+            moved.
     """
     accepted = _accepted(folder)
     if accepted is None or accepted.encoding == digest:
         return
     now = _flat(study.meaning(folder.privacy_layer))
     recorded = _recorded(folder, accepted.encoding)
-    was = _of_manifest(accepted) if recorded is None else _flat(recorded)
+    was = _manifest_settings(accepted) if recorded is None else _flat(recorded)
     keys = was if recorded is None else {**was, **now}
     changed = [key for key in keys if was.get(key) != now.get(key)]
     facts = [f"{key} is {_shown(now, key)}, and was {_shown(was, key)}" for key in changed]
@@ -43,35 +44,35 @@ def check_encoding(folder: StudyFolder, study: Study, digest: str) -> None:
 
 
 def record_encoding(folder: StudyFolder, study: Study, digest: str) -> None:
-    """Keep what the digest covers, for the message of `check_encoding`, which has passed."""
+    """Write what the digest covers, for later messages of `check_encoding`; call it after that."""
     if _recorded(folder, digest) is None:
         write_json(folder.encoding, study.meaning(folder.privacy_layer))
 
 
 def _accepted(folder: StudyFolder) -> Content | None:
-    """What an accepted shard holds: all have the same encoding, as no other is taken in."""
+    """The content record of any accepted shard: all accepted shards have the same encoding."""
     for path in sorted(folder.accepted.glob("*.h5")):
         try:
             return read_manifest(path)[0].content
         except ShardRefusedError:
-            # The queue finds out what is wrong with it when it makes the store again.
+            # The queue rejects the damaged shard when it rebuilds the store.
             continue
     return None
 
 
 def _recorded(folder: StudyFolder, digest: str) -> dict[str, Any] | None:
-    """The record of the encoding with this digest; without it the message says less."""
+    """The recorded encoding with this digest; None if there is none."""
     if not folder.encoding.is_file():
         return None
     try:
-        found = read_json(folder.encoding, dict[str, Any], "the record of the encoding", "")
+        record = read_json(folder.encoding, dict[str, Any], "the record of the encoding", "")
     except BadDataError:
         return None
-    return found if digest_of(found) == digest else None
+    return record if digest_of(record) == digest else None
 
 
-def _of_manifest(content: Content) -> dict[str, Any]:
-    """The little that a shard says of its encoding, by the keys of `_flat`."""
+def _manifest_settings(content: Content) -> dict[str, Any]:
+    """The settings of the encoding that a shard's manifest contains, with the keys of `_flat`."""
     return {
         NAMES["study"]: content.study,
         "encoding.dtype": content.dtype,
@@ -82,7 +83,7 @@ def _of_manifest(content: Content) -> dict[str, Any]:
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested sections by their dotted keys."""
+    """The values of nested sections, by dotted key."""
     values: dict[str, Any] = {}
     for key, value in section.items():
         name = prefix + (key if prefix else NAMES.get(key, key))

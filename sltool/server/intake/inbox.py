@@ -1,4 +1,4 @@
-"""What lies in the inbox: strangers put it there, so nothing in it is followed or waited for."""
+"""The inbox. Its files are untrusted: links are not followed, and no read waits for data."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ from sltool.study.layout import StudyFolder
 
 SHARD = ".h5"
 REASON = ".reason.json"
-# A file that breaks the format may still be growing; so long it is watched.
+# A malformed file may still be being copied: it is watched for this long before it is refused.
 SETTLE_SECONDS = 2.0
-# Names in `rejected/` and `held/` keep room for a number and for REASON.
+# The longest stem in `rejected/` and `held/`: leaves room for a counter and for REASON.
 NAME_BYTES = 200
-# Why the system may refuse to move one file and not another.
-OF_ONE_FILE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EBUSY)
+# Errors on moving a file that concern this file only.
+SINGLE_FILE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EBUSY)
 
 
 def waiting(folder: StudyFolder) -> list[Path]:
-    """The names in the inbox that a shard or a withdrawal can have, withdrawals first.
+    """The files in the inbox with the name of a shard or a withdrawal, withdrawals first.
 
     Raises:
-        StorageError: the system refused to list the inbox.
+        StorageError: the inbox could not be listed.
     """
     try:
-        names = [path for path in folder.inbox.iterdir() if kind_of(path)]
+        files = [path for path in folder.inbox.iterdir() if kind_of(path)]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise StorageError.of(error, folder.inbox, "read") from error
-    return sorted(names, key=lambda path: (kind_of(path) != WITHDRAWAL, path.name))
+    return sorted(files, key=lambda path: (kind_of(path) != WITHDRAWAL, path.name))
 
 
 def kind_of(path: Path) -> str:
-    """`.h5`, `.withdrawal`, or '' for any other name."""
+    """The type by name: `.h5`, `.withdrawal`, or '' for any other."""
     suffix = Path(path.name.removesuffix(AGE)).suffix
     return suffix if suffix in (SHARD, WITHDRAWAL) else ""
 
 
 class ArrivalTimer:
-    """Tells a broken file from one that is still being copied."""
+    """Tells a damaged file from a file that is still being copied."""
 
     def __init__(self, seconds: float = SETTLE_SECONDS) -> None:
         self._seconds = seconds
         self._deadline = time.monotonic() + seconds
 
     def still_arriving(self, path: Path) -> bool:
-        """Whether the file changes before it has been still for some seconds.
+        """Whether the file changes while watched, until it has been unchanged for `seconds`.
 
-        All calls together wait no longer than that, whatever the files' times say.
+        All calls together wait at most `seconds`, whatever the files' modification times are.
         """
         before = _regular(path)
         if before is None:
             return False
-        fresh = self._seconds - (time.time() - before.st_mtime)
-        left = min(fresh, self._deadline - time.monotonic())
+        remaining = self._seconds - (time.time() - before.st_mtime)
+        left = min(remaining, self._deadline - time.monotonic())
         while left > 0:
             time.sleep(min(left, 0.1))
             left -= 0.1
@@ -73,33 +73,33 @@ class ArrivalTimer:
 
 
 def _regular(path: Path) -> os.stat_result | None:
-    """What the system knows of a regular file; None of anything else, or of none."""
+    """The file's status; None if it is not a regular file or does not exist."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return None
-    return found if stat.S_ISREG(found.st_mode) else None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _changed(path: Path, before: os.stat_result) -> bool:
-    """Whether the file was written to; one that is gone was not."""
+    """Whether the file was written to; False if it no longer exists."""
     now = _regular(path) or before
     return (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
 
 
-def quarantine(path: Path, folder: Path, error: SltoolError) -> None:
-    """Move a file, untouched, into `folder` beside a file with the reason.
+def move_with_reason(path: Path, folder: Path, error: SltoolError) -> None:
+    """Move a file, unchanged, into `folder`, with a file beside it that states the reason.
 
     Raises:
-        ImmovableError: the system does not let go of this file; it is where it was.
+        ImmovableError: this file cannot be moved; it stays where it is.
         StorageError: no space or no permission in `folder`.
     """
     target = free_name(folder, path.name)
     record = target.with_name(target.name + REASON)
-    reason = {"file": shown(path.name), "exit_code": error.exit_code, "reason": error.what}
+    reason = {"file": printable(path.name), "exit_code": error.exit_code, "reason": error.what}
     write_json(record, {**reason, **dict(error.details())})
     try:
-        with letting_go(path):
+        with immovable_errors(path):
             move(path, target)
     except ImmovableError:
         remove(record)
@@ -107,36 +107,36 @@ def quarantine(path: Path, folder: Path, error: SltoolError) -> None:
 
 
 @contextmanager
-def letting_go(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to move or delete `path` into an `ImmovableError`."""
+def immovable_errors(path: Path) -> Iterator[None]:
+    """Raise `ImmovableError` if the system refuses to move or delete `path`."""
     try:
         yield
     except StorageError as error:
         cause = error.__cause__
-        if not isinstance(cause, OSError) or cause.errno not in OF_ONE_FILE:
+        if not isinstance(cause, OSError) or cause.errno not in SINGLE_FILE_ERRORS:
             raise
         raise ImmovableError(
             f"the file could not be moved: {cause.strerror}",
             where=path,
-            hint="move it away by hand, or let the server's user do it",
+            hint="move it by hand, or give the server's user the permission",
         ) from error
 
 
 def free_name(folder: Path, name: str) -> Path:
-    """A path in `folder` that is free: `name`, shortened if need be, with a number if need be."""
+    """An unused path in `folder`: `name`, shortened if too long, with a counter if it exists."""
     suffix = "".join(Path(name).suffixes[-2:])[-20:]
     stem = name.removesuffix(suffix).encode("utf-8", "surrogateescape")[:NAME_BYTES]
     short = stem.decode("utf-8", "surrogateescape")
-    target, number = folder / f"{short}{suffix}", 1
+    target, counter = folder / f"{short}{suffix}", 1
     while os.path.lexists(target):
-        target = folder / f"{short}.{number}{suffix}"
-        number += 1
+        target = folder / f"{short}.{counter}{suffix}"
+        counter += 1
     return target
 
 
-def shown(name: str) -> str:
-    """A name that a terminal can show: control and undecodable characters are escaped."""
+def printable(name: str) -> str:
+    """The name with control and undecodable characters escaped, safe for a terminal."""
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
-        for letter in name.encode("utf-8", "backslashreplace").decode("utf-8")
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in name.encode("utf-8", "backslashreplace").decode("utf-8")
     )

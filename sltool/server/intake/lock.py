@@ -1,4 +1,4 @@
-"""One server at a time works on a study."""
+"""The lock that lets only one server at a time work on a study."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sltool.study.layout import StudyFolder
 def only_server(folder: StudyFolder) -> Iterator[None]:
     """Hold `server/lock`; the operating system releases it however the process ends.
 
-    `server/lock-holder` has the number of the process that holds it: on Windows no other process
-    can read a locked file.
+    `server/lock-holder` has the ID of the process that holds it, since no other process can read a
+    locked file on Windows.
 
     Raises:
         UsageError: another process holds it.
@@ -51,5 +51,5 @@ def _holder(folder: StudyFolder) -> str:
     try:
         return f"process {folder.lock_holder.read_text(encoding='utf-8').strip()}"
     except OSError:
-        # The other process has not written it yet, or belongs to another user.
+        # The other process has not written the file yet, or runs as another user.
         return "the other process"

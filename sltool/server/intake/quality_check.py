@@ -1,4 +1,4 @@
-"""Shards that are well formed and signed, and still look wrong: a person has to approve them."""
+"""Finds well-formed, signed shards with suspect data, which a person has to approve."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from sltool.server.store import Segment
 from sltool.shard.payload import ID_BYTES
 
-# A shard's scale may differ from the site's usual one by less than this factor.
+# A shard's scale must differ from the site's usual one by less than this factor.
 SCALE_FACTOR = 100.0
-# The scale is taken from every so many rows of a block: plenty to tell a factor of 100.
-EVERY = 8
-# The chance that, of all the shards of a study, a clean one is ever held for having one class
-# alone. The shard that comes as the m-th may use FALSE_ALARMS / (m (m + 1)) of it, which add up to
-# FALSE_ALARMS over any number of shards.
-FALSE_ALARMS = 0.01
+# The scale is measured on every eighth row, which suffices to detect a factor of 100.
+ROW_STRIDE = 8
+# The probability that any clean shard of a study is quarantined because all its samples have the
+# same class. The m-th shard is tested at the level FALSE_ALARM_RATE / (m (m + 1)); the levels of
+# any count of shards sum to less than FALSE_ALARM_RATE.
+FALSE_ALARM_RATE = 0.01
 
 
 class ShardStatistics:
-    """What a shard's feature maps look like, gathered while they pass."""
+    """Statistics of a shard's feature maps, gathered while they are read."""
 
     def __init__(self) -> None:
         self._squares = 0.0
@@ -42,9 +42,9 @@ class ShardStatistics:
         return self._constant and self._values > 0
 
     def watch(self, blocks: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-        """The same blocks (n, *feature_shape)."""
+        """Yield the blocks (n, *feature_shape) unchanged, and update the statistics."""
         for block in blocks:
-            flat = block[::EVERY].reshape(-1).astype(np.float32)
+            flat = block[::ROW_STRIDE].reshape(-1).astype(np.float32)
             self._squares += float(flat @ flat)
             self._values += flat.size
             if self._first is None:
@@ -56,62 +56,67 @@ class ShardStatistics:
 def quality_problem(
     statistics: ShardStatistics, arriving: Segment, stored: Sequence[Segment]
 ) -> str:
-    """Why a person should look at this shard; '' if there is no reason.
+    """The reason to quarantine this shard; '' if there is none.
 
     Args:
         stored: the segments in the store, of all sites.
     """
-    before = [one for one in stored if one.site == arriving.site]
+    before = [segment for segment in stored if segment.site == arriving.site]
     if statistics.constant and arriving.samples > 1:
         return "all its feature maps are the same"
-    usual = math.sqrt(_mean([one.rms**2 for one in before], [one.samples for one in before]))
+    squares = [segment.rms**2 for segment in before]
+    usual = math.sqrt(_mean(squares, [segment.samples for segment in before]))
     if usual and not usual / SCALE_FACTOR < arriving.rms < usual * SCALE_FACTOR:
         return (
             f"its feature maps have a scale (root mean square) of {arriving.rms:.3g}; "
             f"this site's usual one is {usual:.3g}"
         )
-    return _of_one_class(arriving, before, len(stored) + 1)
+    return _single_class_problem(arriving, before, len(stored) + 1)
 
 
-def _of_one_class(arriving: Segment, before: Sequence[Segment], turn: int) -> str:
-    """Why the labels, all of one class, cannot be chance.
+def _single_class_problem(arriving: Segment, before: Sequence[Segment], position: int) -> str:
+    """Why labels that are all of the same class are unlikely to be chance; '' if they are not.
 
-    Two things can bring the samples of a shard together: the site's random order of samples, and
-    the split by patients, whose samples mostly share a class. What either may do by chance is no
-    reason, so the greater of the two probabilities counts.
-    """
-    here = [number for number, count in enumerate(arriving.classes) if count]
-    if len(here) != 1:
-        return ""
-    chance = max(
-        one_class_chance(arriving.classes, [one.classes for one in before]),
-        one_class_chance(arriving.patients, [one.patients for one in before]),
-    )
-    if chance > FALSE_ALARMS / (turn * (turn + 1)):
-        return ""
-    others = sum(sum(one.classes) - one.classes[here[0]] for one in before)
-    return (
-        f"all its {arriving.samples} labels are of class {here[0]}; "
-        f"{others} of this site's {sum(one.samples for one in before)} so far were not, "
-        f"and chance brings that with a probability of {chance:.1g}"
-    )
-
-
-def one_class_chance(arriving: Sequence[int], before: Sequence[Sequence[int]]) -> float:
-    """How probable it is that a shard of one class alone comes by chance.
-
-    The exact test for two binomial samples (Fisher's): of all that the site has sent, this shard
-    too, as many as it has are drawn; the probability that all are of one class, that of this shard
-    or a rarer one. Unlike a binomial test with the share so far as if it were known, it keeps its
-    false-alarm rate when little came before.
+    The samples of a shard are a random draw of the site's samples, or of its patients, whose
+    samples mostly share a class. The null hypothesis is that either draw produced the shard, so
+    the larger of the two probabilities is tested.
 
     Args:
-        arriving: the count of each class, all in one.
-        before: the same of each shard that the site sent before.
+        position: of the shard in the order of arrival, from 1.
+    """
+    present = [index for index, count in enumerate(arriving.classes) if count]
+    if len(present) != 1:
+        return ""
+    probability = max(
+        single_class_probability(arriving.classes, [segment.classes for segment in before]),
+        single_class_probability(arriving.patients, [segment.patients for segment in before]),
+    )
+    if probability > FALSE_ALARM_RATE / (position * (position + 1)):
+        return ""
+    class_index = present[0]
+    others = sum(sum(segment.classes) - segment.classes[class_index] for segment in before)
+    return (
+        f"all its {arriving.samples} labels are of class {class_index}; "
+        f"{others} of this site's {sum(segment.samples for segment in before)} so far were not, "
+        f"which has a probability by chance of {probability:.1g}"
+    )
+
+
+def single_class_probability(arriving: Sequence[int], before: Sequence[Sequence[int]]) -> float:
+    """The probability that a shard has a single class by chance.
+
+    Fisher's exact test: a draw, as large as the shard, from all that the site has sent, this shard
+    included; the probability that it consists of a single class which is at most as frequent as
+    that of this shard. Unlike a binomial test against the class frequency so far, it keeps its
+    false-alarm rate when the site has sent little before.
+
+    Args:
+        arriving: the count of each class, all but one zero.
+        before: the same for each earlier shard of the site.
     """
     counts = [sum(column) for column in zip(arriving, *before, strict=True)]
     drawn, total = sum(arriving), sum(counts)
-    most = counts[max(range(len(arriving)), key=lambda number: arriving[number])]
+    most = counts[max(range(len(arriving)), key=lambda index: arriving[index])]
     return sum(
         math.exp(_log_choose(count, drawn) - _log_choose(total, drawn))
         for count in counts
@@ -120,14 +125,14 @@ def one_class_chance(arriving: Sequence[int], before: Sequence[Sequence[int]]) -
 
 
 def class_counts(labels: NDArray[Any], classes: int) -> tuple[int, ...]:
-    """How many of (N,) labels are of each class; () for regression, which has none."""
+    """The count of each class in (N,) labels; () for regression (`classes` is 0)."""
     return tuple(np.bincount(labels, minlength=classes).tolist()) if classes else ()
 
 
 def patient_counts(
     labels: NDArray[Any], groups: NDArray[np.bytes_], classes: int
 ) -> tuple[int, ...]:
-    """How many patients, by the (N,) groups, have samples of each class; () for regression."""
+    """The count of patients, from (N,) groups, with samples of each class; () for regression."""
     if not classes:
         return ()
     patients = np.unique(groups.astype(f"S{ID_BYTES}"), return_inverse=True)[1]

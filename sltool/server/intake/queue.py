@@ -1,8 +1,8 @@
-"""The queue: inbox -> accepted (and the store), held or rejected. Nothing is ever deleted.
+"""The queue: from the inbox to `accepted/` and the store, to `held/` (quarantine) or `rejected/`.
 
-`accepted/` is the truth and the store follows it: a shard is checked and its rows are written
-behind the store's last ones, then it is moved to `accepted/`, then the store's index names it. What
-a kill leaves between those steps is put right at the next start.
+No file that arrived is deleted. `accepted/` is authoritative, and the store is derived from it: a
+shard is checked and its rows are appended to the store, then the shard is moved to `accepted/`,
+then the store's index lists it. If the process is killed in between, the next start repairs this.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from sltool.server.intake.inbox import (
     REASON,
     ArrivalTimer,
     free_name,
+    immovable_errors,
     kind_of,
-    letting_go,
-    quarantine,
-    shown,
+    move_with_reason,
+    printable,
     waiting,
 )
 from sltool.server.intake.quality_check import (
@@ -44,11 +44,11 @@ from sltool.server.intake.quality_check import (
     patient_counts,
     quality_problem,
 )
-from sltool.server.intake.refusal import filing
+from sltool.server.intake.refusal import outcome_recorded
 from sltool.server.intake.result import IntakeResult, Rejected
 from sltool.server.intake.series import check_place
 from sltool.server.intake.withdrawals import WithdrawnRows, filter_rows, record_runs
-from sltool.server.store import Segment, Shape, Store
+from sltool.server.store import Segment, open_store
 from sltool.shard.encryption import SUFFIX as AGE
 from sltool.shard.encryption import decrypt
 from sltool.shard.manifest import Content
@@ -60,15 +60,15 @@ from sltool.shard.withdrawal import read_withdrawal
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study
 
-# Feature maps are moved to the store in blocks of about this many bytes.
+# Feature maps are copied to the store in blocks of about this many bytes.
 BLOCK_BYTES = 64 * CHUNK_BYTES
 
 
 class Queue:
-    """The server's line of arrived shards. Whoever takes from it holds `lock.only_server`.
+    """The server's queue of arrived shards; callers that change it hold `lock.only_server`.
 
     Raises:
-        BadDataError: study.yaml does not fit what was accepted; it names the changed key.
+        BadDataError: study.yaml does not fit the accepted shards.
     """
 
     def __init__(self, folder: StudyFolder, study: Study) -> None:
@@ -77,84 +77,80 @@ class Queue:
         encoding = study.encoding_digest(folder.privacy_layer)
         check_encoding(folder, study, encoding)
         shape = feature_shape(folder.privacy_layer, study)
-        self.content = Content.of(study, encoding, shape)
-        self.store = Store(
-            folder.store,
-            encoding,
-            Shape(shape, self.content.dtype, self.content.label == "regression"),
-        )
+        self.content = Content.from_study(study, encoding, shape)
+        self.store = open_store(folder, study)
         self._withdrawn = WithdrawnRows(folder, study)
         self._duplicates = Duplicates(self.store)
 
     def take(self, progress: Progress) -> IntakeResult:
         """Verify every file in the inbox and move it to `accepted/`, `held/` or `rejected/`.
 
-        What this server cannot take now, or cannot move, stays and is reported.
+        Files that this server cannot process now, or cannot move, stay and are reported.
 
         Raises:
-            StorageError: no space or no permission; the inbox keeps what was not taken.
+            StorageError: no space or no permission; the remaining files stay in the inbox.
         """
-        intake, patience = IntakeResult(), ArrivalTimer()
+        intake, timer = IntakeResult(), ArrivalTimer()
         self.restore(progress, intake)
         files = waiting(self.folder)
         with progress.bar("take in shards", len(files)) as advance:
             for path in files:
-                self._take_one(path, intake, patience)
+                self._take(path, intake, timer)
                 advance(1)
         self._purge(progress, intake)
         return intake
 
     def take_file(self, path: Path, progress: Progress) -> IntakeResult:
-        """As `take`, for one file; one that lies elsewhere is copied to the inbox first.
+        """Like `take`, for a single file; a file from another folder is copied to the inbox first.
 
         Raises:
-            SltoolError: the file was refused or held; this is the reason.
+            SltoolError: the file was refused or quarantined, for this reason.
         """
         intake = IntakeResult()
         self.restore(progress, intake)
-        self._take_one(self._into_inbox(path), intake, ArrivalTimer(0))
+        self._take(self._into_inbox(path), intake, ArrivalTimer(0))
         self._purge(progress, intake)
-        for one in (*intake.not_taken, *intake.vanished):
-            raise one.error
+        for file in (*intake.not_accepted, *intake.vanished):
+            raise file.error
         return intake
 
     def approve(self, name: str, progress: Progress) -> None:
-        """Accept a shard that is held.
+        """Accept a shard from quarantine.
 
         Raises:
-            UnknownNameError: no such file is held.
-            SltoolError: it is refused after all, and moved to `rejected/`.
+            UnknownNameError: there is no such file in quarantine.
+            SltoolError: the shard was refused after all, and moved to `rejected/`.
         """
-        held = [path.name for path in self.folder.held.glob("*") if kind_of(path)]
-        if name not in held:
-            raise UnknownNameError.of("held shard", name, held, hint="see `sltool status`")
+        names = [path.name for path in self.folder.quarantine.glob("*") if kind_of(path)]
+        if name not in names:
+            raise UnknownNameError.of("quarantined shard", name, names, hint="see `sltool status`")
         intake = IntakeResult()
         self.restore(progress, intake)
-        path = self.folder.held / name
-        self._take_one(path, intake, ArrivalTimer(0), approved=True)
+        path = self.folder.quarantine / name
+        self._take(path, intake, ArrivalTimer(0), approved=True)
         if not os.path.lexists(path):
             remove(path.with_name(name + REASON))
-        for one in (*intake.not_taken, *intake.vanished):
-            raise one.error
+        for file in (*intake.not_accepted, *intake.vanished):
+            raise file.error
         remove(path.with_name(name + REASON))
 
     def check(self, path: Path) -> str:
-        """Verify a file, all its contents too, and touch nothing; the name it would get.
+        """Verify a file with all its contents, without changes; its name in `accepted/`.
 
         Raises:
-            SltoolError: it would be refused.
+            SltoolError: the file would be refused.
         """
         with self._plain(path) as plain:
             if kind_of(path) == WITHDRAWAL:
                 return read_withdrawal(plain, self.study).name
             with open_shard(plain, self.study, self.content) as reader:
                 reader.rows()
-                for _ in reader.features(self._rows_at_once()):
+                for _ in reader.features(self._block_rows()):
                     pass
                 return reader.manifest.place.name
 
     def restore(self, progress: Progress, intake: IntakeResult) -> None:
-        """Make the store what `accepted/` says, whatever a crash or a withdrawal left.
+        """Bring the store in line with `accepted/`, after a crash or a withdrawal.
 
         Raises:
             NotTrustedError: study.yaml no longer lists a site whose shards were accepted.
@@ -164,48 +160,44 @@ class Queue:
         for stale in self.folder.decrypted.glob("*"):
             remove(stale)
         accepted = {path: self._digest(path) for path in sorted(self.folder.accepted.glob("*.h5"))}
-        gone = any(one.digest not in accepted.values() for one in self.store.segments)
-        if gone or self._withdrawn.any_in(self.store):
-            progress.note("making the store again from server/accepted")
+        removed = any(segment.digest not in accepted.values() for segment in self.store.segments)
+        if removed or self._withdrawn.any_in(self.store):
+            progress.note("rebuilding the store from server/accepted")
             self.store.clear()
         for path, digest in accepted.items():
             if digest not in self.store:
                 progress.detail(f"into the store: {path.name}")
-                self._restore_one(path, intake)
-
-    def missing(self) -> bool:
-        """Whether the store holds nothing of what was accepted, as after it was deleted."""
-        return not self.store.segments and any(self.folder.accepted.glob("*.h5"))
+                self._restore_shard(path, intake)
 
     def _purge(self, progress: Progress, intake: IntakeResult) -> None:
-        """Take the rows of the withdrawals that have just arrived out of the store."""
+        """Remove the rows of withdrawals that have just arrived from the store."""
         if intake.withdrawn:
             self.restore(progress, intake)
 
-    def _restore_one(self, path: Path, intake: IntakeResult) -> None:
+    def _restore_shard(self, path: Path, intake: IntakeResult) -> None:
         try:
             with open_shard(path, self.study, self.content, arriving=False) as reader:
                 segment, _ = self._stage(reader)
             self.store.commit(segment)
         except ShardRefusedError as error:
-            # Damaged since. An edit of study.yaml raises other errors, and moves nothing.
-            quarantine(path, self.folder.rejected, error)
+            # Damaged after it was accepted. A change of study.yaml raises other errors.
+            move_with_reason(path, self.folder.rejected, error)
             intake.rejected.append(Rejected(path.name, error))
 
     def _digest(self, path: Path) -> str:
         try:
             return read_manifest(path)[0].digest
         except ShardRefusedError:
-            # `_restore_one` finds out what is wrong with it, and rejects it.
+            # `_restore_shard` finds the fault and rejects the shard.
             return ""
         except UnreadableError as error:
-            # Not a fault of the file that arrives.
+            # The arriving file is not at fault.
             raise StorageError(error.what, where=path, expected=error.expected) from error
 
-    def _take_one(
-        self, path: Path, intake: IntakeResult, patience: ArrivalTimer, approved: bool = False
+    def _take(
+        self, path: Path, intake: IntakeResult, timer: ArrivalTimer, approved: bool = False
     ) -> None:
-        with filing(path, self.folder, intake, patience):
+        with outcome_recorded(path, self.folder, intake, timer):
             self._take_in(path, intake, approved)
 
     def _take_in(self, path: Path, intake: IntakeResult, approved: bool) -> None:
@@ -215,14 +207,14 @@ class Queue:
             elif new := self._admit(plain, approved):
                 intake.accepted.append(new)
             else:
-                intake.already.append(shown(path.name))
-            # What is in `accepted/` now need not lie here as well.
-            with letting_go(path):
+                intake.already.append(printable(path.name))
+            # The accepted file is in `accepted/`; this is a leftover copy.
+            with immovable_errors(path):
                 remove(path)
 
     @contextmanager
     def _plain(self, path: Path) -> Iterator[Path]:
-        """The file itself, or for an encrypted one what it holds, for as long as it is needed."""
+        """The file itself, or its decrypted contents while the context lasts."""
         if path.suffix != AGE:
             yield path
             return
@@ -234,7 +226,7 @@ class Queue:
             remove(plain)
 
     def _admit(self, path: Path, approved: bool) -> str:
-        """Take a shard in; its name, or '' if it had been accepted before."""
+        """Accept a shard; its name in `accepted/`, or '' if it had been accepted before."""
         with open_shard(path, self.study, self.content) as reader:
             manifest = reader.manifest
             target = self.folder.accepted / manifest.place.name
@@ -244,16 +236,16 @@ class Queue:
             segment, statistics = self._stage(reader)
             problem = "" if approved else quality_problem(statistics, segment, self.store.segments)
             if problem:
-                raise QuarantinedError(f"held for approval: {problem}", where=path)
-        with letting_go(path):
+                raise QuarantinedError(f"quarantined for approval: {problem}", where=path)
+        with immovable_errors(path):
             move(path, target)
         self.store.commit(segment)
         return target.name
 
     def _stage(self, reader: ShardReader) -> tuple[Segment, ShardStatistics]:
-        """Check every row and write those that were not withdrawn behind the store's last ones."""
+        """Check every row, and append those that were not withdrawn to the store."""
         manifest, rows, statistics = reader.manifest, reader.rows(), ShardStatistics()
-        keep = self._withdrawn.keeps(manifest.place.site, rows.pseudonyms)
+        keep = self._withdrawn.keep_mask(manifest.place.site, rows.pseudonyms)
         pseudonyms = rows.pseudonyms[keep]
         self._duplicates.check(pseudonyms, reader.path)
         segment = Segment(
@@ -268,7 +260,7 @@ class Queue:
             classes=class_counts(rows.labels[keep], self.content.classes),
             patients=patient_counts(rows.labels[keep], rows.groups[keep], self.content.classes),
         )
-        features = statistics.watch(reader.features(self._rows_at_once()))
+        features = statistics.watch(reader.features(self._block_rows()))
         if not keep.all():
             features = filter_rows(features, np.repeat(keep, manifest.content.views))
         segment = self.store.stage(
@@ -276,7 +268,7 @@ class Queue:
         )
         return replace(segment, rms=statistics.rms), statistics
 
-    def _rows_at_once(self) -> int:
+    def _block_rows(self) -> int:
         return max(1, BLOCK_BYTES // self.store.shape.row_bytes)
 
     def _withdraw(self, path: Path, intake: IntakeResult) -> None:
@@ -286,15 +278,15 @@ class Queue:
             intake.already.append(target.name)
             return
         intake.withdrawn[target.name] = record_runs(self.folder, self.store, withdrawal)
-        with letting_go(path):
+        with immovable_errors(path):
             move(path, target)
         self._withdrawn = WithdrawnRows(self.folder, self.study)
 
     def _into_inbox(self, path: Path) -> Path:
         if not kind_of(path):
             raise UsageError(
-                f"'{shown(path.name)}' is no name of a shard or a withdrawal",
-                expected="a name that ends in .h5 or .withdrawal, or in .age after that",
+                f"'{printable(path.name)}' is not the name of a shard or a withdrawal",
+                expected="a name that ends in .h5, .withdrawal, .h5.age or .withdrawal.age",
             )
         if path.parent.resolve() == self.folder.inbox.resolve():
             return path

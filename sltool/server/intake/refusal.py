@@ -1,4 +1,4 @@
-"""Where a file that was not taken in goes: rejected, held, or left where it is."""
+"""Moves a file that was not accepted: to `rejected/`, to `held/`, or nowhere."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ from sltool.errors import (
     UnreadableError,
     UsageError,
 )
-from sltool.server.intake.inbox import ArrivalTimer, quarantine, shown
+from sltool.server.intake.inbox import ArrivalTimer, move_with_reason, printable
 from sltool.server.intake.result import IntakeResult, Rejected
 from sltool.study.layout import StudyFolder
 
-# What is wrong with a file; other errors say what is wrong with this server.
-FAULTS_OF_A_FILE = (ShardRefusedError, NotTrustedError, StudyMismatchError, UnreadableError)
+# Errors that are caused by the file; others are caused by this server.
+FILE_ERRORS = (ShardRefusedError, NotTrustedError, StudyMismatchError, UnreadableError)
 
 
 @contextmanager
-def filing(
-    path: Path, folder: StudyFolder, intake: IntakeResult, patience: ArrivalTimer
+def outcome_recorded(
+    path: Path, folder: StudyFolder, intake: IntakeResult, timer: ArrivalTimer
 ) -> Iterator[None]:
-    """Put the file where the body's error says it belongs, and enter it in `intake`.
+    """Move the file as the error raised in the body requires, and record it in `intake`.
 
     Raises:
-        StorageError: the disk is full or broken, so that no other file would fare better.
+        StorageError: the disk is full or broken, which affects all other files as well.
     """
-    name = shown(path.name)
+    name = printable(path.name)
     try:
         yield
     except QuarantinedError as error:
-        error.hint = f"ask the site; if it is right: `sltool queue approve {name}`"
-        if _put_aside(path, folder.held, error, intake):
-            intake.held.append(Rejected(name, error))
-    except FAULTS_OF_A_FILE as error:
-        if patience.still_arriving(path):
+        error.hint = f"ask the site; if the shard is right, run `sltool queue approve {name}`"
+        if _move(path, folder.quarantine, error, intake):
+            intake.quarantined.append(Rejected(name, error))
+    except FILE_ERRORS as error:
+        if timer.still_arriving(path):
             intake.arriving.append(name)
-        elif _put_aside(path, folder.rejected, error, intake):
+        elif _move(path, folder.rejected, error, intake):
             intake.rejected.append(Rejected(name, error))
     except ImmovableError as error:
         _leave(path, error, intake)
     except StorageError:
         raise
     except (UsageError, BadDataError) as error:
-        # Nothing is wrong with the file: this server cannot take it now.
+        # The file is not at fault: this server cannot process it now.
         _leave(path, error, intake)
 
 
-def _put_aside(path: Path, folder: Path, error: SltoolError, intake: IntakeResult) -> bool:
-    """Whether the file could be moved to `folder`; if not, it is left."""
+def _move(path: Path, folder: Path, error: SltoolError, intake: IntakeResult) -> bool:
+    """Move the file to `folder`; False if it cannot be moved and stays."""
     try:
-        quarantine(path, folder, error)
+        move_with_reason(path, folder, error)
     except ImmovableError as stuck:
         error.hint = f"{stuck.what}; {stuck.hint}"
         _leave(path, error, intake)
@@ -69,6 +69,6 @@ def _put_aside(path: Path, folder: Path, error: SltoolError, intake: IntakeResul
 
 
 def _leave(path: Path, error: SltoolError, intake: IntakeResult) -> None:
-    """Enter a file that stays where it is, or is there no more."""
+    """Record a file that stays where it is, or no longer exists."""
     outcome = intake.left if os.path.lexists(path) else intake.vanished
-    outcome.append(Rejected(shown(path.name), error))
+    outcome.append(Rejected(printable(path.name), error))

@@ -1,4 +1,4 @@
-"""Each shard of a site and split has its number, and names the one before it."""
+"""Checks the series of shards: each has a sequence number and the digest of its predecessor."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ def check_place(reader: ShardReader, target: Path, store: Store) -> None:
     """Raise `ShardRefusedError` unless the shard fits the accepted ones of its site and split.
 
     Args:
-        target: where it would lie in `accepted/`.
+        target: its path in `accepted/`, once accepted.
     """
     manifest, place = reader.manifest, reader.manifest.place
     if target.exists():
         raise ShardRefusedError(
-            "another shard with this site, split and number was accepted before",
+            "another shard with this site, split and sequence number was accepted before",
             where=reader.path,
-            hint="both files are kept; ask the site which one is right",
+            hint="both files are preserved; ask the site which of them is right",
         )
-    for one in store.segments:
-        if (one.site, one.split) != (place.site, place.split):
+    for segment in store.segments:
+        if (segment.site, segment.split) != (place.site, place.split):
             continue
-        follows = one.sequence == place.sequence - 1 and one.digest != manifest.previous
-        precedes = one.sequence == place.sequence + 1 and one.previous != manifest.digest
-        if follows or precedes:
+        step = segment.sequence - place.sequence
+        predecessor_differs = step == -1 and segment.digest != manifest.previous
+        successor_differs = step == 1 and segment.previous != manifest.digest
+        if predecessor_differs or successor_differs:
             raise ShardRefusedError(
-                f"the shard is not of the same series as the accepted shard {one.sequence}",
+                f"the shard is not of the same series as the accepted shard {segment.sequence}",
                 where=reader.path,
-                hint="the site encoded anew in between; ask it which series is right",
+                hint="the site encoded again in between; ask it which series is right",
             )

@@ -1,4 +1,4 @@
-"""What `sltool status` shows: what has arrived, what is missing, what waits for a person."""
+"""The facts for `sltool status`: shards that arrived, are missing, or wait for approval."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sltool.study.layout import StudyFolder
 
 @dataclass(frozen=True)
 class Arrived:
-    """The accepted shards of one site and split."""
+    """The accepted shards and samples of one site and split, as counts."""
 
     site: str
     split: str
@@ -30,20 +30,20 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Gap:
-    """Numbers below the greatest one that have not been accepted."""
+    """Sequence numbers below the highest accepted one whose shards have not been accepted."""
 
     site: str
     split: str
     missing: list[int]
 
     def __str__(self) -> str:
-        numbers = ", ".join(map(str, self.missing[:10])) + (", ..." if self.missing[10:] else "")
-        return f"site {self.site}, {self.split}: shard {numbers} has not been accepted yet"
+        sequences = ", ".join(map(str, self.missing[:10])) + (", ..." if self.missing[10:] else "")
+        return f"site {self.site}, {self.split}: shard {sequences} has not been accepted yet"
 
 
 @dataclass(frozen=True)
 class AcceptedRisk:
-    """Shards that a site shipped against the study's `privacy` section, and why."""
+    """Shards that a site shipped although the study's `privacy` section forbids it, and why."""
 
     site: str
     reason: str
@@ -53,34 +53,35 @@ class AcceptedRisk:
 
 @dataclass(frozen=True)
 class Status:
-    """All of it; held, rejected and withdrawals are the records beside those files."""
+    """The status; `quarantined`, `rejected` and `withdrawals` have the record of each file."""
 
     arrived: list[Arrived]
     gaps: list[Gap]
     accepted_risks: list[AcceptedRisk]
     waiting: int
-    held: list[dict[str, Any]]
+    quarantined: list[dict[str, Any]]
     rejected: list[dict[str, Any]]
     withdrawals: list[dict[str, Any]]
     runs: list[str]
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+        """As JSON, where `quarantined` has the key `held`."""
+        keys = {"quarantined": "held"}
+        return {keys.get(name, name): value for name, value in asdict(self).items()}
 
 
 def read_status(folder: StudyFolder) -> Status:
-    """What lies in `server/`; nothing is changed there."""
+    """Read the status from `server/`, without changing anything there."""
     manifests = _accepted(folder)
     return Status(
         arrived=[
-            Arrived(site, split, len(found), sum(one.samples for one in found))
-            for (site, split), found in sorted(manifests.items())
+            Arrived(site, split, len(accepted), sum(manifest.samples for manifest in accepted))
+            for (site, split), accepted in sorted(manifests.items())
         ],
         gaps=_gaps(manifests),
         accepted_risks=_risks(manifests),
         waiting=len(waiting(folder)),
-        held=_records(folder.held, REASON, ReasonRecord),
+        quarantined=_records(folder.quarantine, REASON, ReasonRecord),
         rejected=_records(folder.rejected, REASON, ReasonRecord),
         withdrawals=_records(folder.accepted, RUNS, WithdrawalRecord),
         runs=folder.run_names(),
@@ -88,7 +89,7 @@ def read_status(folder: StudyFolder) -> Status:
 
 
 def gaps(folder: StudyFolder) -> list[Gap]:
-    """The gaps in the accepted shards' numbers."""
+    """The gaps in the sequence numbers of the accepted shards."""
     return _gaps(_accepted(folder))
 
 
@@ -103,37 +104,37 @@ def _accepted(folder: StudyFolder) -> dict[tuple[str, str], list[Manifest]]:
 def _gaps(manifests: dict[tuple[str, str], list[Manifest]]) -> list[Gap]:
     found = []
     for (site, split), accepted in sorted(manifests.items()):
-        numbers = {one.place.sequence for one in accepted}
-        missing = sorted(set(range(max(numbers))) - numbers)
+        sequences = {manifest.place.sequence for manifest in accepted}
+        missing = sorted(set(range(max(sequences))) - sequences)
         if missing:
             found.append(Gap(site, split, missing))
     return found
 
 
 def _risks(manifests: dict[tuple[str, str], list[Manifest]]) -> list[AcceptedRisk]:
-    taken = Counter(
-        (one.place.site, one.accepted_risk.reason, one.accepted_risk.refusal)
+    counts = Counter(
+        (manifest.place.site, manifest.accepted_risk.reason, manifest.accepted_risk.refusal)
         for accepted in manifests.values()
-        for one in accepted
-        if one.accepted_risk is not None
+        for manifest in accepted
+        if manifest.accepted_risk is not None
     )
-    return [AcceptedRisk(*broadcast, shards) for broadcast, shards in sorted(taken.items())]
+    return [AcceptedRisk(*risk, shards) for risk, shards in sorted(counts.items())]
 
 
 class ReasonRecord(TypedDict):
-    """What is read of the record beside a refused or held file."""
+    """The keys that are read of the record beside a refused or quarantined file."""
 
     reason: str
 
 
 class WithdrawalRecord(TypedDict):
-    """What is read of the record beside a withdrawal."""
+    """The keys that are read of the record beside a withdrawal."""
 
     runs: list[str]
 
 
 def _records(folder: Path, suffix: str, kind: type[Any]) -> list[dict[str, Any]]:
-    """The records in a folder, with the name of the file that each is about."""
+    """The records in a folder, each with the name of its file."""
     hint = "delete the record; the file beside it stays"
     return [
         {
@@ -141,6 +142,6 @@ def _records(folder: Path, suffix: str, kind: type[Any]) -> list[dict[str, Any]]
             "file": path.name.removesuffix(suffix),
         }
         for path in sorted(folder.glob(f"*{suffix}"))
-        # A link that leads nowhere is refused, and listed, too.
+        # lexists: a dangling link that was refused is listed, too.
         if os.path.lexists(path.with_name(path.name.removesuffix(suffix)))
     ]

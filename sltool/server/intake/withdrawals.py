@@ -1,4 +1,4 @@
-"""Rows of patients who withdrew: never read again, and which runs saw them."""
+"""Removes the rows of patients who withdrew, and records the runs that used them."""
 
 from __future__ import annotations
 
@@ -18,48 +18,51 @@ RUNS = ".runs.json"
 
 
 class WithdrawnRows:
-    """The pseudonyms of all withdrawals in `accepted/`, by site."""
+    """The pseudonyms of all accepted withdrawals, by site."""
 
     def __init__(self, folder: StudyFolder, study: Study) -> None:
-        self._of: dict[str, set[bytes]] = {}
+        self._by_site: dict[str, set[bytes]] = {}
         for path in sorted(folder.accepted.glob(f"*{SUFFIX}")):
-            one = read_withdrawal(path, study, arriving=False)
-            self._of.setdefault(one.site, set()).update(_bytes(one))
+            withdrawal = read_withdrawal(path, study, arriving=False)
+            pseudonyms = self._by_site.setdefault(withdrawal.site, set())
+            pseudonyms.update(_pseudonym_bytes(withdrawal))
 
-    def keeps(self, site: str, pseudonyms: NDArray[np.bytes_]) -> NDArray[np.bool_]:
-        """Which of a site's rows were not withdrawn."""
-        return ~_among(pseudonyms, self._of.get(site, set()))
+    def keep_mask(self, site: str, pseudonyms: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+        """(N,) bool, True for the rows of a site that were not withdrawn."""
+        return ~_membership(pseudonyms, self._by_site.get(site, set()))
 
     def any_in(self, store: Store) -> bool:
-        """Whether a withdrawn row still stands in the store."""
+        """Whether the store contains withdrawn rows."""
         return any(
-            not self.keeps(one.site, store.pseudonyms(one)).all()
-            for one in store.segments
-            if one.site in self._of
+            not self.keep_mask(segment.site, store.pseudonyms(segment)).all()
+            for segment in store.segments
+            if segment.site in self._by_site
         )
 
 
 def record_runs(folder: StudyFolder, store: Store, withdrawal: Withdrawal) -> list[str]:
-    """Which runs' checkpoints saw the rows; kept beside the withdrawal in `accepted/`.
+    """The runs that used the withdrawn rows; also written beside the withdrawal in `accepted/`.
 
-    A run saw them if its checkpoint lists a shard, for training or validation, with such a row.
+    A run used them if its checkpoint lists a training or validation shard with such a row.
     """
-    gone = _bytes(withdrawal)
+    withdrawn = _pseudonym_bytes(withdrawal)
     counts: dict[str, int] = {}
     shards: set[str] = set()
-    for one in store.segments:
-        rows = int(_among(store.pseudonyms(one), gone).sum()) if one.site == withdrawal.site else 0
+    for segment in store.segments:
+        if segment.site != withdrawal.site:
+            continue
+        rows = int(_membership(store.pseudonyms(segment), withdrawn).sum())
         if rows:
-            counts[one.split] = counts.get(one.split, 0) + rows
-            shards.add(one.digest)
-    runs = [name for name in folder.run_names() if shards & _seen(folder.run(name))]
+            counts[segment.split] = counts.get(segment.split, 0) + rows
+            shards.add(segment.digest)
+    runs = [name for name in folder.run_names() if shards & _used_shards(folder.run(name))]
     record = {"site": withdrawal.site, "samples": counts, "runs": runs}
     write_json(folder.accepted / (withdrawal.name + RUNS), record)
     return runs
 
 
-def _seen(run: RunFolder) -> set[str]:
-    # Only a checkpoint needs torch, which is slow to import.
+def _used_shards(run: RunFolder) -> set[str]:
+    # Imported here: only reading a checkpoint needs torch, which is slow to import.
     from sltool.server.checkpoint import load_checkpoint
 
     return set(load_checkpoint(run.checkpoint).shards) if run.checkpoint.is_file() else set()
@@ -68,18 +71,18 @@ def _seen(run: RunFolder) -> set[str]:
 def filter_rows(
     features: Iterable[NDArray[Any]], keep: NDArray[np.bool_]
 ) -> Iterator[NDArray[Any]]:
-    """The rows of the blocks (n, ...) for which `keep` (all rows,) holds."""
+    """Yield the blocks (n, ...) without the rows where `keep`, (all rows,) bool, is False."""
     start = 0
     for block in features:
         yield block[keep[start : start + len(block)]]
         start += len(block)
 
 
-def _bytes(withdrawal: Withdrawal) -> set[bytes]:
+def _pseudonym_bytes(withdrawal: Withdrawal) -> set[bytes]:
     return {pseudonym.encode("ascii") for pseudonym in withdrawal.pseudonyms}
 
 
-def _among(pseudonyms: NDArray[np.bytes_], chosen: set[bytes]) -> NDArray[np.bool_]:
+def _membership(pseudonyms: NDArray[np.bytes_], chosen: set[bytes]) -> NDArray[np.bool_]:
     if not chosen:
         return np.zeros(len(pseudonyms), np.bool_)
     return np.isin(pseudonyms, np.array(sorted(chosen), pseudonyms.dtype))

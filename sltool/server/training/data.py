@@ -1,10 +1,10 @@
-"""On which samples a run stands: what may be compared, and what starts over when they change.
+"""The samples of a run, their digests, and the best weights so far.
 
-A validation loss is comparable only with one of the same samples, weighed alike. So when the
-samples change (a site joins, a patient withdraws), the weights kept as the best are measured again
-on those of now: the later epochs have to beat that figure, and early stopping counts from the
-change on. To drop the best instead would leave the run without weights to publish until an epoch
-is done, and would replace good weights by whatever that epoch brings.
+Validation losses are comparable only on the same samples with the same class weights. When the
+samples change (a site joins, a patient withdraws), the best weights are therefore evaluated again
+on the current samples: later epochs have to beat that loss, and early stopping counts from the
+change on. Discarding the best weights instead would leave the run without weights to publish until
+the next epoch ends, and would then replace them even with worse ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sltool.server.training.objective import Objective
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on."""
+    """The training and validation samples of a run."""
 
     train: StoredSamples
     validation: StoredSamples
@@ -30,20 +30,20 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Basis:
-    """Digests of the training samples, and of all that a validation loss depends on.
+    """Digests of the training samples, and of everything that the validation loss depends on.
 
-    The latter are the validation samples and the weights of the classes, which follow from the
-    training labels; '' where there are no such samples.
+    The latter covers the validation samples and the class weights, which follow from the training
+    labels. A digest is '' where there are no samples.
     """
 
     train: str = ""
     validation: str = ""
 
     @classmethod
-    def of(cls, data: TrainingData, objective: Objective) -> Basis:
+    def from_data(cls, data: TrainingData, objective: Objective) -> Basis:
         weights = objective.class_weights
-        weighed = b"" if weights is None else weights.cpu().numpy().tobytes()
-        return cls(_digest(data.train), _digest(data.validation, weighed))
+        weight_bytes = b"" if weights is None else weights.cpu().numpy().tobytes()
+        return cls(_digest(data.train), _digest(data.validation, weight_bytes))
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Best:
     """The weights with the lowest validation loss so far; epoch 0: there are none yet.
 
     Attributes:
-        loss: on the validation samples of now; infinite where there are none.
-        figures: that epoch's losses and accuracy, the validation's measured on those samples.
+        loss: on the current validation samples; infinite where there are none.
+        figures: the epoch's losses and accuracy, on the current validation samples.
         weights: state dict of the server network.
     """
 
@@ -62,17 +62,17 @@ class Best:
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def network(self) -> dict[str, torch.Tensor]:
-        """The weights on the CPU and in plain memory order."""
+        """The weights on the CPU, contiguous."""
         return {name: value.cpu().contiguous() for name, value in self.weights.items()}
 
 
-def copied(network: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict, as it is now."""
+def copied_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the network's state dict."""
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
-def _digest(samples: StoredSamples, more: bytes = b"") -> str:
-    """Of a set of samples, which their random pseudonyms tell apart, in their order."""
+def _digest(samples: StoredSamples, extra: bytes = b"") -> str:
+    """SHA-256 of the samples' pseudonyms in order, and of `extra`; '' without samples."""
     if not len(samples):
         return ""
-    return hashlib.sha256(samples.pseudonyms.tobytes() + more).hexdigest()
+    return hashlib.sha256(samples.pseudonyms.tobytes() + extra).hexdigest()

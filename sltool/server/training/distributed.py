@@ -1,7 +1,8 @@
 """The processes that train one network together: `torchrun -m sltool server-train`.
 
-Rank 0 takes shards in, decides, writes and talks; every rank reads the store. A process that was
-not started by torchrun is a job of one rank, for which nothing here does anything.
+Rank 0 takes shards in, makes the decisions, writes the files and reports progress; every rank reads
+the store. A process that was not started by torchrun is a job with a single rank, for which all
+operations here return their input.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from sltool.errors import SltoolError
 
 ValueT = TypeVar("ValueT")
 
-# Taking in many shards at rank 0 may keep the others waiting.
+# The other ranks may wait for long while rank 0 takes many shards in.
 TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those of the job."""
+    """The rank of this process, and the count of processes of the job."""
 
     rank: int = 0
     world: int = 1
@@ -36,7 +37,7 @@ class Ranks:
         return self.rank == 0
 
     def broadcast(self, value: ValueT) -> ValueT:
-        """Rank 0's value, at every rank."""
+        """The value of rank 0, returned at every rank."""
         if self.world == 1:
             return value
         import torch.distributed as dist
@@ -50,20 +51,20 @@ class Ranks:
         return bool(self.sum(torch.tensor(float(flag))).item()) if self.world > 1 else flag
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks, the same bits at each."""
+        """The sum over all ranks, bit for bit the same at each."""
         if self.world == 1:
             return value
         import torch.distributed as dist
 
         return self._reduced(value, dist.ReduceOp.SUM)
 
-    def least(self, number: int) -> int:
-        """The least of all ranks' numbers."""
+    def min(self, value: int) -> int:
+        """The minimum over all ranks."""
         if self.world == 1:
-            return number
+            return value
         import torch.distributed as dist
 
-        return int(self._reduced(torch.tensor(number), dist.ReduceOp.MIN))
+        return int(self._reduced(torch.tensor(value), dist.ReduceOp.MIN))
 
     def _reduced(self, value: torch.Tensor, operation: Any) -> torch.Tensor:
         import torch.distributed as dist
@@ -74,17 +75,17 @@ class Ranks:
         return total.to(device)
 
     def local_slice(self, batch: torch.Tensor) -> torch.Tensor:
-        """This rank's part of a batch; the parts of all ranks are the batch."""
+        """This rank's part of a batch; the parts of all ranks together are the batch."""
         return batch[self.rank :: self.world] if self.world > 1 else batch
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network whose gradients are the mean over all ranks."""
+        """The network, with gradients averaged over all ranks."""
         if self.world == 1:
             return network
         return nn.parallel.DistributedDataParallel(network)
 
     def prepare(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """On GPUs, batch normalisation over the batch of all ranks; torch has none for the CPU."""
+        """On GPUs, batch normalisation over the batch of all ranks (torch has it for GPUs only)."""
         if self.world == 1 or device.type != "cuda":
             return network
         synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -93,10 +94,10 @@ class Ranks:
 
 @contextmanager
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Meet the other processes that torchrun started, if it did.
+    """Join the process group if torchrun started this process.
 
     Raises:
-        SltoolError: another process of the job ended.
+        SltoolError: another process of the job has ended.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
@@ -112,14 +113,14 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
             raise
         raise SltoolError(
             f"another process of this job ended: {str(error).splitlines()[0]}",
-            hint="start the job again: it goes on from its last checkpoint",
+            hint="start the job again: it resumes from its last checkpoint",
         ) from error
     finally:
         dist.destroy_process_group()
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Each rank's own GPU of its machine."""
+    """The GPU of this rank on its machine; a CPU stays as it is."""
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

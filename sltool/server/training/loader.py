@@ -1,4 +1,4 @@
-"""From the store to the device: batches of feature maps at memory speed."""
+"""Loads batches of feature maps from the store to the device."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ GPU_SHARE = 0.5
 class FeatureLoader:
     """Batches of one split's samples on a device.
 
-    On a GPU all feature maps lie in its memory if they take at most half of what is free there;
-    otherwise batches are copied from pinned memory. On a CPU they are read from the store's
-    memory-mapped file, which the system keeps in its cache as far as there is room.
+    On a GPU, all feature maps are kept in its memory if they take at most half of what is free;
+    otherwise batches are copied from pinned memory. On a CPU, they are read from the store's
+    memory-mapped file, through the operating system's page cache.
     """
 
     def __init__(self, samples: StoredSamples, device: torch.device) -> None:
@@ -45,6 +45,6 @@ class FeatureLoader:
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """The network, whose weights lie in memory as the batches do."""
+    """The network with its weights in channels-last memory format, as the batches are."""
     moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved

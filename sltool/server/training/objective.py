@@ -1,4 +1,4 @@
-"""What the server network learns: its loss, and how its output becomes a prediction."""
+"""The training objective: the loss, and the predictions from the network's outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REGRESSION_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
 
 
 class Objective:
-    """The loss and the predictions of one kind of labels.
+    """The loss and the predictions for one kind of labels.
 
     Raises:
         StudyFileError: a setting does not fit the labels.
@@ -44,14 +44,14 @@ class Objective:
 
     @property
     def class_weights(self) -> torch.Tensor | None:
-        """(classes,) float32: how much a sample of each class counts; None: all alike."""
+        """(classes,) float32, the weight of a sample of each class; None: all equal."""
         return self._class_weights
 
     def balance(self, labels: torch.Tensor) -> None:
-        """Weigh the classes by these (N,) training labels, if the study says so.
+        """Set the class weights from these (N,) training labels, if the study asks for it.
 
         Class c with n(c) of N samples has the weight N / (classes * n(c)), as in King & Zeng,
-        "Logistic Regression in Rare Events Data", 2001; a class without samples has none.
+        "Logistic Regression in Rare Events Data", 2001.
         """
         if self._settings.class_weights == "balanced":
             counts = torch.bincount(labels, minlength=len(self.labels.classes)).float()
@@ -80,7 +80,7 @@ class Objective:
     def predict(self, outputs: torch.Tensor) -> torch.Tensor:
         """(n, outputs) -> (n,) values in the label's unit or probabilities, or (n, classes).
 
-        In float64, so that the probabilities of all classes add up to one for every metric.
+        In float64: some metrics require that the probabilities of all classes sum to 1 closely.
         """
         outputs = outputs.double()
         if self.labels.kind == "regression":
@@ -90,7 +90,7 @@ class Objective:
         return outputs.softmax(dim=1)
 
     def correct(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """How many of (n, outputs) name the right class."""
+        """The count of (n, outputs) that predict the correct class, a scalar."""
         predicted = self.predict(outputs)
-        number = predicted.argmax(1) if predicted.dim() == 2 else (predicted >= 0.5).long()
-        return (number == labels).sum()
+        classes = predicted.argmax(1) if predicted.dim() == 2 else (predicted >= 0.5).long()
+        return (classes == labels).sum()

@@ -1,4 +1,4 @@
-"""The optimiser and the learning rate's schedule."""
+"""The optimiser and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sltool.study.schema import Training
 
 
 class OptimizerStep:
-    """The weights of `network` going down the gradient as the study says."""
+    """The optimiser of `network` with the study's schedule and gradient clipping."""
 
     def __init__(self, network: nn.Module, settings: Training) -> None:
         self.optimizer = make_optimizer(network, settings)
@@ -22,13 +22,13 @@ class OptimizerStep:
         self._factor = schedule(settings)
 
     def set_rate(self, epochs: float) -> None:
-        """The learning rate after so many epochs, a fraction of one included."""
+        """Set the learning rate for the time `epochs` (may be fractional) since the run began."""
         rate = self._settings.learning_rate * self._factor(epochs / self._settings.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     def step(self, loss: torch.Tensor) -> None:
-        """One step down the gradient of `loss`, which is clipped if the study says so."""
+        """One optimiser step on `loss`; the gradient is clipped if the study says so."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._settings.clip_gradient is not None:
@@ -37,7 +37,7 @@ class OptimizerStep:
 
 
 def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """The study's optimiser over all weights of `network`, in its fused form."""
+    """The study's optimiser over all weights of `network`, in torch's fused implementation."""
     options: dict[str, Any] = {
         "lr": settings.learning_rate,
         "weight_decay": settings.weight_decay,
@@ -45,19 +45,19 @@ def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimi
     }
     if settings.optimizer == "sgd":
         return torch.optim.SGD(network.parameters(), momentum=0.9, **options)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(network.parameters(), **options)
+    optimizer = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return optimizer(network.parameters(), **options)
 
 
 def schedule(settings: Training) -> Callable[[float], float]:
-    """The factor on the learning rate, given the share of the run's steps that is done."""
+    """The learning-rate factor as a function of the fraction of the run that is completed."""
     if settings.schedule == "cosine":
-        return lambda done: 0.5 * (1 + math.cos(math.pi * done))
+        return lambda fraction: 0.5 * (1 + math.cos(math.pi * fraction))
     if settings.schedule == "one-cycle":
-        # Smith & Topin, "Super-Convergence", 2018: up over the first 30 %, then down to nothing.
-        return lambda done: (
-            0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / 0.3))
-            if done < 0.3
-            else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
+        # Smith & Topin, "Super-Convergence", 2018: rises over the first 30 %, then falls to 0.
+        return lambda fraction: (
+            0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * fraction / 0.3))
+            if fraction < 0.3
+            else 0.5 * (1 + math.cos(math.pi * (fraction - 0.3) / 0.7))
         )
-    return lambda done: 1.0
+    return lambda fraction: 1.0

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What `server-train` did.
+    """The outcome of `server-train`.
 
     Attributes:
-        again: the run had been finished before.
+        finished_before: nothing was trained, since the run was finished already.
         stopped: why it stopped before its last epoch; '' if it did not.
-        accepted, rejected: shards taken in while training.
+        accepted, rejected: counts of shards during training.
     """
 
     run: str
@@ -37,7 +37,7 @@ class TrainingResult:
     samples: int
     seconds: float
     samples_per_second: float
-    again: bool
+    finished_before: bool
     stopped: str
     accepted: int
     rejected: int
@@ -52,14 +52,14 @@ def train(
     progress: Progress,
     ranks: Ranks | None = None,
 ) -> TrainingResult:
-    """Train a run on the shards in the store, or go on with it where it stopped.
+    """Train a run on the shards in the store, or resume it where it stopped.
 
     Raises:
-        StageOrderError: no training samples of those sites have arrived.
+        StageOrderError: no training samples of the requested sites have arrived.
         UsageError: the run was begun with other settings.
-        BadDataError: a shard that the run has used is gone.
+        BadDataError: a shard that the run has used is no longer in the store.
     """
-    # Not above: who reads a run's record needs no torch, which is slow to import.
+    # Imported here: reading a run's record works without torch, which is slow to import.
     from sltool.server.training.distributed import Ranks
     from sltool.server.training.session import TrainingSession
 
@@ -70,18 +70,18 @@ def train(
     )
     session = TrainingSession(folder, study, store, options, run, device, progress, ranks)
     with Stop(options.until).on_signals() as stop, session.reports():
-        again = session.go(stop)
+        finished_before = session.go(stop)
     seconds = time.monotonic() - started
     trainer = session.trainer
     return TrainingResult(
         run=run.name,
-        sites=list(trainer.shares),
+        sites=list(trainer.site_counts),
         epochs=trainer.epoch,
         best_epoch=trainer.best.epoch,
-        samples=sum(trainer.shares.values()),
+        samples=sum(trainer.site_counts.values()),
         seconds=seconds,
-        samples_per_second=trainer.trained / seconds,
-        again=again,
+        samples_per_second=trainer.trained_samples / seconds,
+        finished_before=finished_before,
         stopped=session.stopped,
         accepted=session.accepted,
         rejected=session.rejected,
@@ -89,11 +89,11 @@ def train(
 
 
 def _free_name(folder: StudyFolder, name: str) -> str:
-    """`name`, or with the first number behind it under which there is no run yet."""
-    number, free = 2, name
+    """`name`, or `name-2`, `name-3` and so on: the first under which there is no run."""
+    suffix, free = 2, name
     while folder.run(free).root.exists():
-        free = f"{name}-{number}"
-        number += 1
+        free = f"{name}-{suffix}"
+        suffix += 1
     return free
 
 
@@ -101,14 +101,14 @@ def find_run(folder: StudyFolder, name: str) -> RunFolder:
     """The folder of a run that has begun.
 
     Raises:
-        UsageError: no run can be called so.
-        UnknownNameError: none has this name.
-        StageOrderError: none has begun at all.
+        UsageError: the name is not a valid one.
+        UnknownNameError: no run has this name.
+        StageOrderError: no run has begun.
     """
     run, names = folder.run(name), folder.run_names()
     if not names:
         raise StageOrderError(
-            f"no run '{name}', nor any other",
+            f"there is no run '{name}': no run has begun yet",
             where=folder.runs,
             hint="run `sltool server-train` first",
         )
@@ -118,10 +118,10 @@ def find_run(folder: StudyFolder, name: str) -> RunFolder:
 
 
 def run_settings(run: RunFolder) -> dict[str, Any]:
-    """The settings that a finished or unfinished run was begun with.
+    """The settings of a run that has a model, finished or not.
 
     Raises:
-        StageOrderError: it has no model yet.
+        StageOrderError: the run has no model yet.
         BadDataError: its record is damaged.
     """
     if not run.model.is_file():

@@ -1,4 +1,4 @@
-"""What a run leaves behind for people: log, history, TensorBoard events, and the model."""
+"""Writes the files of a run: settings, log, history, TensorBoard events and the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sltool.study.layout import RunFolder
 
 
 class RunFiles:
-    """The files of one run; only rank 0 has one.
+    """Writes the files of one run; used at rank 0 only.
 
     Attributes:
         run: its folder.
@@ -30,12 +30,12 @@ class RunFiles:
         self._progress = progress
         self._events: Events | None = None
 
-    def settings(self, document: dict[str, Any]) -> None:
+    def write_settings(self, document: dict[str, Any]) -> None:
         """Write `run.json`."""
         write_json(self.run.settings, document)
 
-    def say(self, text: str) -> None:
-        """Add a line to `log.txt`, with the time, and tell the user.
+    def log(self, text: str) -> None:
+        """Append a line with the time to `log.txt`, and show it to the user.
 
         Raises:
             StorageError: no space or no permission.
@@ -47,37 +47,37 @@ class RunFiles:
             raise StorageError.of(error, self.run.log) from error
         self._progress.detail(text)
 
-    def history(self, history: list[dict[str, Any]]) -> None:
-        """Write `history.csv` and the last row's TensorBoard events, unless they are there."""
+    def write_history(self, history: list[dict[str, Any]]) -> None:
+        """Write `history.csv` and the last row's TensorBoard events, unless they are up to date."""
         text = csv_text(history)
         if _read(self.run.history) != text:
             write_text(self.run.history, text)
             self._write_events(history[-1])
 
     def _write_events(self, row: dict[str, Any]) -> None:
-        # tensorboard is slow to import: not before the first epoch is done.
+        # tensorboard is slow to import, so only once there is something to write.
         self._events = self._events or events_from(self.run.events, row["epoch"])
         if self._events:
             self._events.add(row)
 
-    def model(self, weights: dict[str, torch.Tensor], card: dict[str, Any]) -> None:
-        """Write `model.safetensors` with a model card: each value as JSON, as metadata.
+    def write_model(self, weights: dict[str, torch.Tensor], card: dict[str, Any]) -> None:
+        """Write `model.safetensors`, with the model card as metadata: each value as JSON.
 
-        Not if the model of this card is there.
+        A model with the same card is not written again.
         """
         metadata = {key: json.dumps(value) for key, value in card.items()}
         if _card(self.run.model) == metadata:
             return
         with publish(self.run.model, public=True) as part:
-            part.write_bytes(_in_order(save(weights, metadata=metadata)))
+            part.write_bytes(_with_sorted_metadata(save(weights, metadata=metadata)))
 
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _in_order(data: bytes) -> bytes:
-    """The same safetensors file with its metadata sorted: the library's order is random."""
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """The safetensors file with sorted metadata, since the library's order is random."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -87,7 +87,7 @@ def _in_order(data: bytes) -> bytes:
 
 
 def _card(path: Path) -> dict[str, str]:
-    """The model card of the file; {} where there is none or a damaged one."""
+    """The model card of the file; {} if the file is missing or damaged."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""What a run shall be, and whether it may go on as what it was begun with."""
+"""The options and settings of a run, and whether a run may be resumed with them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from sltool.server.training.precision import Precision
     from sltool.server.training.sampler import SiteControl
 
-# Settings that may change between two calls of the same run.
-FREE = ("training.epochs", "training.patience")
+# Settings that may change when a run is resumed.
+CHANGEABLE = ("training.epochs", "training.patience")
 
 
 def _proportional() -> SiteControl:
-    # Not above: who reads a run's settings needs no torch, which is slow to import.
+    # Imported here: reading a run's settings works without torch, which is slow to import.
     from sltool.server.training.sampler import SiteControl
 
     return SiteControl()
@@ -32,18 +32,18 @@ def _proportional() -> SiteControl:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run shall be.
+    """The options of `server-train` for one run.
 
     Attributes:
         run: its name.
-        sites: whose shards; none means all, also those that come later.
-        seed: of the server network's first weights, the order of samples and dropout.
-        control: how much each site gives.
+        sites: the sites to train on; () for all, including sites whose shards arrive later.
+        seed: for the server network's initial weights, the order of samples and dropout.
+        control: how much each site contributes.
         precision: auto, fp32 or bf16.
-        force: begin anew under this name.
-        resume: False: begin anew under a name that is free.
+        force: start again under this name, without the earlier checkpoint and model.
+        resume: False: start a new run, under the first free name.
         watch: take shards in while training.
-        max_epochs: stop when the run has this many, even if the study says more.
+        max_epochs: stop after this many epochs of the run, even if the study has more.
         until: stop at this local time.
     """
 
@@ -62,7 +62,7 @@ class RunOptions:
 def settings_of(
     study: Study, store: Store, options: RunOptions, precision: Precision
 ) -> dict[str, Any]:
-    """What a run is begun with, for `run.json`."""
+    """The settings of a run, for `run.json`."""
     return {
         "study": study.id,
         "encoding": store.encoding,
@@ -76,18 +76,18 @@ def settings_of(
 
 
 def check_same(run: RunFolder, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `UsageError` unless a run may go on with these settings."""
+    """Raise `UsageError` unless the run may be resumed with the settings `now`."""
     old, new = _flat(before), _flat(now)
     if new["training.schedule"] == "constant":
-        # More epochs are a longer run of the same kind; with a schedule they are another run.
-        old.update({key: new[key] for key in FREE})
+        # With a schedule, the learning rate of every epoch depends on the count of epochs.
+        old.update({key: new[key] for key in CHANGEABLE})
     changed = [key for key in new if old.get(key) != new[key]]
     if changed:
         key = changed[0]
         raise UsageError(
             f"run '{run.name}' was begun with {key} {old.get(key)}, now it is {new[key]}",
             where=run.settings,
-            hint="give another --run NAME, or --force to train it anew",
+            hint="use another --run NAME, or --force to train it again",
         )
 
 
@@ -100,7 +100,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class RunRecord(TypedDict):
-    """What is read in `run.json`; `settings_of` and the roster write it."""
+    """The keys of `run.json` that are read: from `settings_of` and `ShardSelection.document`."""
 
     encoding: str
     seed: int
@@ -111,11 +111,11 @@ class RunRecord(TypedDict):
 
 
 def read_settings(run: RunFolder) -> dict[str, Any]:
-    """`run.json`.
+    """Read `run.json`.
 
     Raises:
-        StorageError: it could not be read.
-        BadDataError: it is damaged.
+        StorageError: the file could not be read.
+        BadDataError: the file is damaged.
     """
     hint = f"train again with `sltool server-train --run {run.name} --force`"
     return dict(read_json(run.settings, RunRecord, "the run's record", hint))

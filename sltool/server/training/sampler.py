@@ -1,8 +1,9 @@
-"""Which samples make up an epoch, and in which order; how much of it each site gives.
+"""The samples of each epoch and their order, with the contribution of each site.
 
-A site with n samples gives c of them to an epoch. Every sample is taken c // n times; the rest of
-c are drawn at random among those that were taken least often since the run began. So within a site
-no sample is ever two turns behind another, and in ceil(n / c) epochs every sample has its turn.
+A site with n samples contributes c of them to an epoch. Every sample is drawn c // n times; the
+remaining c % n are drawn at random among those that were drawn least often since the run began. So
+the draw counts of a site's samples never differ by more than one, and every sample is drawn at
+least once in ceil(n / c) epochs.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ PROPORTIONAL, EQUAL = "proportional", "equal"
 
 @dataclass(frozen=True)
 class SiteControl:
-    """How many samples each site gives to an epoch.
+    """How many samples each site contributes to an epoch.
 
-    With n(s) samples at site s, N at all, and weights w(s), a site gives
+    With n(s) samples at site s, N at all sites, and weights w(s), a site contributes
 
         proportional     n(s)
         equal, weights   N * w(s) / sum of w, whole numbers that sum to N (largest remainders)
 
-    and never more than `cap`. `equal` is a weight of 1 for every site, which is also the weight
-    of a site that `weights` does not name.
+    and at most `cap`. `equal` means a weight of 1 for every site, which is also the weight of a
+    site that is not in `weights`.
     """
 
     kind: str = PROPORTIONAL
@@ -41,10 +42,10 @@ class SiteControl:
 
     @classmethod
     def parse(cls, text: str, cap: int | None) -> SiteControl:
-        """From 'proportional', 'equal' or 'A=3,B=1'.
+        """Parse 'proportional', 'equal' or 'A=3,B=1'.
 
         Raises:
-            UsageError: it is none of these.
+            UsageError: the text is none of these.
         """
         if text in (PROPORTIONAL, EQUAL):
             return cls(text, {}, cap)
@@ -53,8 +54,8 @@ class SiteControl:
             weights = {site.strip(): float(weight) for site, weight in pairs}
         except ValueError:
             weights = {}
-        good = all(math.isfinite(one) and one > 0 for one in weights.values())
-        if not weights or len(weights) < len(pairs) or not good:
+        valid = all(math.isfinite(weight) and weight > 0 for weight in weights.values())
+        if not weights or len(weights) < len(pairs) or not valid:
             raise UsageError(
                 f"--site-weights cannot be '{text}'",
                 expected="proportional, equal, or weights above 0, each site once: A=3,B=1",
@@ -62,7 +63,7 @@ class SiteControl:
         return cls("weights", weights, cap)
 
     def counts(self, available: Mapping[str, int]) -> dict[str, int]:
-        """Samples an epoch of each site, given how many it has."""
+        """Samples per epoch of each site, given the count it has."""
         wanted = dict(available)
         if self.kind != PROPORTIONAL:
             weights = {site: self.weights.get(site, 1.0) for site in available}
@@ -70,13 +71,13 @@ class SiteControl:
         return {site: min(count, self.cap or count) for site, count in wanted.items()}
 
     def document(self) -> dict[str, Any]:
-        """For the run's record."""
+        """`site_control` for `run.json`."""
         weights = ",".join(f"{site}={weight:g}" for site, weight in sorted(self.weights.items()))
         return {"weights": weights or self.kind, "cap": self.cap}
 
 
 def _apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """`total` in whole shares by weight; what rounding leaves goes to the largest remainders."""
+    """`total` apportioned by weight, in whole samples, by the largest-remainder method."""
     exact = {site: total * weight / sum(weights.values()) for site, weight in weights.items()}
     counts = {site: math.floor(share) for site, share in exact.items()}
     order = sorted(exact, key=lambda site: (counts[site] - exact[site], site))
@@ -89,8 +90,8 @@ class Sampler:
     """The order of an epoch's samples: a function of the seed, the epoch and `taken`.
 
     Args:
-        taken: (N,) bool, the samples that were taken once more than the others of their site;
-            where the run stands. None: at its start.
+        taken: (N,) bool, the samples that were drawn once more than the others of their site so
+            far. None: at the start of the run.
     """
 
     def __init__(
@@ -107,21 +108,21 @@ class Sampler:
         self._seed = seed
         ends = np.cumsum(sizes).tolist()
         self._spans = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-        self._following = self.taken
+        self._taken_after = self.taken
 
     def __len__(self) -> int:
-        """Samples an epoch."""
+        """The count of samples in an epoch."""
         return sum(self.counts.values())
 
     def draw(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The epoch's samples in order: (n,) positions in the samples, (n,) rows of `features`."""
+        """The epoch's samples in order: their (n,) positions, and (n,) rows of `features`."""
         rng = np.random.default_rng([self._seed, epoch])
         taken = self.taken.numpy().copy()
         parts = [
             span.start + draw(taken[span], count, rng)
             for span, count in zip(self._spans, self.counts.values(), strict=True)
         ]
-        self._following = torch.from_numpy(taken)
+        self._taken_after = torch.from_numpy(taken)
         order = torch.from_numpy(np.concatenate(parts)[rng.permutation(len(self))])
         rows = self._samples.rows[order]
         if self._samples.views > 1:
@@ -129,36 +130,37 @@ class Sampler:
         return order, rows
 
     def finish(self) -> None:
-        """The epoch that was drawn last is done."""
-        self.taken = self._following
+        """Update `taken`: the epoch that was drawn last is completed."""
+        self.taken = self._taken_after
 
-    def ahead(self) -> NDArray[np.bytes_]:
-        """The pseudonyms of the samples in `taken`: what to carry over to other samples."""
-        ahead: NDArray[np.bytes_] = self._samples.pseudonyms[self.taken.numpy()]
-        return ahead
+    def taken_pseudonyms(self) -> NDArray[np.bytes_]:
+        """The pseudonyms of the samples in `taken`, which outlast a change of the samples."""
+        pseudonyms: NDArray[np.bytes_] = self._samples.pseudonyms[self.taken.numpy()]
+        return pseudonyms
 
 
 def even_batches(epoch: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-    """An epoch's (n,) samples in the fewest batches of at most `size`, alike but for one sample.
+    """An epoch's (n,) samples in the fewest batches of at most `size`, of nearly equal size.
 
-    Not full ones and a small last one: batch normalisation over one sample is noise.
+    Batch sizes differ by at most one sample: with full batches the last one could be a single
+    sample, over which batch normalisation is meaningless.
     """
     return torch.tensor_split(epoch, -(-len(epoch) // size))
 
 
 def draw(taken: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Positions of a site's next `count` samples; brings `taken` up to date in place."""
-    whole, rest = divmod(count, len(taken))
-    everyone = np.tile(np.arange(len(taken)), whole)
+    """The positions of a site's next `count` samples; updates `taken` in place."""
+    rounds, rest = divmod(count, len(taken))
+    all_samples = np.tile(np.arange(len(taken)), rounds)
     if not rest:
-        return everyone
+        return all_samples
     behind = np.flatnonzero(~taken)
     if rest < len(behind):
         chosen = rng.choice(behind, rest, replace=False)
         taken[chosen] = True
-        return np.concatenate([everyone, chosen])
-    # All that were behind, then some of the others: so none comes twice in this draw.
+        return np.concatenate([all_samples, chosen])
+    # All samples that are behind, then some of the others: none is drawn twice here.
     second = rng.choice(np.flatnonzero(taken), rest - len(behind), replace=False)
     taken[:] = False
     taken[second] = True
-    return np.concatenate([everyone, behind, second])
+    return np.concatenate([all_samples, behind, second])

@@ -1,4 +1,4 @@
-"""Which shards take part in a run, and from which epoch on."""
+"""The shards that a run trains on, and from which epoch on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class ShardSelection:
     """The shards of one run, of all sites or of some.
 
     Attributes:
-        shards: digest -> the first epoch (from 1) of which it is a part.
+        shards: digest -> the first epoch (from 1) that includes the shard.
 
     Args:
-        inbox: where a site's shards should have come, for messages.
+        inbox: where the sites' shards arrive, for messages.
     """
 
     def __init__(self, store: Store, sites: Sequence[str], inbox: Path, ranks: Ranks) -> None:
@@ -29,117 +29,122 @@ class ShardSelection:
         self._inbox = inbox
         self._ranks = ranks
 
-    def take_up(self, shards: dict[str, int]) -> None:
-        """The shards of a run that goes on.
+    def restore(self, shards: dict[str, int]) -> None:
+        """Set the shards of a resumed run, from its checkpoint.
 
         Raises:
-            BadDataError: one is not in the store.
+            BadDataError: a shard is not in the store.
         """
-        self._check_there(shards)
+        self._check_in_store(shards)
         self.shards = shards
 
     def join(self, epoch: int) -> bool:
-        """Let the shards that rank 0 has in its store take part from `epoch` on.
+        """Include all shards in rank 0's store from `epoch` on.
 
         Returns:
-            Whether the samples are others than before.
+            Whether the samples have changed.
 
         Raises:
-            StageOrderError: there are no training samples, or none of a site that was named.
-            BadDataError: this rank does not see a shard that rank 0 sees.
+            StageOrderError: there are no training samples, or none of a requested site.
+            BadDataError: a shard in rank 0's store is not in this rank's.
         """
         before = self._used()
         self._store.refresh()
-        arrived = self._ranks.broadcast([one.digest for one in self._arrived()])
+        arrived = self._ranks.broadcast([segment.digest for segment in self._arrived()])
         if not set(self.shards) <= set(arrived):
-            # The watcher is making the store anew; what is mapped stays.
+            # The watcher is rebuilding the store; files that are mapped stay readable.
             return False
-        self._check_there(arrived)
+        self._check_in_store(arrived)
         new = [digest for digest in arrived if digest not in self.shards]
         self.shards = {**self.shards, **dict.fromkeys(new, epoch)}
         self.check_sites()
         return self._used() != before
 
-    def since(self, epoch: int) -> list[str]:
+    def joined_at(self, epoch: int) -> list[str]:
         """The names of the shards that joined at `epoch`."""
-        return [one.name for one in self._arrived() if self.shards.get(one.digest) == epoch]
+        return [
+            segment.name for segment in self._arrived() if self.shards.get(segment.digest) == epoch
+        ]
 
-    def left_out(self) -> int:
-        """How many shards have arrived and take no part."""
-        return sum(one.digest not in self.shards for one in self._arrived())
+    def unused_count(self) -> int:
+        """The count of shards in the store that the run does not use."""
+        return sum(segment.digest not in self.shards for segment in self._arrived())
 
     def data(self) -> TrainingData:
-        """The samples of the shards that take part."""
+        """The samples of the shards in use."""
         train, validation = (
             self._store.samples(split, self._sites, self.shards)
             for split in ("train", "validation")
         )
         return TrainingData(train, validation)
 
-    def behind(self, epoch: int) -> list[str]:
-        """The digests behind the weights of `epoch`: trained on till then, or chosen by now."""
+    def digests_until(self, epoch: int) -> list[str]:
+        """The shards that the weights of `epoch` depend on, as digests.
+
+        These are the training shards up to that epoch, and all validation shards: they decide
+        which epoch is the best.
+        """
         return sorted(
-            one.digest
-            for one in self._used()
-            if one.split == "validation" or self.shards[one.digest] <= epoch
+            segment.digest
+            for segment in self._used()
+            if segment.split == "validation" or self.shards[segment.digest] <= epoch
         )
 
     def absent_classes(self) -> list[int]:
-        """The indices of the classes of which no training sample takes part."""
+        """The indices of the classes without a training sample."""
         training = [segment.classes for segment in self._used() if segment.split == "train"]
         totals = [sum(counts) for counts in zip(*training, strict=True)]
         return [index for index, total in enumerate(totals) if not total]
 
-    def documents(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """`sites` and `shards` for `run.json`."""
-        used = self._used()
         shards = [
             {
-                "shard": one.name,
-                "digest": one.digest,
-                "samples": one.samples,
-                "from_epoch": self.shards[one.digest],
+                "shard": segment.name,
+                "digest": segment.digest,
+                "samples": segment.samples,
+                "from_epoch": self.shards[segment.digest],
             }
-            for one in used
+            for segment in self._used()
         ]
         return {"sites": sorted(self._training_sites()), "shards": shards}
 
     def _training_sites(self) -> set[str]:
-        return {one.site for one in self._used() if one.split == "train" and one.samples}
+        training = (segment for segment in self._used() if segment.split == "train")
+        return {segment.site for segment in training if segment.samples}
 
     def _used(self) -> list[Segment]:
-        return [one for one in self._arrived() if one.digest in self.shards]
+        return [segment for segment in self._arrived() if segment.digest in self.shards]
 
     def _arrived(self) -> list[Segment]:
         return [
-            one
+            segment
             for split in ("train", "validation")
-            for one in self._store.chosen(split, self._sites)
+            for segment in self._store.select(split, self._sites)
         ]
 
-    def _check_there(self, shards: Collection[str]) -> None:
-        missing = len(set(shards) - {one.digest for one in self._store.segments})
+    def _check_in_store(self, shards: Collection[str]) -> None:
+        missing = len(set(shards) - {segment.digest for segment in self._store.segments})
         if missing:
             raise BadDataError(
                 f"{missing} shards of the run are not in the store",
                 where=self._store.folder,
-                hint="bring them back to server/accepted; with several machines, let all see "
-                "the same folder",
+                hint="move them back to server/accepted; several machines need a shared folder",
             )
 
     def check_sites(self) -> None:
-        """Raise `StageOrderError` if there are no training samples, or none of a named site."""
-        there = self._training_sites()
+        """Raise `StageOrderError` if there are no training samples, or none of a requested site."""
+        present = self._training_sites()
         for site in self._sites:
-            if site not in there:
+            if site not in present:
                 raise StageOrderError(
-                    f"no training sample of site {site} is there",
+                    f"no training sample of site {site} has arrived",
                     where=self._inbox,
                     hint=f"run `sltool client-encode` and `sltool ship` at site {site}",
                 )
-        if not there:
+        if not present:
             raise StageOrderError(
-                "no training sample is there yet",
+                "no training sample has arrived yet",
                 where=self._inbox,
                 hint="run `sltool client-encode` and `sltool ship` at the sites",
             )

@@ -1,4 +1,4 @@
-"""When to stop: a signal, or the hour."""
+"""Stops training at a signal or at a given time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """Says whether to stop now, and why; asked after every step.
+    """Whether to stop now, and why; called after every step.
 
     Args:
-        until: local time; None: no such hour.
+        until: local time to stop at; None: no limit.
     """
 
     def __init__(self, until: datetime | None = None) -> None:
@@ -31,24 +31,24 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[Stop]:
-        """Turn the first SIGTERM or Ctrl-C into a wish to stop; a second acts as ever."""
+        """Record the first SIGTERM or Ctrl-C as a request to stop; a second one acts as usual."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
-        def wish(number: int, frame: FrameType | None) -> None:
-            self.reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-            _restore(before)
+        def request_stop(signum: int, frame: FrameType | None) -> None:
+            self.reason = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+            _restore(handlers)
 
-        for number in SIGNALS:
-            signal.signal(number, wish)
+        for signum in SIGNALS:
+            signal.signal(signum, request_stop)
         try:
             yield self
         finally:
-            _restore(before)
+            _restore(handlers)
 
 
 def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)

@@ -1,6 +1,6 @@
-"""TensorBoard's event files: one figure of one epoch a record.
+"""Writes TensorBoard event files: one record per epoch, with all its figures.
 
-Written here and not by torch's SummaryWriter, whose thread keeps a full disk to itself.
+torch's SummaryWriter is not used: its background thread does not report a full disk.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sltool.files import open_in_place
 
 
 def events_from(folder: Path, epoch: int) -> Events | None:
-    """Events that go on from `epoch`; None where tensorboard is not installed."""
+    """Events from `epoch` on; None if tensorboard is not installed."""
     return Events(folder, epoch) if importlib.util.find_spec("tensorboard") else None
 
 
 class Events:
-    """An event file of this process in `folder`; what earlier ones say from `epoch` on is void.
+    """An event file of this process in `folder`; it replaces earlier events from `epoch` on.
 
     Raises:
-        StorageError: no space or no permission; so does `add`.
+        StorageError: no space or no permission; also raised by `add`.
     """
 
     def __init__(self, folder: Path, epoch: int) -> None:

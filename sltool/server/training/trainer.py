@@ -18,7 +18,7 @@ from torch import nn
 from sltool.errors import DivergedError
 from sltool.server.checkpoint import Checkpoint
 from sltool.server.store import ID_DTYPE, StoredSamples
-from sltool.server.training.data import Basis, Best, TrainingData, copied
+from sltool.server.training.data import Basis, Best, TrainingData, copied_state
 from sltool.server.training.distributed import Ranks
 from sltool.server.training.divergence import EpochLoss, diverged
 from sltool.server.training.loader import FeatureLoader, channels_last
@@ -29,21 +29,21 @@ from sltool.server.training.sampler import Sampler, SiteControl, even_batches
 from sltool.study.schema import Training
 
 EVALUATION_BATCH = 512
-# With several ranks, a wish to stop is asked for every so many steps.
-STEPS_BETWEEN_ASKING = 8
-# Looking at the loss makes a GPU wait for the step.
-STEPS_BETWEEN_LOOKS = 64
+# With several ranks, a stop is agreed on by communication, so only every few steps.
+STEPS_BETWEEN_STOP_CHECKS = 8
+# Reading the loss waits for the GPU to finish the step.
+STEPS_BETWEEN_LOSS_CHECKS = 64
 
 
 class Trainer:
-    """One run: a server network, its optimiser, and where it stands.
+    """One run: a server network, its optimiser, and the run's progress.
 
-    Every step seeds torch with a function of the run's seed, the epoch, the step and the rank, so
-    that dropout is the same after a resume without a generator's state being kept.
+    Every step seeds torch with a function of the run's seed, the epoch, the step and the rank.
+    Dropout is therefore the same after a resume, without a random state in the checkpoint.
 
     Args:
-        network: the server network, on the device where it shall train.
-        seed: of the order of samples and of dropout.
+        network: the server network, on the device to train on.
+        seed: for the order of samples and for dropout.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Trainer:
         self.epoch = 0
         self.best = Best()
         self.history: list[dict[str, Any]] = []
-        self.trained = 0
+        self.trained_samples = 0
         self._objective = objective
         self._settings = settings
         self._seed = seed
@@ -74,79 +74,81 @@ class Trainer:
         self._step = 0
         self._loss = EpochLoss(self._device, ranks)
         self._basis = Basis()
-        self._since = 0
+        self._changed_after = 0
         self._data: TrainingData
         self._sampler: Sampler
-        self._ahead: NDArray[np.bytes_] = np.empty(0, ID_DTYPE)
+        self._taken_pseudonyms: NDArray[np.bytes_] = np.empty(0, ID_DTYPE)
         self._seconds = 0.0
 
-    def use(self, data: TrainingData) -> None:
-        """Train on these samples from now on; only between two epochs, or after `restore`.
+    def set_data(self, data: TrainingData) -> None:
+        """Train on these samples from now on; call between two epochs or after `restore`.
 
-        Samples that were there before keep their turns.
+        The sampler continues for the samples that the run has used before.
 
         Args:
             data: validation may be empty; then the last epoch is the best.
         """
         self._data = data
-        taken = torch.from_numpy(np.isin(data.train.pseudonyms, self._ahead))
+        taken = torch.from_numpy(np.isin(data.train.pseudonyms, self._taken_pseudonyms))
         self._sampler = Sampler(data.train, self._control, self._seed, taken)
         self._loader = FeatureLoader(data.train, self._device)
         self._objective.balance(data.train.labels)
 
-    def settle(self) -> list[str]:
-        """Start over whatever rests on the samples of before, if `use` has brought others.
+    def adjust_to_data(self) -> list[str]:
+        """Reset what depends on the samples, if `set_data` has changed them.
 
-        That is early stopping; the best epoch's figures, if the validation loss is another one
-        now; and an epoch under way, whose order is lost with a training sample. At every rank.
+        Early stopping counts from this epoch; the best epoch's figures are measured again if the
+        validation loss is defined differently now; and an epoch in progress starts again if the
+        training samples changed, because their order did. To be called at every rank.
 
         Returns:
             Lines for the log.
         """
-        before, said = self._basis, []
-        self._basis = Basis.of(self._data, self._objective)
+        before, lines = self._basis, []
+        self._basis = Basis.from_data(self._data, self._objective)
         if before in (Basis(), self._basis):
             return []
-        self._since = self.epoch
-        if self.begun and before.train != self._basis.train:
-            said.append(f"epoch {self.epoch + 1} begins anew: its training samples are others now")
+        self._changed_after = self.epoch
+        if self.epoch_in_progress and before.train != self._basis.train:
+            lines.append(f"epoch {self.epoch + 1} starts again: its training samples have changed")
             self._reset_epoch()
         if self.best.epoch and before.validation != self._basis.validation:
             self._measure_best()
             best, loss = self.best.epoch, self.best.loss
-            said.append(f"the best epoch, {best}, has validation loss {loss:.5g} from now on")
-        return said
+            lines.append(f"the best epoch, {best}, now has validation loss {loss:.5g}")
+        return lines
 
     @property
-    def shares(self) -> dict[str, int]:
-        """Samples of each site in an epoch."""
+    def site_counts(self) -> dict[str, int]:
+        """The count of samples of each site in an epoch."""
         return self._sampler.counts
 
     @property
-    def begun(self) -> bool:
-        """Whether an epoch is under way."""
+    def epoch_in_progress(self) -> bool:
+        """Whether an epoch has begun and not ended."""
         return self._step > 0
 
     @property
     def stalled(self) -> bool:
-        """Whether early stopping says that the run is done."""
+        """Whether the patience of early stopping is exhausted."""
         patience = self._settings.patience
-        return patience is not None and self.epoch - self.stands_since >= patience
+        return patience is not None and self.epoch - self.last_improvement >= patience
 
     @property
-    def stands_since(self) -> int:
-        """The epoch that no later one has beaten on the samples of now."""
-        return max(self.best.epoch, self._since)
+    def last_improvement(self) -> int:
+        """The best epoch, or the epoch after which the samples changed, if that is later."""
+        return max(self.best.epoch, self._changed_after)
 
     def run_epoch(self, stop: Callable[[], bool]) -> dict[str, Any] | None:
-        """Train one epoch, or what is left of it, validate, and return its row of `history.csv`.
+        """Train one epoch, or the rest of it, validate, and return its row of `history.csv`.
 
         Args:
-            stop: asked after every step; the epoch is left there if it says so, and None returned.
+            stop: called after every step; if it returns True, the epoch is interrupted and None
+                is returned.
 
         Raises:
-            DivergedError: a loss or a weight is not finite, at any rank; raised at every rank. The
-                best epoch and the history stay as they were.
+            DivergedError: a loss or a weight is not finite at some rank; raised at every rank. The
+                best epoch and the history are unchanged.
         """
         started = time.monotonic() - self._seconds
         if not self._train(stop):
@@ -164,11 +166,11 @@ class Trainer:
         self.epoch += 1
         if loss < self.best.loss or not len(self._data.validation):
             figures = {key: value for key, value in row.items() if key != "epoch"}
-            self.best = Best(self.epoch, loss, figures, copied(self._network))
+            self.best = Best(self.epoch, loss, figures, copied_state(self._network))
         row["samples"] = size
         row["seconds"] = time.monotonic() - started
         self._sampler.finish()
-        self._ahead = self._sampler.ahead()
+        self._taken_pseudonyms = self._sampler.taken_pseudonyms()
         self._reset_epoch()
         self.history.append(row)
         return row
@@ -179,18 +181,20 @@ class Trainer:
         self._loss.reset()
 
     def checkpoint(self, shards: dict[str, int]) -> Checkpoint:
-        """The run's whole state."""
+        """The complete state of the run."""
         return Checkpoint(
             epoch=self.epoch,
             step=self._step,
             loss=self._loss.total(),
             network=self._network.state_dict(),
             optimizer=self._optimizer_step.optimizer.state_dict(),
-            taken=torch.from_numpy(self._ahead.view(np.uint8).reshape(-1, ID_DTYPE.itemsize)),
+            taken=torch.from_numpy(
+                self._taken_pseudonyms.view(np.uint8).reshape(-1, ID_DTYPE.itemsize)
+            ),
             shards=shards,
             train=self._basis.train,
             validation=self._basis.validation,
-            since=self._since,
+            since=self._changed_after,
             best=self.best.weights,
             best_epoch=self.best.epoch,
             best_loss=self.best.loss,
@@ -199,82 +203,83 @@ class Trainer:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint; `use` must follow, with the samples of its shards."""
+        """Resume from a checkpoint; call `set_data` next, with the samples of its shards."""
         self._network.load_state_dict(checkpoint.network)
         self._optimizer_step.optimizer.load_state_dict(checkpoint.optimizer)
         self.epoch = checkpoint.epoch
         self._step = checkpoint.step
-        self._loss.take_up(checkpoint.loss, checkpoint.step)
-        self._ahead = checkpoint.taken.numpy().view(ID_DTYPE).reshape(-1)
+        self._loss.restore(checkpoint.loss, checkpoint.step)
+        self._taken_pseudonyms = checkpoint.taken.numpy().view(ID_DTYPE).reshape(-1)
         self._basis = Basis(checkpoint.train, checkpoint.validation)
-        self._since = checkpoint.since
+        self._changed_after = checkpoint.since
         self.best = Best(
             checkpoint.best_epoch, checkpoint.best_loss, checkpoint.best_figures, checkpoint.best
         )
         self.history = checkpoint.history
 
     def _train(self, stop: Callable[[], bool]) -> bool:
-        """The steps of the epoch that are left; False if `stop` said so before the last."""
+        """Run the remaining steps of the epoch; False if `stop` interrupted them."""
         self._network.train()
         size = self._settings.batch_size
-        order, rows = (even_batches(one, size) for one in self._sampler.draw(self.epoch))
+        positions, features = self._sampler.draw(self.epoch)
+        order, rows = even_batches(positions, size), even_batches(features, size)
         steps = len(order)
         while self._step < steps:
             self._optimizer_step.set_rate(self.epoch + self._step / steps)
             self._train_step(order[self._step], rows[self._step])
             self._step += 1
-            if self._step % STEPS_BETWEEN_LOOKS == 0:
-                self._check_sound()
-            if self._asked(stop) and self._step < steps:
-                self._check_sound(self._network)
+            if self._step % STEPS_BETWEEN_LOSS_CHECKS == 0:
+                self._check_finite()
+            if self._must_stop(stop) and self._step < steps:
+                self._check_finite(self._network)
                 return False
-        self._check_sound(self._network)
+        self._check_finite(self._network)
         return True
 
-    def _check_sound(self, network: nn.Module | None = None) -> None:
-        """Raise `DivergedError` if a step, or what it left of the network, was not finite."""
-        if broken := self._loss.broken_from(self._step, network):
-            raise self._diverged("training loss", broken)
+    def _check_finite(self, network: nn.Module | None = None) -> None:
+        """Raise `DivergedError` if the loss of a step, or a weight of `network`, is not finite."""
+        if step := self._loss.first_non_finite(self._step, network):
+            raise self._diverged("training loss", step)
 
     def _diverged(self, what: str, step: int) -> DivergedError:
         return diverged(what, self.epoch + 1, step, self._settings, self._precision.name)
 
-    def _asked(self, stop: Callable[[], bool]) -> bool:
+    def _must_stop(self, stop: Callable[[], bool]) -> bool:
         if self._ranks.world == 1:
             return stop()
-        return self._step % STEPS_BETWEEN_ASKING == 0 and self._ranks.any(stop())
+        return self._step % STEPS_BETWEEN_STOP_CHECKS == 0 and self._ranks.any(stop())
 
     def _train_step(self, order: torch.Tensor, rows: torch.Tensor) -> None:
         self._seed_step()
-        # A rank without samples in the last batch takes part with a loss of weight 0.
-        mine, my_rows = self._ranks.local_slice(order), self._ranks.local_slice(rows)
-        count = len(mine)
+        # A rank without samples in the last batch contributes a loss of weight 0.
+        local_order, local_rows = self._ranks.local_slice(order), self._ranks.local_slice(rows)
+        count = len(local_order)
         if not count:
-            mine, my_rows = order[:1], rows[:1]
+            local_order, local_rows = order[:1], rows[:1]
         with self._precision.autocast():
-            outputs = self._model(self._loader.features(my_rows))
-        loss = self._objective.loss(outputs.float(), self._loader.labels(mine))
-        # The mean over ranks of these is the mean over the batch.
+            outputs = self._model(self._loader.features(local_rows))
+        loss = self._objective.loss(outputs.float(), self._loader.labels(local_order))
+        # With this weight, the mean over ranks equals the mean over the batch.
         weight = count * self._ranks.world / len(order)
         self._optimizer_step.step(loss if weight == 1 else loss * weight)
         self._loss.add(loss, count)
-        self.trained += len(order)
+        self.trained_samples += len(order)
 
     def _seed_step(self) -> None:
-        numbers = (self._seed, self.epoch, self._step, self._ranks.rank)
-        mixed = zlib.crc32(struct.pack("<4q", *numbers))
-        torch.default_generator.manual_seed(mixed)
+        parts = (self._seed, self.epoch, self._step, self._ranks.rank)
+        seed = zlib.crc32(struct.pack("<4q", *parts))
+        torch.default_generator.manual_seed(seed)
         if self._device.type == "cuda":
-            torch.cuda.manual_seed(mixed)
+            torch.cuda.manual_seed(seed)
 
     def _measure_best(self) -> None:
-        """Bring the best epoch's figures to the validation samples of now."""
-        present = copied(self._network)
+        """Measure the best epoch's figures again, on the current validation samples."""
+        current = copied_state(self._network)
         self._network.load_state_dict(self.best.weights)
         figures = {"train_loss": self.best.figures["train_loss"], **self._validate()}
-        self._network.load_state_dict(present)
+        self._network.load_state_dict(current)
         loss = figures.get("validation_loss", math.inf)
-        # NaN would be beaten by nothing.
+        # No loss compares as lower than NaN.
         self.best = replace(self.best, loss=math.inf if math.isnan(loss) else loss, figures=figures)
 
     def _validate(self) -> dict[str, float]:
@@ -284,9 +289,9 @@ class Trainer:
             return {}
         classes = self._objective.labels.kind != "regression"
         total = torch.zeros(2, dtype=torch.float64)
-        mine = self._ranks.local_slice(torch.arange(len(samples)))
-        blocks = iterate_outputs(self._network, samples, mine, self._precision)
-        for outputs, positions in zip(blocks, torch.split(mine, EVALUATION_BATCH), strict=False):
+        local = self._ranks.local_slice(torch.arange(len(samples)))
+        blocks = iterate_outputs(self._network, samples, local, self._precision)
+        for outputs, positions in zip(blocks, torch.split(local, EVALUATION_BATCH), strict=False):
             labels = samples.labels[positions]
             total[0] += self._objective.loss(outputs, labels) * len(positions)
             total[1] += self._objective.correct(outputs, labels) if classes else 0
@@ -314,5 +319,5 @@ def iterate_outputs(
 
 def predict(network: nn.Module, samples: StoredSamples, device: torch.device) -> torch.Tensor:
     """The network's outputs for every sample's first view, (N, outputs) float32 on the CPU."""
-    precision = Precision("fp32", device, "for figures")
+    precision = Precision("fp32", device, "for evaluation")
     return torch.cat(list(iterate_outputs(network, samples, torch.arange(len(samples)), precision)))

@@ -6,10 +6,10 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from sltool import __version__
 from sltool.site.audit.evidence import AuditSubject
 from sltool.site.audit.measures import Figure
 from sltool.site.audit.run import AttackResult, AuditResult
+from sltool.version import __version__
 
 
 class FigureRecord(TypedDict):

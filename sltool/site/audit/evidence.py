@@ -96,7 +96,8 @@ def gather(folder: StudyFolder, study: Study, site: SiteFolder, budget: Budget) 
         StageOrderError: nothing is encoded.
         BadDataError: the shards are of other samples, or there are too few.
     """
-    content = Content.of(study, study.encoding_digest(folder.privacy_layer), feature_shape(study))
+    digest = study.encoding_digest(folder.privacy_layer)
+    content = Content.from_study(study, digest, feature_shape(study))
     with open_private(site.private, study.id, "sltool partition") as private:
         rows = {name: row for row, name in enumerate(private.text("pseudonyms"))}
         names = private.text("group_pseudonyms")

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from sltool.datasets.images import Decode, decode_batch, image_files
 from sltool.errors import BadDataError
+from sltool.models.privacy_layer_file import load_privacy_layer
 from sltool.registry import datasets
 from sltool.site.audit.attacker import Budget, Pairs, Scene
 from sltool.site.audit.evidence import Evidence
 from sltool.site.audit.patients import hold_out
 from sltool.site.augment import Augmenter
-from sltool.site.encode import clip_and_add_noise, load_privacy_layer
+from sltool.site.encode import clip_and_add_noise
 from sltool.site.noise import fresh_noise
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Encoding, Study

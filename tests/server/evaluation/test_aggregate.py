@@ -1,4 +1,4 @@
-"""Scores of studies and patients from those of their images."""
+"""Scores of examinations and patients from those of their images."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_images_stay_as_they_are() -> None:
     assert aggregate("binary", y_true, y_pred, group_indices(GROUPS, "image", "mura"))[1] is y_pred
 
 
-def test_no_examination_and_mixed_classes_are_told() -> None:
+def test_images_without_examination_and_mixed_classes_are_reported() -> None:
     with pytest.raises(UsageError, match="'covid-ct' does not say which images"):
         group_indices(np.array([b"p1", b"p2/a"], dtype="S65"), "study", "covid-ct")
     with pytest.raises(BadDataError, match="different classes"):

@@ -1,4 +1,4 @@
-"""`evaluate --by site`: is the small hospital served as well as the big one?"""
+"""`evaluate --by site`: the metrics of each hospital."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import pytest
 from tests.conftest import Sltool
 
 
-def test_each_sites_figures_stand_beside_those_of_all(trained: Sltool) -> None:
+def test_figures_of_each_site_are_beside_those_of_all(trained: Sltool) -> None:
     ran = trained("evaluate", "--metrics", "mse", "--by", "site", "--json").ok().json
     by_site = ran["by_site"]
     assert set(by_site) == {"A", "B", "C"}
-    assert sum(one["samples"] for one in by_site.values()) == ran["samples"]
-    mean = sum(one["samples"] * one["metrics"]["mse"] for one in by_site.values()) / ran["samples"]
+    assert sum(figures["samples"] for figures in by_site.values()) == ran["samples"]
+    mean = (
+        sum(figures["samples"] * figures["metrics"]["mse"] for figures in by_site.values())
+        / ran["samples"]
+    )
     assert mean == pytest.approx(ran["metrics"]["mse"])
-    for site, one in by_site.items():
+    for site, figures in by_site.items():
         alone = trained("evaluate", "--metrics", "mse", "--sites", site, "--json").ok().json
-        assert alone["metrics"] == pytest.approx(one["metrics"])
+        assert alone["metrics"] == pytest.approx(figures["metrics"])
     assert "C (4 samples)" in trained("evaluate", "--by", "site").ok().out

@@ -1,4 +1,4 @@
-"""Each question to `evaluate` has files of its own: a look at one hospital changes nothing else."""
+"""Each question to `evaluate` has its own files, and changes no other result."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def test_other_questions_leave_the_runs_figures_alone(trained: Sltool) -> None:
 def test_an_answer_says_what_was_asked(trained: Sltool) -> None:
     alone = trained("evaluate", "--sites", "C", "--metrics", "smape", "--json").ok().json
     assert (alone["sites"], alone["samples"]) == (["C"], 4)
-    kept = entry(trained, "metrics-test@C.json", "test@C")
-    assert (kept["split"], kept["level"], kept["sites"]) == ("test", "image", ["C"])
-    assert kept["metrics"]["smape"] == alone["metrics"]["smape"]
-    # What is printed is what was asked for; what is kept is everything.
+    saved = entry(trained, "metrics-test@C.json", "test@C")
+    assert (saved["split"], saved["level"], saved["sites"]) == ("test", "image", ["C"])
+    assert saved["metrics"]["smape"] == alone["metrics"]["smape"]
+    # The command prints the metrics that were asked for; the file has all of them.
     assert list(alone["metrics"]) == ["smape"]
-    assert {"rmsle", "mae", "r2"} < kept["metrics"].keys()
+    assert {"rmsle", "mae", "r2"} < saved["metrics"].keys()
     run = trained.folder / "server" / "runs" / "default"
     assert len((run / "predictions-test@C.csv").read_text().splitlines()) == 1 + 4
     assert "test@C (4 samples)" in trained("evaluate", "--sites", "C").ok().out
@@ -76,7 +76,7 @@ def test_a_question_about_one_site_is_no_answer_for_the_run(trained: Sltool) -> 
         assert "sltool evaluate" in refused.err
 
 
-def test_compare_tells_runs_that_were_tested_on_different_samples(trained: Sltool) -> None:
+def test_compare_notes_runs_that_were_tested_on_different_samples(trained: Sltool) -> None:
     trained("evaluate").ok()
     trained("server-train", "--run", "other").ok()
     trained("evaluate", "--run", "other").ok()
@@ -99,7 +99,7 @@ def test_damaged_figures_are_bad_input(trained: Sltool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "other"),
     [
         (Question("test", "study"), Question("test", "image", ("study",))),
         (Question(sites=("A", "B")), Question(sites=("A_B",))),
@@ -110,8 +110,8 @@ def test_damaged_figures_are_bad_input(trained: Sltool) -> None:
         ),
     ],
 )
-def test_no_two_questions_share_a_file(one: Question, other: Question) -> None:
+def test_no_two_questions_share_a_file(first: Question, other: Question) -> None:
     run = RunFolder("r", Path("r"))
-    assert run.metrics(one) != run.metrics(other)
-    assert run.predictions(one) != run.predictions(other)
-    assert max(len(run.predictions(question).name) for question in (one, other)) < 200
+    assert run.metrics(first) != run.metrics(other)
+    assert run.predictions(first) != run.predictions(other)
+    assert max(len(run.predictions(question).name) for question in (first, other)) < 200

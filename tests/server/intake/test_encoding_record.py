@@ -1,4 +1,4 @@
-"""A mistaken edit of study.yaml is named, and moves nothing."""
+"""A mistaken edit of study.yaml is named, and no shard is moved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import Sltool
 
 
 def names(folder: Path) -> list[str]:
-    """All files below `server`, but for the lock."""
+    """All files below `server`, except the lock."""
     server = folder / "server"
     return sorted(
         str(path.relative_to(server)) for path in server.rglob("*") if path.name != "lock"
@@ -68,7 +68,7 @@ def test_the_store_may_be_gone(trained: Sltool) -> None:
     (trained.folder / "study.yaml").write_text(text)
     assert trained("queue", "take", "--json").ok().json["rejected"] == []
     arrived = trained("status", "--json").ok().json["arrived"]
-    assert sum(one["samples"] for one in arrived) == 442
+    assert sum(series["samples"] for series in arrived) == 442
 
 
 def test_other_weights_of_the_privacy_layer(trained: Sltool) -> None:
@@ -84,7 +84,7 @@ def test_other_weights_of_the_privacy_layer(trained: Sltool) -> None:
     trained("queue", "take").ok()
 
 
-def test_a_server_that_kept_no_record_still_says_what_it_can(trained: Sltool) -> None:
+def test_without_a_record_the_server_still_reports_the_mismatch(trained: Sltool) -> None:
     (trained.folder / "server" / "encoding.json").unlink()
     text = edit(trained, "  noise: 0.0", "  noise: 0.5")
     ran = trained("queue", "take")
@@ -128,7 +128,7 @@ def test_a_site_that_is_struck_off_by_mistake_loses_nothing(trained: Sltool) -> 
     trained("queue", "take").ok()
 
 
-def test_a_damaged_accepted_shard_is_set_aside_and_can_come_again(trained: Sltool) -> None:
+def test_a_damaged_accepted_shard_is_set_aside_and_can_be_shipped_again(trained: Sltool) -> None:
     accepted = trained.folder / "server" / "accepted" / "B-train-00000.h5"
     whole = accepted.read_bytes()
     accepted.write_bytes(whole[:-1])

@@ -40,7 +40,7 @@ def _pipe(path: Path) -> None:
 
 
 def _socket(path: Path) -> None:
-    # A socket's address is short: bind by a relative name.
+    # The address of a socket has a short limit: bind by a relative name.
     before = Path.cwd()
     os.chdir(path.parent)
     try:
@@ -71,7 +71,7 @@ BAD: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("suffix", [".h5", ".h5.age", ".withdrawal", ".withdrawal.age"])
 @pytest.mark.parametrize("kind", sorted(BAD))
-def test_it_is_set_aside_with_its_reason_and_the_rest_goes_on(
+def test_a_bad_file_is_set_aside_with_its_reason_and_the_others_are_taken_in(
     trained: Sltool, inbox: Path, kind: str, suffix: str
 ) -> None:
     name = f"aa{suffix}"
@@ -79,14 +79,14 @@ def test_it_is_set_aside_with_its_reason_and_the_rest_goes_on(
     ran = trained("queue", "take", "--json")
     assert ran.code == 4, ran.err
     assert ran.json["accepted"] == ["A-train-00005.h5"]
-    assert [one["file"] for one in ran.json["rejected"]] == [name]
+    assert [rejected["file"] for rejected in ran.json["rejected"]] == [name]
     assert not list(inbox.iterdir())
     assert os.path.lexists(trained.folder / "server" / "rejected" / name)
     assert f"{name} was refused: the file " in trained("status").ok().err
 
 
 def as_plain_user(sltool: Sltool, *args: str) -> Ran:
-    """`sltool ARGS` as a process that file permissions bind, also where the tests run as root."""
+    """`sltool ARGS` as a user whom file permissions restrict, also if the tests run as root."""
 
     def drop() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -115,12 +115,12 @@ def test_an_unreadable_file_is_set_aside(trained: Sltool, inbox: Path, suffix: s
     ran = as_plain_user(trained, "queue", "take", "--json")
     assert ran.code == 4, ran.err
     assert ran.json["accepted"] == ["A-train-00005.h5"]
-    assert [one["file"] for one in ran.json["rejected"]] == [path.name]
+    assert [rejected["file"] for rejected in ran.json["rejected"]] == [path.name]
     assert "Permission denied" in ran.json["rejected"][0]["reason"]
     assert (trained.folder / "server" / "rejected" / path.name).exists()
 
 
-def test_what_cannot_be_moved_is_reported_and_the_rest_goes_on(
+def test_a_file_that_cannot_be_moved_is_reported_and_the_others_are_taken_in(
     trained: Sltool, inbox: Path
 ) -> None:
     (inbox / "aa.h5").mkdir()
@@ -132,7 +132,7 @@ def test_what_cannot_be_moved_is_reported_and_the_rest_goes_on(
         (inbox / "aa.h5").chmod(0o755)
     assert ran.code == 4, ran.err
     assert ran.json["accepted"] == ["A-train-00005.h5"]
-    assert [(one["file"], one["reason"]) for one in ran.json["left"]] == [
+    assert [(left["file"], left["reason"]) for left in ran.json["left"]] == [
         ("aa.h5", "the file is not a regular file")
     ]
     assert (inbox / "aa.h5").is_dir()
@@ -141,7 +141,7 @@ def test_what_cannot_be_moved_is_reported_and_the_rest_goes_on(
     assert "could not be moved" in ran.err
 
 
-def test_an_encrypted_file_waits_for_the_identity_and_the_rest_goes_on(
+def test_an_encrypted_file_waits_for_the_identity_and_the_others_are_taken_in(
     trained: Sltool, inbox: Path
 ) -> None:
     road = pytest.importorskip("sltool.shard.encryption")
@@ -154,7 +154,7 @@ def test_an_encrypted_file_waits_for_the_identity_and_the_rest_goes_on(
     ran = trained("queue", "take", "--json")
     assert ran.code == 4, ran.err
     assert ran.json["accepted"] == ["A-train-00005.h5"]
-    assert [one["file"] for one in ran.json["left"]] == ["aa.h5.age"]
+    assert [left["file"] for left in ran.json["left"]] == ["aa.h5.age"]
     assert "no identity" in ran.err
     shutil.copy(elsewhere, trained.folder / "server" / "identity")
     assert trained("queue", "take", "--json").ok().json["accepted"] == ["A-train-00007.h5"]
@@ -175,7 +175,7 @@ def test_a_damaged_identity_rejects_nothing(trained: Sltool, inbox: Path) -> Non
 
 
 class VanishAt(Silent):
-    """Deletes a file when the queue has listed the inbox."""
+    """Deletes a file after the queue has listed the inbox."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -193,18 +193,18 @@ def test_a_file_that_vanishes_is_passed_over(trained: Sltool, inbox: Path) -> No
     with only_server(folder):
         intake = Queue(folder, load_study(folder)).take(VanishAt(path))
     assert intake.accepted == ["A-train-00005.h5"]
-    assert [one.name for one in intake.vanished] == ["aa.h5"]
+    assert [path.name for path in intake.vanished] == ["aa.h5"]
     assert not intake.rejected
     assert not intake.left
 
 
-def test_one_file_that_is_asked_for_and_is_not_there(trained: Sltool) -> None:
+def test_taking_in_a_file_that_does_not_exist(trained: Sltool) -> None:
     ran = trained("queue", "take", "server/inbox/none.h5")
     assert ran.code == 3
     assert os.strerror(errno.ENOENT) in ran.err
 
 
-def test_a_copy_to_the_inbox_never_replaces_what_lies_there(
+def test_a_copy_to_the_inbox_never_replaces_an_existing_file(
     trained: Sltool, inbox: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "zz-good.h5").write_text("x")
@@ -212,8 +212,8 @@ def test_a_copy_to_the_inbox_never_replaces_what_lies_there(
     assert trained("queue", "take", "--json").ok().json["accepted"] == ["A-train-00005.h5"]
 
 
-def test_the_queue_goes_on_where_a_good_file_cannot_leave(trained: Sltool, inbox: Path) -> None:
-    """In a folder with the sticky bit nobody but its owner can move a file."""
+def test_the_queue_continues_if_a_good_file_cannot_be_moved(trained: Sltool, inbox: Path) -> None:
+    """In a folder with the sticky bit only the owner of a file can move it."""
     if os.geteuid() != 0:
         pytest.skip("only root can make a file of another user")
     bad = inbox / "aa.h5"
@@ -226,7 +226,7 @@ def test_the_queue_goes_on_where_a_good_file_cannot_leave(trained: Sltool, inbox
     ran = as_plain_user(trained, "queue", "take", "--json")
     assert ran.code == 4, ran.err
     assert ran.json["accepted"] == ["A-train-00005.h5"]
-    assert [one["file"] for one in ran.json["left"]] == ["aa.h5"]
+    assert [left["file"] for left in ran.json["left"]] == ["aa.h5"]
     assert bad.exists()
 
 

@@ -1,4 +1,4 @@
-"""Shards of one class alone: the false-alarm rate is the stated one, and a real one is caught."""
+"""Shards of a single class: the false-alarm rate is as stated, and lost labels are detected."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 from numpy.typing import NDArray
 
 from sltool.server.intake.quality_check import (
-    FALSE_ALARMS,
+    FALSE_ALARM_RATE,
     ShardStatistics,
     class_counts,
-    one_class_chance,
     patient_counts,
     quality_problem,
+    single_class_probability,
 )
 from sltool.server.store import Segment
 
@@ -27,8 +27,10 @@ def segment(labels: NDArray[np.int64], patients: NDArray[np.int64], site: str = 
     )  # fmt: skip
 
 
-def held(labels: NDArray[np.int64], sizes: list[int], patients: NDArray[np.int64]) -> bool:
-    """Whether any of the shards, cut from these samples one after the other, is held."""
+def any_quarantined(
+    labels: NDArray[np.int64], sizes: list[int], patients: NDArray[np.int64]
+) -> bool:
+    """Whether any of the shards, cut from these samples one after the other, is quarantined."""
     stored: list[Segment] = []
     for part in np.split(np.arange(len(labels)), np.cumsum(sizes)[:-1]):
         arriving = segment(labels[part], patients[part])
@@ -39,14 +41,14 @@ def held(labels: NDArray[np.int64], sizes: list[int], patients: NDArray[np.int64
 
 
 def rate(prevalence: float, sizes: list[int], per_patient: int, trials: int) -> float:
-    """How often a study whose labels are drawn with this prevalence sees a shard held."""
+    """How often a study whose labels are drawn with this prevalence has a shard quarantined."""
     rng = np.random.default_rng(0)
     alarms = 0
     for _ in range(trials):
         count = sum(sizes) // per_patient + 1
         labels = np.repeat((rng.random(count) < prevalence).astype(np.int64), per_patient)
         patients = np.repeat(np.arange(count), per_patient)
-        alarms += held(labels[: sum(sizes)], sizes, patients[: sum(sizes)])
+        alarms += any_quarantined(labels[: sum(sizes)], sizes, patients[: sum(sizes)])
     return alarms / trials
 
 
@@ -64,12 +66,12 @@ def rate(prevalence: float, sizes: list[int], per_patient: int, trials: int) -> 
         (0.1, [1000, 100, 100], 10),
     ],
 )
-def test_a_clean_shard_is_held_as_seldom_as_stated(
+def test_correct_shards_are_quarantined_at_most_at_the_stated_rate(
     prevalence: float, sizes: list[int], per_patient: int
 ) -> None:
     trials = 500
     # Three standard errors above the stated rate.
-    limit = FALSE_ALARMS + 3 * (FALSE_ALARMS * (1 - FALSE_ALARMS) / trials) ** 0.5
+    limit = FALSE_ALARM_RATE + 3 * (FALSE_ALARM_RATE * (1 - FALSE_ALARM_RATE) / trials) ** 0.5
     assert rate(prevalence, sizes, per_patient, trials) <= limit
 
 
@@ -77,7 +79,7 @@ def test_a_clean_shard_is_held_as_seldom_as_stated(
     ("prevalence", "before", "size"), [(0.5, 100, 30), (0.3, 300, 60), (0.1, 1000, 150)]
 )
 @pytest.mark.parametrize("kind", [0, 1])
-def test_a_shard_whose_labels_were_lost_is_held(
+def test_a_shard_whose_labels_were_lost_is_quarantined(
     prevalence: float, before: int, size: int, kind: int
 ) -> None:
     labels = (np.arange(before) < prevalence * before).astype(np.int64)
@@ -90,17 +92,17 @@ def test_a_shard_whose_labels_were_lost_is_held(
 
 def test_the_probability_is_that_of_drawing_without_replacement() -> None:
     # 3 of 10 are of class 1; all three of the shard are: 1 / C(10, 3). Class 0 is more frequent.
-    assert one_class_chance([0, 3], [[7, 0]]) == pytest.approx(1 / 120)
+    assert single_class_probability([0, 3], [[7, 0]]) == pytest.approx(1 / 120)
     # 8 of 10 are of class 0; the shard's 3 are, and class 1, the rarer one, has only 2.
-    assert one_class_chance([3, 0], [[5, 2]]) == pytest.approx(56 / 120)
+    assert single_class_probability([3, 0], [[5, 2]]) == pytest.approx(56 / 120)
 
 
-def test_a_site_of_one_class_alone_is_never_held() -> None:
+def test_a_site_with_a_single_class_is_never_quarantined() -> None:
     every = np.zeros(500, np.int64)
-    assert not held(every, [100] * 5, np.arange(500))
+    assert not any_quarantined(every, [100] * 5, np.arange(500))
 
 
-def test_another_site_says_nothing_about_this_one() -> None:
+def test_shards_of_other_sites_do_not_count() -> None:
     both = segment(np.arange(400) % 2, np.arange(400), site="B")
     alone = segment(np.zeros(300, np.int64), np.arange(300))
     assert not quality_problem(ShardStatistics(), alone, [both])

@@ -1,4 +1,4 @@
-"""What becomes of each file that arrives: the table of outcomes, through the command line."""
+"""The outcome for each kind of arriving file, through the command line."""
 
 from __future__ import annotations
 
@@ -49,25 +49,23 @@ def edit_site(forge: Forge, site: str, **values: Any) -> None:
     forge.folder.study_file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
-def assert_refused(sltool: Sltool, path: Path, code: int, said: str) -> None:
-    """`queue take PATH` refuses it with this code and keeps it, untouched, with the reason."""
+def assert_refused(sltool: Sltool, path: Path, code: int, message: str) -> None:
+    """`queue take PATH` refuses it with this code, and files it unchanged with the reason."""
     data = path.read_bytes()
     accepted = sorted((sltool.folder / "server" / "accepted").iterdir())
     ran = sltool("queue", "take", path)
     assert (ran.code, "Traceback" in ran.err) == (code, False), ran.err
-    assert said in ran.err
+    assert message in ran.err
     rejected = sltool.folder / "server" / "rejected"
-    kept = [one for one in rejected.iterdir() if one.is_file() and one.read_bytes() == data]
-    assert kept, "the untouched file is kept"
-    reason = json.loads(kept[0].with_name(kept[0].name + ".reason.json").read_text())
+    refused = [path for path in rejected.iterdir() if path.is_file() and path.read_bytes() == data]
+    assert refused, "the refused file is unchanged"
+    reason = json.loads(refused[0].with_name(refused[0].name + ".reason.json").read_text())
     assert reason["reason"] in ran.err
     assert sorted((sltool.folder / "server" / "accepted").iterdir()) == accepted
-    assert said in sltool("status").ok().err
+    assert message in sltool("status").ok().err
 
 
-def test_good_shard_is_accepted_and_the_same_again_is_there_already(
-    trained: Sltool, forge: Forge, inbox: Path
-) -> None:
+def test_a_good_shard_is_accepted_once(trained: Sltool, forge: Forge, inbox: Path) -> None:
     path = forge.shard(inbox / "good.h5")
     assert trained("queue", "verify", path).ok().out.endswith("A-train-00005.h5\n")
     again = path.read_bytes()
@@ -155,7 +153,7 @@ def test_a_site_changes_its_key(trained: Sltool, forge: Forge, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"study": "0" * 32}, "study is not"),
         ({"encoding": "0" * 64}, "encoding is not"),
@@ -166,12 +164,12 @@ def test_a_site_changes_its_key(trained: Sltool, forge: Forge, tmp_path: Path) -
     ],
 )
 def test_what_belongs_elsewhere_is_refused(
-    trained: Sltool, forge: Forge, tmp_path: Path, content: dict[str, Any], said: str
+    trained: Sltool, forge: Forge, tmp_path: Path, content: dict[str, Any], message: str
 ) -> None:
-    assert_refused(trained, forge.shard(tmp_path / "other.h5", content=content), 6, said)
+    assert_refused(trained, forge.shard(tmp_path / "other.h5", content=content), 6, message)
 
 
-def test_same_place_other_content_is_refused_and_both_are_kept(
+def test_same_sequence_with_other_content_is_refused_and_both_files_remain(
     trained: Sltool, forge: Forge, tmp_path: Path
 ) -> None:
     accepted = trained.folder / "server" / "accepted" / "A-train-00000.h5"
@@ -181,20 +179,22 @@ def test_same_place_other_content_is_refused_and_both_are_kept(
     assert accepted.read_bytes() == before
 
 
-def test_a_gap_is_told_until_it_is_filled(trained: Sltool, forge: Forge, tmp_path: Path) -> None:
+def test_a_gap_is_reported_until_it_is_filled(
+    trained: Sltool, forge: Forge, tmp_path: Path
+) -> None:
     first = read_manifest(trained.folder / "server" / "accepted" / "A-train-00000.h5")[0]
-    one = forge.shard(
+    duplicated = forge.shard(
         tmp_path / "1.h5",
         sequence=1,
         columns=forge.columns(seed=1),
         claims={"previous": first.digest},
     )
-    claims = {"previous": read_manifest(one)[0].digest}
+    claims = {"previous": read_manifest(duplicated)[0].digest}
     two = forge.shard(tmp_path / "2.h5", sequence=2, columns=forge.columns(seed=2), claims=claims)
     assert "shard 1 has not been accepted yet" in trained("queue", "take", two).ok().err
     for _ in range(2):
         assert "site A, train: shard 1 has not" in trained("status").ok().err
-    trained("queue", "take", one).ok()
+    trained("queue", "take", duplicated).ok()
     assert "has not been accepted" not in trained("status").ok().err
 
 
@@ -220,24 +220,24 @@ def test_bad_data_is_refused(trained: Sltool, forge: Forge, tmp_path: Path) -> N
     assert_refused(trained, both, 4, "in shard 5 of site B")
 
 
-def test_constant_and_outsize_features_are_held_until_approved(
+def test_constant_and_outsize_features_are_quarantined_until_approved(
     trained: Sltool, forge: Forge, tmp_path: Path
 ) -> None:
     columns = forge.columns(seed=1)
     columns["features"][:] = columns["features"][0]
     constant = forge.shard(tmp_path / "constant.h5", columns=columns)
     columns = forge.columns(seed=2)
-    columns["features"] *= 500
+    columns["features"] *= 5000
     outsize = forge.shard(tmp_path / "outsize.h5", sequence=7, columns=columns)
-    for path, said in [(constant, "are the same"), (outsize, "a scale")]:
+    for path, message in [(constant, "are the same"), (outsize, "a scale")]:
         ran = trained("queue", "take", path)
         assert ran.code == 4
-        assert "held for approval" in ran.err
+        assert "quarantined for approval" in ran.err
         assert f"sltool queue approve {path.name}" in ran.err
-        assert said in ran.err
-        assert said in trained("status").ok().err
+        assert message in ran.err
+        assert message in trained("status").ok().err
         trained("queue", "approve", path.name).ok()
-        assert said not in trained("status").ok().err
+        assert message not in trained("status").ok().err
     arrived = trained("status", "--json").ok().json["arrived"]
     assert {"site": "A", "split": "train", "shards": 3, "samples": 288} in arrived
     assert not list((trained.folder / "server" / "held").iterdir())
@@ -245,7 +245,7 @@ def test_constant_and_outsize_features_are_held_until_approved(
     assert ran.code == 2
 
 
-def test_one_class_only_is_held_and_unknown_classes_are_refused(
+def test_a_single_class_is_quarantined_and_unknown_classes_are_refused(
     sltool: Sltool, tmp_path: Path
 ) -> None:
     for seed, name in enumerate(("COVID", "non-COVID")):
@@ -296,7 +296,7 @@ def test_odd_things_in_the_inbox_are_put_aside_and_the_good_ones_train(
 
 
 @pytest.mark.parametrize("name", ["link.h5", "pipe.h5", "folder.h5"])
-def test_odd_files_never_block_when_asked_for(trained: Sltool, tmp_path: Path, name: str) -> None:
+def test_special_files_never_block_when_named(trained: Sltool, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name == "pipe.h5":
         os.mkfifo(path)
@@ -318,8 +318,8 @@ def test_a_name_in_the_manifest_cannot_leave_the_folder(
     place = ShardId.model_construct(site="../../B", split="train", sequence=5)
     path = forge.shard(tmp_path / "up.h5", claims={"place": place})
     assert_refused(trained, path, 4, "manifest breaks the format")
-    held = trained("queue", "approve", "../inbox/x.h5")
-    assert held.code == 2
+    ran = trained("queue", "approve", "../inbox/x.h5")
+    assert ran.code == 2
 
 
 def test_a_file_that_is_still_being_copied_is_left_alone(
@@ -330,10 +330,10 @@ def test_a_file_that_is_still_being_copied_is_left_alone(
 
     def copy_slowly() -> None:
         with arriving.open("wb", buffering=0) as file:
-            for number in range(len(whole) - 1):
-                file.write(whole[number : number + 1])
-                if number > 3000 and done.wait(0.02):
-                    file.write(whole[number + 1 :])
+            for position in range(len(whole) - 1):
+                file.write(whole[position : position + 1])
+                if position > 3000 and done.wait(0.02):
+                    file.write(whole[position + 1 :])
                     return
 
     copying = threading.Thread(target=copy_slowly)
@@ -399,7 +399,7 @@ def test_nothing_but_refused_shards_says_why(trained: Sltool, forge: Forge, inbo
 
 
 @pytest.mark.parametrize("damage", ["store", "index.json", "test.features", "test.groups", "cut"])
-def test_evaluate_makes_a_deleted_store_again(trained: Sltool, damage: str) -> None:
+def test_evaluate_rebuilds_a_deleted_store(trained: Sltool, damage: str) -> None:
     before = trained("evaluate", "--json").ok().json
     store = trained.folder / "server" / "store"
     if damage == "store":
@@ -411,13 +411,13 @@ def test_evaluate_makes_a_deleted_store_again(trained: Sltool, damage: str) -> N
         (store / damage).unlink()
     ran = trained("evaluate", "--json").ok()
     assert ran.json == before
-    assert "making the store again" in ran.err
+    assert "rebuilding the store" in ran.err
     assert len(list((trained.folder / "server" / "accepted").glob("*.h5"))) == 9
     assert "again" not in trained("evaluate").ok().err
 
 
-def test_evaluate_never_makes_the_store_of_another_encoding(trained: Sltool) -> None:
-    """It would refuse every accepted shard for a mistake in study.yaml."""
+def test_evaluate_never_rebuilds_the_store_with_another_encoding(trained: Sltool) -> None:
+    """Otherwise a mistake in study.yaml would refuse every accepted shard."""
     shutil.rmtree(trained.folder / "server" / "store")
     study = trained.folder / "study.yaml"
     study.write_text(study.read_text().replace("noise: 0.0", "noise: 0.5"))

@@ -1,4 +1,4 @@
-"""The samples of a run change under way: a site joins, a patient withdraws, or both."""
+"""The samples change during a run: a site joins, a patient withdraws, or both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sltool.study.layout import StudyFolder
 from sltool.study.study_file import load_study
 from tests.server.conftest import Server, same
 
-# A rate at which float32 weights do not move: the loss changes with the samples alone.
+# A learning rate at which float32 weights do not change: the loss changes with the samples alone.
 STILL = 1e-30
 
 
@@ -26,7 +26,7 @@ def card(server: Server, name: str = "default") -> dict[str, object]:
 
 
 def loss_now(server: Server, name: str = "default") -> float:
-    """The published weights' loss on the validation samples that the server has now."""
+    """The published weights' loss on the current validation samples."""
     folder = StudyFolder(server.folder)
     study = load_study(folder)
     network = outline(study).server_network
@@ -61,7 +61,7 @@ def join(server: Server, site: str) -> None:
 
 
 def hold_back(server: Server, pattern: str) -> list[tuple[Path, bytes]]:
-    """Take files out of the inbox, as if they had not come yet."""
+    """Take files out of the inbox, as if they had not arrived yet."""
     files = [(path, path.read_bytes()) for path in (server.folder / "server/inbox").glob(pattern)]
     assert files
     for path, _ in files:
@@ -70,7 +70,7 @@ def hold_back(server: Server, pattern: str) -> list[tuple[Path, bytes]]:
 
 
 def ahead(server: Server, name: str = "default") -> set[str]:
-    """The samples that were taken once more than the others of their site."""
+    """The samples that were drawn once more than the others of their site."""
     taken = server.checkpoint(name)["taken"]
     return {bytes(row).decode() for row in taken.numpy()}
 
@@ -100,7 +100,7 @@ def test_patience_starts_over_when_the_samples_change(server: Server, split: str
 
 
 def test_a_lower_loss_on_other_samples_is_no_better_epoch(server: Server) -> None:
-    """The weights stand still: the first epoch stays the best, whatever the new samples give."""
+    """The weights do not change, so the first epoch stays the best."""
     server.set_training(learning_rate=STILL, epochs=50)
     for first, second in (("A", "B"), ("B", "A")):
         name = first + second
@@ -118,7 +118,7 @@ def test_a_lower_loss_on_other_samples_is_no_better_epoch(server: Server) -> Non
 
 
 def test_balanced_classes_are_part_of_what_is_compared() -> None:
-    """Their weights follow the training labels: others make the loss another."""
+    """The class weights depend on the training labels, and the loss on the class weights."""
     from sltool.server.training.data import Basis, TrainingData
     from sltool.study.schema import Labels, Training
     from tests.server.training.test_sampler import samples_of
@@ -130,7 +130,7 @@ def test_balanced_classes_are_part_of_what_is_compared() -> None:
     found = []
     for labels in ([0, 0, 0, 1], [0, 1, 0, 1]):
         objective.balance(torch.tensor(labels))
-        found.append(Basis.of(data, objective))
+        found.append(Basis.from_data(data, objective))
     assert found[0].validation != found[1].validation
 
 
@@ -140,7 +140,7 @@ def test_the_card_lists_the_sites_that_the_weights_were_trained_on(server: Serve
     server.sltool("server-train", "--max-epochs", 2).ok()
     join(server, "B")
     ran = server.sltool("server-train", "--max-epochs", 4).ok()
-    shards = {one["shard"]: one["digest"] for one in run_record(server)["shards"]}
+    shards = {shard["shard"]: shard["digest"] for shard in run_record(server)["shards"]}
     seen = ("A-train-00000", "A-validation-00000", "B-validation-00000")
     assert card(server)["sites"] == {"A": 248}
     assert card(server)["shards"] == sorted(shards[name] for name in seen)
@@ -171,8 +171,8 @@ def test_validation_samples_may_come_later_and_go(server: Server) -> None:
 
 
 @pytest.mark.parametrize("changes", ["withdrawal", "join", "both"])
-def test_turns_are_kept_when_the_samples_change(server: Server, changes: str) -> None:
-    """100 of A's 248 an epoch: no sample comes again before each has had its turn."""
+def test_draw_counts_survive_a_change_of_samples(server: Server, changes: str) -> None:
+    """100 of A's 248 per epoch: no sample is drawn again before all have been drawn."""
     go = ("server-train", "--max-samples-per-site", 100, "--max-epochs")
     join(server, "A")
     server.sltool(*go, 1).ok()
@@ -180,7 +180,7 @@ def test_turns_are_kept_when_the_samples_change(server: Server, changes: str) ->
     assert len(first) == 100
     gone: set[str] = set()
     if changes != "join":
-        # In the middle of the order, so that all behind it moves up.
+        # In the middle, so that all later samples change their positions.
         patient = patients(server, "A", "train")[100]
         gone = {pseudonym_of(server, "A", patient)}
         withdraw(server, "A", patient)
@@ -199,7 +199,7 @@ def of_site(server: Server, site: str) -> set[str]:
 
 
 @pytest.mark.parametrize("changes", ["withdrawal", "join", "both"])
-def test_it_goes_on_to_the_same_weights_with_every_stop(server: Server, changes: str) -> None:
+def test_interrupted_runs_end_with_the_same_weights(server: Server, changes: str) -> None:
     import shutil
 
     join(server, "A")
@@ -218,8 +218,8 @@ def test_it_goes_on_to_the_same_weights_with_every_stop(server: Server, changes:
     assert card(server, "one")["metrics"] == card(server, "two")["metrics"]
 
 
-def test_an_epoch_under_way_begins_anew_after_a_withdrawal(shipped: Server) -> None:
-    """The weights stand still: an epoch that counts every sample once has the next one's loss."""
+def test_an_unfinished_epoch_restarts_after_a_withdrawal(shipped: Server) -> None:
+    """The weights do not change, so a complete epoch has the loss of the next."""
     from sltool.cli.command import Terminal
     from sltool.server.training.run import train
     from sltool.server.training.run_settings import RunOptions
@@ -247,7 +247,7 @@ def test_an_epoch_under_way_begins_anew_after_a_withdrawal(shipped: Server) -> N
     rows = shipped.history()
     assert [row["samples"] for row in rows] == ["354", "353", "353"]
     assert float(rows[1]["train_loss"]) == pytest.approx(float(rows[2]["train_loss"]), rel=1e-5)
-    assert "epoch 2 begins anew" in shipped.log()
+    assert "epoch 2 starts again" in shipped.log()
 
 
 @pytest.mark.parametrize("weights", ["proportional", "equal"])

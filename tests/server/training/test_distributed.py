@@ -1,4 +1,4 @@
-"""Two processes train as one."""
+"""Two processes train like one."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def losses(server: Server, run: str) -> list[float]:
 
 
 def test_two_ranks_have_the_loss_curve_of_one_process(shipped: Server) -> None:
-    """354 rows in batches of 16: the last has 2, one a rank."""
+    """354 rows in batches of 16: the last has 2, one per rank."""
     shipped.sltool("server-train", "--run", "one").ok()
     process = torchrun(shipped, "--run", "two", "--json")
-    out, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
+    out, message = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, message
     assert out.count('"run"') == 1, "only rank 0 prints"
     assert losses(shipped, "two") == pytest.approx(losses(shipped, "one"), rel=TOLERANCE)
 
@@ -61,9 +61,11 @@ def test_a_rank_that_dies_ends_the_job_and_it_resumes(shipped: Server) -> None:
     process = torchrun(shipped, "--quiet")
     wait_until(lambda: (shipped.run_folder() / "history.csv").is_file(), "the first epoch")
     os.kill(rank_pids(process.pid)[1], signal.SIGKILL)
-    _, said = process.communicate(timeout=PATIENCE)
+    _, message = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
-    assert "another process of this job ended" in said or "exitcode: -9" in said.replace(" ", "")
+    assert "another process of this job ended" in message or "exitcode: -9" in message.replace(
+        " ", ""
+    )
     done = shipped.checkpoint()["epoch"]
     ran = shipped.sltool("server-train", "--max-epochs", done + 1, "--json").ok().json
     assert ran["epochs"] == done + 1
@@ -78,8 +80,8 @@ def test_two_ranks_follow_a_join_and_a_withdrawal_as_one_process(server: Server)
     server.sltool("ship", "--site", "B").ok()
     server.sltool("server-train", "--run", "one").ok()
     process = torchrun(server, "--run", "two", "--quiet")
-    _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
+    _, message = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, message
     assert losses(server, "two") == pytest.approx(losses(server, "one"), rel=TOLERANCE)
     assert server.history("two")[2]["sites"] == "A=247 B=71"
     best = [server.checkpoint(name)["best_loss"] for name in ("one", "two")]

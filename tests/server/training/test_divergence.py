@@ -1,4 +1,4 @@
-"""A run whose loss is no number any more ends with an error and keeps what was good."""
+"""A run whose loss is not finite ends with an error and keeps its last finite state."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DIVERGED = 7
 
 
 def too_fast(server: Server, rate: float = 1e3, **more: object) -> None:
-    """Plain descent at a rate that lets the weights explode; one step an epoch."""
+    """SGD with a learning rate that makes the weights diverge; one step per epoch."""
     server.set_training(
         epochs=50, batch_size=1000, optimizer="sgd", learning_rate=rate, schedule="constant", **more
     )
 
 
 def is_good(server: Server, name: str = "default") -> None:
-    """The checkpoint that is left is finite and is of the last epoch in the history."""
+    """The remaining checkpoint is finite and belongs to the last epoch in the history."""
     checkpoint = server.checkpoint(name)
     for state in (checkpoint["network"], checkpoint["best"]):
         assert all(torch.isfinite(value).all() for value in state.values())
@@ -69,7 +69,7 @@ def test_nothing_is_left_to_use_when_the_first_epoch_diverges(shipped: Server) -
 
 
 def test_weights_that_break_in_the_last_step_are_seen_without_validation(server: Server) -> None:
-    """The loss of the step that breaks them is still a number."""
+    """The loss of the step that makes them infinite is still finite."""
     server.sltool("ship", "--site", "A").ok()
     for path in (server.folder / "server/inbox").glob("A-validation*"):
         path.unlink()
@@ -83,7 +83,7 @@ def test_a_long_epoch_is_not_trained_to_its_end(shipped: Server) -> None:
     ran = shipped.sltool("server-train", "--verbose")
     assert ran.code == DIVERGED
     step = int(ran.err.split("epoch 1, step ")[1].split()[0])
-    assert step < 10, "the first bad step is told, not the one at which it was noticed"
+    assert step < 10, "the first bad step is reported, not the step at which it was detected"
 
 
 def test_a_stop_within_an_epoch_saves_no_broken_weights(shipped: Server) -> None:
@@ -126,9 +126,9 @@ def test_a_run_that_learns_is_no_divergence(shipped: Server) -> None:
 def test_all_ranks_end(shipped: Server) -> None:
     too_fast(shipped)
     process = torchrun(shipped, "--quiet")
-    _, said = process.communicate(timeout=PATIENCE)
+    _, message = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
-    assert "training diverged" in said
-    assert "another process of this job ended" not in said
+    assert "training diverged" in message
+    assert "another process of this job ended" not in message
     is_good(shipped)
     assert (shipped.run_folder() / "model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""A run goes on as if it had never stopped, however it was stopped."""
+"""A run resumes as if it had never stopped, however it was stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from tests.server.conftest import Server, end, same, wait_until
 
-# So many epochs that a signal always comes before the last.
+# Enough epochs that a signal always arrives before the last.
 LONG = 200_000
 
 
@@ -24,18 +24,18 @@ def epochs_done(server: Server) -> int:
     return len(server.history()) if path.is_file() else 0
 
 
-def train_and(number: signal.Signals, server: Server, after: int) -> tuple[int, str]:
+def train_and(signal_number: signal.Signals, server: Server, after: int) -> tuple[int, str]:
     """Start the run, let it do some epochs, and send the signal."""
     process: subprocess.Popen[str] = server.start("--quiet")
     wait_until(lambda: epochs_done(server) > after, f"{after} epochs")
-    return end(process, number)
+    return end(process, signal_number)
 
 
 PUBLISHED = ("history.csv", "model.safetensors")
 
 
 def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
-    """SIGKILL at two instants; the checkpoint left is whole, and the rest is trained again."""
+    """SIGKILL at two instants; the checkpoint is complete, and later epochs are repeated."""
     shipped.set_training(epochs=LONG, batch_size=4)
     code, _ = train_and(signal.SIGKILL, shipped, after=2)
     assert code == -signal.SIGKILL
@@ -45,11 +45,11 @@ def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
     shipped.sltool("server-train", "--max-epochs", epochs).ok()
     unbroken(shipped, epochs)
     assert same(shipped.weights(), shipped.weights("unbroken"))
-    one, two = shipped.checkpoint(), shipped.checkpoint("unbroken")
-    assert same(one["network"], two["network"])
-    assert one["best_epoch"] == two["best_epoch"]
+    resumed, expected = shipped.checkpoint(), shipped.checkpoint("unbroken")
+    assert same(resumed["network"], expected["network"])
+    assert resumed["best_epoch"] == expected["best_epoch"]
     for state, other in zip(
-        one["optimizer"]["state"].values(), two["optimizer"]["state"].values(), strict=True
+        resumed["optimizer"]["state"].values(), expected["optimizer"]["state"].values(), strict=True
     ):
         assert same(state, other)
     losses = [(row["train_loss"], row["validation_loss"]) for row in shipped.history()]
@@ -58,13 +58,13 @@ def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_the_step_with_exit_code_0(
-    shipped: Server, number: signal.Signals
+    shipped: Server, signal_number: signal.Signals
 ) -> None:
     shipped.set_training(epochs=LONG, batch_size=4)
-    code, said = train_and(number, shipped, after=2)
-    assert (code, said) == (0, "")
+    code, message = train_and(signal_number, shipped, after=2)
+    assert (code, message) == (0, "")
     stopped = shipped.checkpoint()
     assert "stopped: " in shipped.log()
     assert "stopped: all" not in shipped.log()
@@ -117,7 +117,7 @@ def test_max_epochs_and_until_stop_cleanly(shipped: Server) -> None:
     assert shipped.sltool("server-train", "--json").ok().json["epochs"] == 6
 
 
-def test_resume_never_begins_another_run_and_overwrites_nothing(shipped: Server) -> None:
+def test_resume_never_starts_another_run_and_overwrites_nothing(shipped: Server) -> None:
     shipped.sltool("server-train").ok()
     before = (shipped.run_folder() / "checkpoint.pt").read_bytes()
     for name in ("default-2", "default-3"):
@@ -127,7 +127,7 @@ def test_resume_never_begins_another_run_and_overwrites_nothing(shipped: Server)
     assert same(shipped.weights(), shipped.weights("default-2"))
 
 
-def test_a_run_goes_on_only_as_what_it_was(shipped: Server) -> None:
+def test_a_run_resumes_only_with_its_own_settings(shipped: Server) -> None:
     shipped.sltool("server-train", "--max-epochs", 1).ok()
     for other in (
         ["--seed", 1],
@@ -156,7 +156,7 @@ def test_the_model_carries_its_card(shipped: Server) -> None:
     card = {key: json.loads(value) for key, value in shipped.card().items()}
     run = json.loads((shipped.run_folder() / "run.json").read_text())
     assert card["sites"] == {"A": 248, "C": 35}
-    assert card["shards"] == sorted(one["digest"] for one in run["shards"])
+    assert card["shards"] == sorted(shard["digest"] for shard in run["shards"])
     assert card["study"] == run["study"]
     assert card["encoding"] == run["encoding"]
     best = shipped.history()[card["best_epoch"] - 1]

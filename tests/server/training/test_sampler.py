@@ -1,4 +1,4 @@
-"""Each site's share of an epoch: exact, reproducible, and no sample is forgotten."""
+"""Each site's share of an epoch: exact, reproducible, and every sample is drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.server.conftest import Server
 
 
 def samples_of(sizes: Mapping[str, int], views: int = 1) -> StoredSamples:
-    """Made-up samples: the label is the sample's number."""
+    """Synthetic samples: the label is the sample's index."""
     total = sum(sizes.values())
     return StoredSamples(
         features=torch.zeros(total * views, 1),
@@ -72,22 +72,22 @@ def test_no_sample_is_ever_two_turns_behind(n: int, cap: int, seed: int, weights
         drawn = Counter(samples.site[order.numpy()].tolist())
         assert {"A": drawn[0], "B": drawn[1]} == sampler.counts
         for part in (range(n), range(n, n + 30)):
-            of_site = [turns[number] for number in part]
+            of_site = [turns[sample] for sample in part]
             assert max(of_site) - min(of_site) <= 1
 
 
 def test_the_order_is_a_function_of_seed_epoch_and_turns() -> None:
     control = SiteControl.parse("equal", 7)
     samples = samples_of({"A": 20, "B": 9})
-    one, two, other = (Sampler(samples, control, seed) for seed in (1, 1, 2))
+    first, same, other = (Sampler(samples, control, seed) for seed in (1, 1, 2))
     for epoch in range(3):
-        orders = [sampler.draw(epoch)[0] for sampler in (one, two, other)]
+        orders = [sampler.draw(epoch)[0] for sampler in (first, same, other)]
         assert torch.equal(orders[0], orders[1])
         assert not torch.equal(orders[0], orders[2])
-        for sampler in (one, two, other):
+        for sampler in (first, same, other):
             sampler.finish()
-    resumed = Sampler(samples, control, 1, one.taken)
-    assert torch.equal(resumed.draw(3)[0], one.draw(3)[0])
+    resumed = Sampler(samples, control, 1, first.taken)
+    assert torch.equal(resumed.draw(3)[0], first.draw(3)[0])
 
 
 def test_every_view_of_a_sample_is_drawn() -> None:

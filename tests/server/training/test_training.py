@@ -79,7 +79,7 @@ def test_the_rate_follows_the_schedule(name: str, points: dict[float, float]) ->
 
 
 def first_step(server: Server, run: str) -> float:
-    """How far one step of plain descent moves the weights, in units of the learning rate."""
+    """The change of the weights by one SGD step, in units of the learning rate."""
     server.sltool("server-train", "--run", run, "--max-epochs", 1, "--device", "cpu").ok()
     network = build(load_study(StudyFolder(server.folder)), 0).server_network.state_dict()
     moved = server.checkpoint(run)["network"]
@@ -99,7 +99,7 @@ def test_a_gradient_is_cut_to_its_greatest_norm(shipped: Server) -> None:
 
 
 def test_it_stops_early_when_validation_gets_no_better(shipped: Server) -> None:
-    # A rate at which float32 weights do not move: the first epoch stays the best.
+    # A learning rate at which float32 weights do not change: the first epoch stays the best.
     shipped.set_training(epochs=50, learning_rate=1e-30, patience=3)
     ran = shipped.sltool("server-train", "--json").ok()
     assert [row["epoch"] for row in shipped.history()] == ["1", "2", "3", "4"]
@@ -109,7 +109,7 @@ def test_it_stops_early_when_validation_gets_no_better(shipped: Server) -> None:
 
 def test_several_seeds_are_runs_of_their_own(shipped: Server) -> None:
     ran = shipped.sltool("server-train", "--seeds", 2, "--seed", 5, "--json").ok()
-    assert [one["run"] for one in ran.json["runs"]] == ["default-0", "default-1"]
+    assert [run["run"] for run in ran.json["runs"]] == ["default-0", "default-1"]
     assert not same(shipped.weights("default-0"), shipped.weights("default-1"))
     shipped.sltool("server-train", "--run", "alone", "--seed", 6).ok()
     assert same(shipped.weights("alone"), shipped.weights("default-1"))
@@ -124,6 +124,6 @@ def test_tensorboard_shows_the_history_once(shipped: Server) -> None:
     history = shipped.history()
     assert {"train_loss", "validation_loss"} <= set(events.Tags()["scalars"]) <= set(history[0])
     for name in events.Tags()["scalars"]:
-        told = {one.step: one.value for one in events.Scalars(name)}
+        logged = {event.step: event.value for event in events.Scalars(name)}
         assert len(events.Scalars(name)) == len(history) == 6
-        assert told == pytest.approx({int(row["epoch"]): float(row[name]) for row in history})
+        assert logged == pytest.approx({int(row["epoch"]): float(row[name]) for row in history})

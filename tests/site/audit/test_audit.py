@@ -1,4 +1,4 @@
-"""`sltool audit`: layers whose leak is known, real pictures, and what it leaves behind."""
+"""`sltool audit`: layers whose leak is known, real images, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CT = "covid-ct-sao-paulo"
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Budgets that fit a test."""
+    """Budgets small enough for a test."""
     small = attacker.Budget("quick", 300, 60, steps=32, descent=32, optimised=8, rows=20_000)
     monkeypatch.setitem(attacker.BUDGETS, "quick", small)
 
@@ -38,9 +38,9 @@ def scans(folder: Path, each: int) -> Path:
 
 
 def encoded(sltool: Sltool, dataset: str, *settings: str, source: Path | None = None) -> Sltool:
-    """A study of one site, B, whose shards lie in the outbox."""
+    """A study of one site, B, with shards in the outbox."""
     extra = ["--source", source] if source else []
-    chosen = [word for one in settings for word in ("--set", one)]
+    chosen = [word for setting in settings for word in ("--set", setting)]
     sltool("prepare", dataset, *extra, *chosen).ok()
     sltool("partition", "--site", "B").ok()
     sltool("client-encode", "--site", "B").ok()
@@ -83,7 +83,9 @@ def test_a_dense_layer_with_more_outputs_than_inputs_is_inverted_exactly(
     columns = record(sltool)["r2"]
     assert list(columns) == ["age", "sex", "bmi", "bp", "TC", "HDL", "TG"]
     assert min(columns.values()) > 0.999
-    sex = next(one for one in record(sltool)["inferences"] if one["name"] == "sex")
+    sex = next(
+        inference for inference in record(sltool)["inferences"] if inference["name"] == "sex"
+    )
     assert sex["value"] > 0.9 > sex["chance"]
 
 
@@ -95,7 +97,7 @@ def test_fewer_outputs_than_inputs_are_not_inverted_exactly(sltool: Sltool) -> N
 
 
 def test_real_pictures_end_to_end(sltool: Sltool, tmp_path: Path) -> None:
-    """Between a picture and nothing; public images of the same kind do almost as well."""
+    """The leak is between 0 and 1; public images of the same kind give almost the same."""
     source = scans(tmp_path / "scans", 120)
     wide = "model.filters=[16, 32, 64, 128, 256]"
     encoded(sltool, "covid-ct", "dataset.size=32", wide, source=source)
@@ -105,7 +107,7 @@ def test_real_pictures_end_to_end(sltool: Sltool, tmp_path: Path) -> None:
         found["leak"]["low"] <= ran.json["leak"] == found["leak"]["value"] <= found["leak"]["high"]
     )
     assert 0.5 < found["leak"]["value"] < 1
-    names = [one["name"] for one in found["attackers"]]
+    names = [attacker["name"] for attacker in found["attackers"]]
     assert set(names) == {
         "ridge",
         "patch-ridge",
@@ -115,7 +117,7 @@ def test_real_pictures_end_to_end(sltool: Sltool, tmp_path: Path) -> None:
         "public-conv-decoder",
         "public-dense-decoder",
     }
-    leaks = [one["leak"]["value"] for one in found["attackers"]]
+    leaks = [attacker["leak"]["value"] for attacker in found["attackers"]]
     assert leaks == sorted(leaks, reverse=True)
     assert found["baselines"]["mean"]["leak"]["value"] == pytest.approx(0, abs=1e-6)
     assert "names no patients" in found["patients"]
@@ -134,7 +136,7 @@ def test_it_says_when_an_attack_had_not_converged(sltool: Sltool, tmp_path: Path
     source = scans(tmp_path / "scans", 60)
     encoded(sltool, "covid-ct", "dataset.size=32", "model.cut=0", source=source)
     sltool("audit").ok()
-    curves = {one["name"]: one for one in record(sltool)["attackers"]}
+    curves = {attacker["name"]: attacker for attacker in record(sltool)["attackers"]}
     ridge = curves["ridge"]
     gain = ridge["curve"][-1]["leak"] - ridge["curve"][-2]["leak"]
     assert gain > 0.02
@@ -142,7 +144,7 @@ def test_it_says_when_an_attack_had_not_converged(sltool: Sltool, tmp_path: Path
     assert curves["patch-ridge"]["converged"]
 
 
-def test_what_cannot_be_audited_is_said(sltool: Sltool, tmp_path: Path) -> None:
+def test_data_that_cannot_be_audited_is_reported(sltool: Sltool, tmp_path: Path) -> None:
     source = two_classes(tmp_path / "few", 6, ("COVID", "non-COVID"), side=32)
     sltool("prepare", "covid-ct", "--source", source, "--set", "dataset.size=32").ok()
     sltool("partition", "--site", "B").ok()
@@ -163,9 +165,9 @@ def test_near_duplicates_are_never_on_both_sides() -> None:
     grouping = by_similarity(slices)
     assert grouping.count == 40
     assert (grouping.groups.reshape(40, 3) == grouping.groups[::3, None]).all()
-    held = hold_out(grouping.groups, 0.2, 100, rng)
-    assert held.sum() == 24
-    assert not set(grouping.groups[held]) & set(grouping.groups[~held])
+    held_out = hold_out(grouping.groups, 0.2, 100, rng)
+    assert held_out.sum() == 24
+    assert not set(grouping.groups[held_out]) & set(grouping.groups[~held_out])
 
 
 def test_patients_are_named_where_one_has_two_samples() -> None:
@@ -191,7 +193,9 @@ def test_an_attacker_can_be_a_plug_in(sltool: Sltool, tmp_path: Path) -> None:
     path.write_text(PLUGIN)
     encoded(sltool, "cholesterol")
     sltool("audit", "--plugins-dir", path).ok()
-    guess = next(one for one in record(sltool)["attackers"] if one["name"] == "guess")
+    guess = next(
+        attacker for attacker in record(sltool)["attackers"] if attacker["name"] == "guess"
+    )
     assert guess["leak"]["value"] == pytest.approx(0, abs=1e-6)
     listed = sltool("list", "attackers", "--plugins-dir", path, "--json").ok().json["attackers"]
-    assert {"guess", "closed-form"} <= {one["name"] for one in listed}
+    assert {"guess", "closed-form"} <= {attacker["name"] for attacker in listed}

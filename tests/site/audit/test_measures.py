@@ -72,7 +72,7 @@ def test_an_image_is_recovered_below_one_grey_level() -> None:
     assert measures.recovered_images(truth, rebuilt).tolist() == [True, False]
 
 
-def test_distance_correlation_tells_independent_from_equal() -> None:
+def test_distance_correlation_separates_independent_from_equal() -> None:
     data = RNG.normal(size=(300, 50))
     assert measures.distance_correlation(data, 3 * data + 1) == pytest.approx(1)
     assert measures.distance_correlation(data, RNG.normal(size=(300, 80))) < 0.1

@@ -1,4 +1,4 @@
-"""Taking shards in beside training: a process of its own, of low priority."""
+"""Takes shards in during training, in a separate process of low priority."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from sltool.server.training.stop import Stop
 from sltool.study.layout import StudyFolder
 from sltool.study.study_file import load_study
 
-SECONDS_BETWEEN_LOOKS = 1.0
-# Measured on two cores: epochs lose less than 10 % while a shard is taken in, and it still is taken
-# in (some 6 MB/s) although training keeps all processors busy.
+POLL_SECONDS = 1.0
+# Measured on two cores: epochs slow down by less than 10 % while shards are taken in, at about 6
+# MB/s although training keeps all processors busy.
 LOW_PRIORITY = 18
 
 
 @dataclass(frozen=True)
 class WatcherReport:
-    """What the watcher did with shards.
+    """What the watcher did with shards: (name, reason) of those that were not accepted.
 
     Attributes:
-        rejected: refused or held, with the reason of each.
-        left: those that stay in the inbox.
-        error: why it has ended.
+        rejected: refused or quarantined.
+        left: still in the inbox.
+        error: why the watcher has ended; '' while it runs.
     """
 
     accepted: list[str]
@@ -45,22 +45,22 @@ class WatcherReport:
 
 @contextmanager
 def watching(folder: StudyFolder, encoding: str) -> Iterator[Callable[[], list[WatcherReport]]]:
-    """Take shards in until the body ends; the value yielded returns what is new.
+    """Run the watcher until the body ends; yields a function that returns the new reports.
 
     Args:
-        encoding: the store's; a study.yaml that changes it meanwhile ends the watch.
+        encoding: digest of the store's encoding; if study.yaml changes it, the watcher ends.
     """
     from sltool.registry import loaded_plugins
 
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    watcher = context.Process(target=_watch, args=(folder.root, encoding, loaded_plugins(), there))
+    receiver, sender = context.Pipe()
+    watcher = context.Process(target=_watch, args=(folder.root, encoding, loaded_plugins(), sender))
     watcher.start()
-    there.close()
+    sender.close()
     try:
-        yield lambda: _received(here)
+        yield lambda: _received(receiver)
     finally:
-        # What it is writing meanwhile is left as after a crash, which the next look repairs.
+        # A write that this interrupts is repaired by the next `Queue.restore`, as after a crash.
         watcher.terminate()
         watcher.join()
 
@@ -69,52 +69,52 @@ def _received(connection: Connection) -> list[WatcherReport]:
     reports = []
     while not connection.closed and connection.poll():
         try:
-            one = connection.recv()
+            report = connection.recv()
         except (EOFError, ConnectionResetError):
-            one = WatcherReport([], [], error="the process that takes them in has ended")
-        if one.error:
+            report = WatcherReport([], [], error="the watcher process has ended")
+        if report.error:
             connection.close()
-        reports.append(one)
+        reports.append(report)
     return reports
 
 
 def _watch(root: Path, encoding: str, plugins: list[Path], connection: Connection) -> None:
-    """The watcher's life: look into the inbox until the trainer is gone."""
+    """Main function of the watcher: poll the inbox until the trainer ends."""
     import torch
 
     from sltool.registry import load_plugins
-    from sltool.server.intake.queue import Queue  # noqa: F401 - before the first shard, at full speed
+    from sltool.server.intake.queue import Queue  # noqa: F401 - imported before the priority drops
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The trainer handles Ctrl-C.
     os.nice(LOW_PRIORITY)
     torch.set_num_threads(1)
     load_plugins(plugins)
     folder = StudyFolder(root)
-    threading.Thread(target=_die_with_trainer, args=(connection,), daemon=True).start()
-    broadcast: list[tuple[str, str]] = []
+    threading.Thread(target=_exit_with_trainer, args=(connection,), daemon=True).start()
+    reported: list[tuple[str, str]] = []
     while True:
         try:
-            reports = _look(folder, encoding)
+            report = _poll(folder, encoding)
         except SltoolError as error:
             connection.send(WatcherReport([], [], error=str(error)))
             return
-        # What is left is met again at every look, and told once.
-        new = replace(reports, left=[one for one in reports.left if one not in broadcast])
-        broadcast += new.left
+        # A file that stays in the inbox is found by every poll, but reported once.
+        new = replace(report, left=[entry for entry in report.left if entry not in reported])
+        reported += new.left
         if new.accepted or new.rejected or new.left:
             connection.send(new)
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(POLL_SECONDS)
 
 
-def _die_with_trainer(connection: Connection) -> None:
-    """The trainer never writes; the connection ends when it does, however that is."""
+def _exit_with_trainer(connection: Connection) -> None:
+    """Exit when the connection closes, as it does however the trainer ends; it never sends."""
     with suppress(EOFError, OSError):
         connection.recv()
     os._exit(0)
 
 
-def _look(folder: StudyFolder, encoding: str) -> WatcherReport:
-    """Take in what lies in the inbox, by study.yaml as it is now: it may list a new site."""
+def _poll(folder: StudyFolder, encoding: str) -> WatcherReport:
+    """Take the inbox in, with study.yaml as it is now: it may list a new site."""
     from sltool.server.intake.inbox import waiting
 
     if not waiting(folder):
@@ -131,24 +131,24 @@ def _look(folder: StudyFolder, encoding: str) -> WatcherReport:
     intake = queue.take(Silent())
     return WatcherReport(
         intake.accepted,
-        [(one.name, one.error.what) for one in (*intake.rejected, *intake.held)],
-        [(one.name, str(one.error)) for one in intake.left],
+        [(file.name, file.error.what) for file in (*intake.rejected, *intake.quarantined)],
+        [(file.name, str(file.error)) for file in intake.left],
     )
 
 
 def wait_for(
     store: Store, sites: Sequence[str], take: Callable[[], None], stop: Stop, ranks: Ranks
 ) -> bool:
-    """Take shards in until training samples of these sites (none: of any) are there.
+    """Take shards in until all these sites (none: any site) have sent training samples.
 
     Returns:
-        False if `stop` said so before.
+        False if `stop` ended the wait.
     """
     while True:
         if ranks.is_first:
             take()
-        there = store.sites()
-        arrived = ranks.broadcast(bool(there) and set(sites) <= set(there))
+        present = store.sites()
+        arrived = ranks.broadcast(bool(present) and set(sites) <= set(present))
         if arrived or ranks.any(stop()):
             return arrived
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(POLL_SECONDS)

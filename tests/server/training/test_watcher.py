@@ -1,4 +1,4 @@
-"""Shards that come while the server trains or waits."""
+"""Shards that arrive while the server trains or waits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_a_shard_that_comes_while_training_joins_at_the_next_epoch(server: Serve
     process = server.start("--watch", "--json")
     wait_until(lambda: (server.run_folder() / "history.csv").is_file(), "the first epoch")
     server.sltool("ship", "--site", "B").ok()
-    for said in ("joined B-train-00000", "accepted B-train-00000"):
-        wait_until(lambda said=said: said in server.log(), said)
+    for line in ("joined B-train-00000", "accepted B-train-00000"):
+        wait_until(lambda line=line: line in server.log(), line)
     wait_until(lambda: server.history()[-1]["sites"] != "A=248", "an epoch with B")
     code, _ = end(process, signal.SIGTERM)
     assert code == 0
@@ -33,9 +33,9 @@ def test_a_shard_that_comes_while_training_joins_at_the_next_epoch(server: Serve
     assert "accepted B-train-00000" in server.log()
     assert {row["sites"] for row in rows[: first - 1]} == {"A=248"}
     assert {row["sites"] for row in rows[first - 1 :]} == {"A=248 B=71"}
-    told, found = {1, *joined.values()}, set(server.checkpoint()["shards"].values())
-    # The epoch that was left has no line in the history yet.
-    assert told <= found <= {*told, len(rows) + 1}
+    recorded, found = {1, *joined.values()}, set(server.checkpoint()["shards"].values())
+    # The interrupted epoch has no line in the history yet.
+    assert recorded <= found <= {*recorded, len(rows) + 1}
     goes_on_exactly(server)
 
 
@@ -46,10 +46,10 @@ def test_training_says_that_nothing_is_taken_in_any_more(server: Server) -> None
     process = server.start("--watch", "--json")
     wait_until(lambda: bool(watcher_of(process)), "the process that takes shards in")
     os.kill(watcher_of(process)[0], signal.SIGKILL)
-    wait_until(lambda: "the process that takes them in has ended" in server.log(), "the news")
-    code, said = end(process, signal.SIGTERM)
+    wait_until(lambda: "the watcher process has ended" in server.log(), "the news")
+    code, stderr = end(process, signal.SIGTERM)
     assert code == 0
-    assert said.count("no more shards are taken in") == 1
+    assert stderr.count("no more shards are taken in") == 1
 
 
 def watcher_of(process: subprocess.Popen[str]) -> list[int]:
@@ -59,7 +59,7 @@ def watcher_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 def goes_on_exactly(server: Server) -> None:
-    """From the same checkpoint, twice: in one go, and with a stop after each epoch."""
+    """From the same checkpoint, twice: without interruption, and with a stop after each epoch."""
     import shutil
 
     shutil.copytree(server.run_folder(), server.run_folder("other"))
@@ -76,8 +76,8 @@ def test_it_waits_for_the_sites_that_it_shall_wait_for(server: Server) -> None:
     wait_until(lambda: (server.folder / "server/accepted/A-train-00000.h5").is_file(), "A")
     assert not server.run_folder().exists()
     server.sltool("ship", "--site", "C").ok()
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
     assert {row["sites"] for row in server.history()} == {"A=248 C=35"}
 
 
@@ -95,5 +95,5 @@ def test_shards_that_come_between_two_calls_join_the_run(server: Server) -> None
     assert [row["joined"] != "" for row in server.history()] == [False, False, True, False]
     server.sltool("ship", "--site", "C").ok()
     ran = server.sltool("server-train", "--max-epochs", 4).ok()
-    assert "came after run 'default' was done" in ran.err
+    assert "came after run 'default' was finished" in ran.err
     assert server.checkpoint()["epoch"] == 4
