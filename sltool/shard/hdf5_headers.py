@@ -1,8 +1,8 @@
 """The HDF5 superblock and object headers of a shard, whose bytes are fixed except for addresses.
 
 These are the bytes that HDF5 1.14 and 2.0 write with libver 'v108'. Specification: "HDF5 File
-Format Specification Version 2.0", sections II.A (superblock) and IV.A (object headers); the checksum is
-`H5_checksum_lookup3` of the HDF5 library, Bob Jenkins' public-domain lookup3.
+Format Specification Version 2.0", sections II.A (superblock) and IV.A (object headers); the
+checksum is `H5_checksum_lookup3` of the HDF5 library, Bob Jenkins' public-domain lookup3.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ class StudyFolder:
 
     @property
     def decrypted(self) -> Path:
-        """Decrypted files from the inbox, until they are accepted; remains of a crash are removed."""
+        """Decrypted files from the inbox, until they are accepted; removed after a crash."""
         return self.server / "decrypted"
 
     @property
