@@ -200,7 +200,8 @@ def test_sites_are_added_and_nothing_a_person_wrote_is_lost(
     folder = StudyFolder(prepared.folder)
     text = folder.study_file.read_text(encoding="utf-8").removesuffix("sites: {}\n")
     if layout == "block, then another key":
-        text = text.replace("server:\n  # From `sltool server-keys`: `ship` encrypts files for it.\n", "")
+        comment = "  # From `sltool server-keys`: `ship` encrypts files for it.\n"
+        text = text.replace(f"server:\n{comment}", "")
         text = text.replace("  recipient: null\n", "")
     text = "sites: {}\n" + text if layout == "first of all keys" else text + LAYOUTS[layout]
     if crlf:
