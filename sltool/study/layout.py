@@ -227,7 +227,7 @@ class StudyFolder:
 
     @property
     def decrypted(self) -> Path:
-        """Decrypted files from the inbox until they are accepted; a crash's remains are removed."""
+        """Decrypted files from the inbox, until they are accepted; removed after a crash."""
         return self.server / "decrypted"
 
     @property

@@ -51,4 +51,4 @@ def test_shards_arrive_in_the_bucket(trained: Sltool, monkeypatch: pytest.Monkey
 def test_what_a_missing_package_says(trained: Sltool, tmp_path: Path) -> None:
     ran = trained("ship", "--site", "B", "--to", "gs://hospital/study")
     assert ran.code == 3
-    assert "the package pyrage" in ran.err
+    assert "another package" in ran.err

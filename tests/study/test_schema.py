@@ -148,7 +148,7 @@ def test_plain_values_follow_the_core_schema(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: {c: 1,\n  c: 2}", "line 3: the key 'c' is repeated; it stands on line 2"),
+        ("a: 1\nb: {c: 1,\n  c: 2}", "line 3: the key 'c' is repeated; its first line is 2"),
         ("{a: 1, a: 1}", "line 1: the key 'a' is repeated"),
         ("a: 1\n b: 2", "line 2: mapping values are not allowed here"),
         ("[a]: 1", "line 1: found unhashable key"),
@@ -202,7 +202,8 @@ def test_sites_are_added_and_nothing_a_person_wrote_is_lost(
     folder = StudyFolder(prepared.folder)
     text = folder.study_file.read_text(encoding="utf-8").removesuffix("sites: {}\n")
     if layout == "block, then another key":
-        text = text.replace("server:\n  # From `sltool server-keys`: `ship` encrypts for it.\n", "")
+        comment = "  # From `sltool server-keys`: `ship` encrypts files for it.\n"
+        text = text.replace(f"server:\n{comment}", "")
         text = text.replace("  recipient: null\n", "")
     text = "sites: {}\n" + text if layout == "first of all keys" else text + LAYOUTS[layout]
     if crlf:
