@@ -4,37 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from typing_extensions import TypedDict
-
-from sltool.site.audit.evidence import AuditSubject
 from sltool.site.audit.measures import Figure
+from sltool.site.audit.record import FigureRecord
 from sltool.site.audit.run import AttackResult, AuditResult
 from sltool.version import __version__
-
-
-class FigureRecord(TypedDict):
-    """A figure with its 95 % interval over held-out patients."""
-
-    value: float
-    low: float
-    high: float
-
-
-class AuditRecord(TypedDict):
-    """The keys of `audit.json` that are read back; the file has more.
-
-    `attack` is the strongest attacker, `leak` its leak. `linkage_top1` is the greater of the rates
-    by another view and by another sample; `exact_recovery` is the greatest of any attacker.
-    """
-
-    format: int
-    site: str
-    budget: str
-    bound: AuditSubject
-    attack: str
-    leak: FigureRecord
-    linkage_top1: FigureRecord
-    exact_recovery: FigureRecord
 
 
 def document(result: AuditResult) -> dict[str, Any]:

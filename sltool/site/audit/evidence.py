@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import TypedDict
 
 from sltool.errors import BadDataError
-from sltool.files import sha256
 from sltool.models.base import feature_shape
 from sltool.shard.manifest import Content
-from sltool.shard.reader import open_shard, read_manifest
+from sltool.shard.reader import open_shard
 from sltool.site.audit.attacker import Budget, Pairs
 from sltool.site.audit.patients import Grouping, by_name, by_similarity, names_patients
 from sltool.site.outbox import outbox_shards
@@ -27,45 +25,6 @@ Array = NDArray[Any]
 
 ROWS = 256
 FEWEST = 20
-
-
-class Noise(TypedDict):
-    clip: float | None
-    sd: float
-
-
-class AuditSubject(TypedDict):
-    """What was audited; an audit is not valid for shards that differ in any of these.
-
-    Attributes:
-        encoding: the encoding digest.
-        privacy_layer: hex SHA-256 of `privacy-layer.safetensors`.
-        private: hex SHA-256 of `private.h5`, which contains the site's samples and its seed.
-        payloads: shard name -> SHA-256 of its payload, which does not change when the shard is
-            signed again.
-    """
-
-    encoding: str
-    privacy_layer: str
-    private: str
-    noise: Noise
-    payloads: dict[str, str]
-
-
-def audit_subject(folder: StudyFolder, study: Study, site: SiteFolder) -> AuditSubject:
-    """The identity of the shards that are now in the outbox.
-
-    Raises:
-        StageOrderError: `client-encode` has not finished.
-    """
-    shards = outbox_shards(site)
-    return AuditSubject(
-        encoding=study.encoding_digest(folder.privacy_layer),
-        privacy_layer=sha256(folder.privacy_layer),
-        private=sha256(site.private),
-        noise=Noise(clip=study.encoding.clip, sd=study.encoding.noise),
-        payloads={path.name: read_manifest(path)[0].payload.sha256 for path in shards},
-    )
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,7 @@ from sltool.shard.manifest import AcceptedRisk
 from sltool.shard.reader import read_manifest
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
 from sltool.shard.writer import sign_again
-from sltool.site.audit.document import AuditRecord
-from sltool.site.audit.evidence import audit_subject
-from sltool.site.audit.site import DAMAGED
+from sltool.site.audit.record import DAMAGED, AuditRecord, audit_subject
 from sltool.site.enrol import site_key
 from sltool.site.outbox import outbox_shards
 from sltool.site.ship import ShippingResult, ship

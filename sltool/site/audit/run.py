@@ -14,9 +14,10 @@ from sltool.progress import Progress
 from sltool.registry import Entry, attackers
 from sltool.site.audit import measures
 from sltool.site.audit.attacker import Budget, Inference, Pairs, Reconstructor, Scene
-from sltool.site.audit.evidence import AuditSubject, Evidence, audit_subject, gather
+from sltool.site.audit.evidence import Evidence, gather
 from sltool.site.audit.judge import Judge
 from sltool.site.audit.measures import Figure
+from sltool.site.audit.record import AuditSubject, audit_subject
 from sltool.site.audit.scene import make_scene
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study

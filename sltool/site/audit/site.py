@@ -10,14 +10,12 @@ import torch
 from sltool.files import read_json, remove, write_json, write_text
 from sltool.progress import Progress
 from sltool.site.audit.attacker import BUDGETS
-from sltool.site.audit.document import AuditRecord, document
-from sltool.site.audit.evidence import audit_subject
+from sltool.site.audit.document import document
 from sltool.site.audit.page import page
+from sltool.site.audit.record import DAMAGED, AuditRecord, audit_subject
 from sltool.site.audit.run import audit
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study
-
-DAMAGED = "run `sltool audit --force`"
 
 
 def audit_site(
