@@ -423,7 +423,7 @@ class Study:
         from sltool.server.intake.result import IntakeResult
 
         intake = IntakeResult()
-        self.progress.note("making the store again from server/accepted")
+        self.progress.note("rebuilding the store from server/accepted")
         with only_server(self.folder):
             self._queue().restore(self.progress, intake)
         return intake

@@ -42,7 +42,9 @@ def compare(
 
     `sltool report` makes a page of them.
     """
-    study = terminal.open_study()
+    from sltool.api import Study
+
+    study = Study(terminal.study, progress=terminal)
     found = _only(metrics, study.compare_figures(runs or [], split=split, level=level))
     if len({row.samples for row in found}) > 1:
         counts = ", ".join(f"{row.run} {row.samples}" for row in found)

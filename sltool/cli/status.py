@@ -17,7 +17,9 @@ def status(terminal: Terminal) -> None:
     The shards of each site and split, gaps in their numbers, files that wait or were refused,
     withdrawals, risks that a site accepted, and the runs.
     """
-    found = terminal.open_study().status()
+    from sltool.api import Study
+
+    found = Study(terminal.study, progress=terminal).status()
     for gap in found.gaps:
         terminal.note(str(gap))
     for file in found.quarantined:

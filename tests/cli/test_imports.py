@@ -47,7 +47,8 @@ IMAGES: dict[str, set[str]] = {
     "list models": {"torch"},
 }
 ROWS: dict[str, set[str]] = {
-    "prepare cholesterol": SLOW,
+    "study new cholesterol": {"torch", "pandas"},
+    "prepare cholesterol": {"pandas", "scipy", "sklearn"},
     "prepare": {"pandas"},
     "partition --site A": NOTHING,
     "withdraw --site A --patient PATIENT": NOTHING,
@@ -94,4 +95,5 @@ def test_no_command_is_missing_above() -> None:
 
     names = {command.name for command in app.registered_commands}
     names |= {group.name for group in app.registered_groups}
-    assert names == {words.split()[0] for words in [*IMAGES, *ROWS]}
+    # An audit trains attackers for a minute, so that what it imports is of no account.
+    assert names == {words.split()[0] for words in [*IMAGES, *ROWS]} | {"audit"}

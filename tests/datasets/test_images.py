@@ -97,7 +97,7 @@ def test_prepare_first_shows_its_interpretation_and_how_to_correct_it(
     (source / "ill" / "notes.txt").write_text("no image")
     ran = sltool("prepare", "images", "--source", source, "--set", *TINY).ok()
     lines = ran.err.splitlines()
-    assert "corrected under `dataset` in study.yaml" in lines[0]
+    assert "edit `dataset` in study.yaml" in lines[0]
     assert any("classes: ill = ill; well = well" in line for line in lines)
     assert any("48 x 48 pixels, grey; each becomes 32 x 32 pixels" in line for line in lines)
     assert any(

@@ -77,7 +77,7 @@ def test_prepare_first_shows_its_interpretation_and_how_to_correct_it(
     source = written(people(60, id=range(60), note="same"), tmp_path / "t.csv")
     ran = sltool("prepare", "table", "--source", source, "--from-this-site", *NARROW).ok()
     lines = ran.err.splitlines()
-    assert "corrected under `dataset` in study.yaml" in lines[0]
+    assert "edit `dataset` in study.yaml" in lines[0]
     assert any("label 'y': regression" in line for line in lines)
     assert any("columns of numbers (2): age, dose" in line for line in lines)
     assert any("columns of categories (1): sex (f, m)" in line for line in lines)
