@@ -113,9 +113,9 @@ def test_every_encoding_draws_its_own_noise(sites: Sltool) -> None:
 def test_a_second_noisy_copy_causes_a_warning(sites: Sltool) -> None:
     path = sites.folder / "study.yaml"
     path.write_text(path.read_text().replace("noise: 0.0", "noise: 1.0"))
-    assert "noisy copies" not in sites("client-encode", "--site", "A").ok().err
+    assert "noisy copy" not in sites("client-encode", "--site", "A").ok().err
     sites("ship", "--site", "A").ok()
-    assert "noisy copies" in sites("client-encode", "--site", "A", "--force").ok().err
+    assert "noisy copy" in sites("client-encode", "--site", "A", "--force").ok().err
 
 
 def test_no_private_file_holds_the_key_of_the_noise(sites: Sltool) -> None:
