@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Refused, Scan, image_samples
+from sltool.datasets.base import IMAGE_RECIPE, Dataset, Refused, Scan, image_samples
 from sltool.datasets.dicom_files import Frames, Headers
 from sltool.datasets.images import Decode
 from sltool.errors import BadDataError
@@ -54,10 +54,7 @@ class Dicom(Dataset):
             description="Accept files that say that a name is burned into the picture.",
         )
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "model": {"name": "vgg19"},
-        "training": {"epochs": 50, "batch_size": 128},
-    }
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {"best": IMAGE_RECIPE}
     source_help = (
         "a folder with a folder of DICOM files for each class, or a folder of DICOM files with "
         "labels.csv (columns: file, label)"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Refused, Scan, image_samples
+from sltool.datasets.base import IMAGE_RECIPE, Dataset, Refused, Scan, image_samples
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.errors import BadDataError
 from sltool.registry import datasets
@@ -34,9 +34,10 @@ class FracAtlas(Dataset):
             description="Body parts; an image that shows any of them is used.",
         )
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "model": {"name": "vgg19"},
-        "training": {"epochs": 50, "batch_size": 128},
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "best": IMAGE_RECIPE,
+        # The paper's for MURA.
+        "paper": {"model": {"name": "vgg19"}, "training": {"epochs": 50, "batch_size": 128}},
     }
     source_help = (
         "the unpacked FracAtlas folder: dataset.csv, and images/Fractured and images/Non_fractured "

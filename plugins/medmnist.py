@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Scan, image_samples
+from sltool.datasets.base import IMAGE_TRAINING, Dataset, Scan, image_samples
 from sltool.errors import BadDataError
 from sltool.registry import datasets
 from sltool.study.schema import Samples, Section
@@ -33,10 +33,13 @@ class MedMNIST(Dataset):
             description="A name for each class index; the last of two is the positive one.",
         )
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "split": {"official": True},
-        "model": {"name": "covid-cnn", "filters": [16, 32, 64, 128]},
-        "training": {"epochs": 50, "batch_size": 128},
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "best": {
+            "split": {"official": True},
+            "model": {"name": "resnet"},
+            "encoding": {"views": 4},
+            "training": IMAGE_TRAINING,
+        },
     }
     source_help = "a .npz file of MedMNIST, such as pneumoniamnist.npz or pathmnist_64.npz"
 

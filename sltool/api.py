@@ -88,6 +88,8 @@ class Study:
         dataset: str,
         *,
         source: str | Path | None = None,
+        recipe: str | None = None,
+        samples: int | None = None,
         settings: Mapping[str, Any] | None = None,
         seed: int | None = None,
         progress: Progress | None = None,
@@ -101,11 +103,14 @@ class Study:
             dataset: a name as in `sltool list datasets`.
             source: the dataset's file or folder, from whose layout settings follow; `prepare` reads
                 it.
+            recipe: the dataset's settings for a new study: best (the default), or paper.
+            samples: how many training samples the sites expect together, which the recipe fits
+                training.epochs and training.batch_size to; None: `prepare` counts them.
             settings: keys of study.yaml: `{"model.cut": 2, "training.epochs": 20}`.
             seed: of the privacy layer, which is then public; None: from the system's entropy.
 
         Raises:
-            UnknownNameError: there is no such dataset or model.
+            UnknownNameError: there is no such dataset, recipe or model.
             UsageError, StudyFileError: a setting is wrong.
             StudyMismatchError: the folder holds another study.
         """
@@ -114,7 +119,15 @@ class Study:
         study = cls(path, progress=progress)
         study._source = None if source is None else Path(source)
         _, notes = make_study(
-            study.folder, dataset, study._source, _overrides(settings), seed, False, study.progress
+            study.folder,
+            dataset,
+            study._source,
+            _overrides(settings),
+            seed,
+            False,
+            study.progress,
+            recipe=recipe,
+            samples=samples,
         )
         for note in notes:
             study.progress.note(note)

@@ -24,6 +24,15 @@ SettingsOption = Annotated[
         "--set", metavar="KEY=VALUE", help="A study.yaml key of a new study: model.cut=2."
     ),
 ]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        help="Settings of a new study: best (the default), or paper, its Table 4; a plug-in may "
+        "have others.",
+    ),
+]
 LayerSeedOption = Annotated[
     int | None,
     typer.Option(
@@ -81,6 +90,7 @@ def prepare(
             help="Of a new study: compute them from --source, and give them away to all.",
         ),
     ] = False,
+    recipe: RecipeOption = None,
     settings: SettingsOption = None,
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that decode. 0: one a core.")
@@ -109,6 +119,7 @@ def prepare(
         force,
         terminal,
         _scale(source, standardise_from, from_this_site),
+        recipe,
     )
     for note in outcome.notes:
         terminal.note(note)

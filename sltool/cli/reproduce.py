@@ -51,9 +51,13 @@ def reproduce(
     dataset: Annotated[
         str | None, typer.Option("--dataset", metavar="NAME", help="In the place of the case's.")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help="Of the dataset. Default: the case's."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A study.yaml key, over the case's."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A study.yaml key, over the recipe's."),
     ] = None,
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that decode. 0: one a core.")
@@ -79,6 +83,7 @@ def reproduce(
     plan = ComparisonPlan(
         case=found,
         dataset=dataset or found.dataset,
+        recipe=recipe or found.recipe,
         source=source,
         arms=expand(arms or found.arms),
         settings=tuple(settings or ()),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sltool.cli.command import Terminal, command
-from sltool.cli.prepare import LayerSeedOption, SettingsOption
+from sltool.cli.prepare import LayerSeedOption, RecipeOption, SettingsOption
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,6 +28,17 @@ def new(
             help="Settings of the dataset follow from its layout; no sample is read.",
         ),
     ] = None,
+    recipe: RecipeOption = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples",
+            min=1,
+            metavar="N",
+            help="Training samples that all sites expect together: the recipe fits "
+            "training.epochs and training.batch_size to them. Default: 2000.",
+        ),
+    ] = None,
     settings: SettingsOption = None,
     seed: LayerSeedOption = None,
 ) -> None:
@@ -37,9 +48,20 @@ def new(
     site then runs `sltool prepare --source` on its own data.
     """
     from sltool.coordinator.create import make_study
+    from sltool.coordinator.recipes import ASSUMED_SAMPLES
 
     folder = terminal.folder
-    study, notes = make_study(folder, dataset, source, settings or [], seed, False, terminal)
+    study, notes = make_study(
+        folder,
+        dataset,
+        source,
+        settings or [],
+        seed,
+        False,
+        terminal,
+        recipe=recipe,
+        samples=samples or ASSUMED_SAMPLES,
+    )
     for note in notes:
         terminal.note(note)
     files = [folder.study_file, folder.privacy_layer]

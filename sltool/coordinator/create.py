@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sltool.coordinator.recipes import BEST, RULES, add_sized_keys, find_recipe, resized
 from sltool.datasets.base import Dataset
 from sltool.errors import StudyMismatchError, UsageError
 from sltool.files import write_text
@@ -16,7 +18,7 @@ from sltool.progress import Progress
 from sltool.registry import datasets, models
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Choice, ModelChoice, Section, Study
-from sltool.study.study_file import load_study, render, replace_samples, validate
+from sltool.study.study_file import load_study, render, replace_sections, validate
 from sltool.study.yaml_text import parse_yaml
 
 WARNING = (
@@ -54,6 +56,8 @@ def make_study(
     force: bool,
     progress: Progress,
     scale: Scale | None = None,
+    recipe: str | None = None,
+    samples: int | None = None,
 ) -> tuple[Study, list[str]]:
     """Make study.yaml and privacy-layer.safetensors, or bring those that are there in line.
 
@@ -66,22 +70,26 @@ def make_study(
         seed: of the privacy layer, which is then public; None: from the system's entropy.
         scale: the table that the means and standard deviations are computed from, of a study that
             nobody has agreed on yet.
+        recipe: of the dataset, for a new study; None: `best`.
+        samples: how many training samples the sites expect together, for the recipe's rules; None:
+            `fit_training` says it.
 
     Returns:
         The study, and notes.
 
     Raises:
         UsageError: no dataset is named, or a new study's setting is wrong.
+        UnknownNameError: the dataset has no such recipe.
         StudyMismatchError: the folder holds a study of another dataset, or an agreed one that does
             not fit its own settings.
     """
     notes: list[str] = []
     if folder.study_file.exists():
-        study = _existing(folder, name, overrides)
+        study = _existing(folder, name, overrides, recipe)
         if scale is not None:
             study, notes = _rescaled(folder, study, scale)
     else:
-        study, notes = _new(folder, name, source, overrides, scale)
+        study, notes = _new(folder, name, source, overrides, scale, recipe or BEST, samples)
     return _update_study(folder, study, make_dataset(study), seed, force, progress), notes
 
 
@@ -102,13 +110,22 @@ def _rescaled(folder: StudyFolder, study: Study, scale: Scale) -> tuple[Study, l
     return load_study(folder), notes
 
 
-def _existing(folder: StudyFolder, name: str | None, overrides: Sequence[str]) -> Study:
+def _existing(
+    folder: StudyFolder, name: str | None, overrides: Sequence[str], recipe: str | None
+) -> Study:
     study = load_study(folder)
     if name and name != study.dataset.name:
         raise StudyMismatchError(
             f"this folder holds a study of the dataset '{study.dataset.name}', not '{name}'",
             where=folder.study_file,
             hint="make a new folder for a new study",
+        )
+    if recipe and recipe != study.recipe.name:
+        made = f"from the recipe '{study.recipe.name}'" if study.recipe.name else "without a recipe"
+        raise UsageError(
+            f"the study in this folder was made {made}, not from '{recipe}'",
+            where=folder.study_file,
+            hint="leave --recipe out, or make a new study in another folder",
         )
     if overrides and _overridden(study, overrides) != _overridden(study, ()):
         raise UsageError(
@@ -158,6 +175,8 @@ def _new(
     source: Path | None,
     overrides: Sequence[str],
     scale: Scale | None,
+    recipe: str,
+    samples: int | None,
 ) -> tuple[Study, list[str]]:
     # Not above: a study that is there needs no torch here, which is slow to import.
     from sltool.models.base import outline
@@ -165,13 +184,17 @@ def _new(
     if name is None:
         raise _no_dataset_named(folder)
     kind = datasets.get(name)
+    sections = find_recipe(kind, name, recipe)
     settings, notes = _inferred(kind, source, overrides)
-    content: dict[str, Any] = {"id": secrets.token_hex(16), "split": {}}
-    for section, values in kind.recipe.items():
-        content[section] = dict(values)
+    content: dict[str, Any] = {"id": secrets.token_hex(16), "split": {}, **deepcopy(sections)}
+    model_name = content.get("model", {}).get("name")
+    if _typed(overrides, "model").get("name", model_name) != model_name:
+        # The recipe's settings are those of its own model.
+        content["model"] = {}
     content["dataset"] = {"name": name, **content.get("dataset", {}), **settings}
     for override in overrides:
         _override(content, override)
+    add_sized_keys(content, recipe, samples)
     chosen = dict(content["dataset"])
     chosen.pop("name")
     if scale is not None:
@@ -191,16 +214,16 @@ def _inferred(kind: type[Dataset], source: Path | None, overrides: Sequence[str]
         return {}, ["made without a source: the dataset's settings are its defaults"]
     if source is not None:
         kind.need_source(source)
-    return kind.infer_settings(source, _given(overrides))
+    return kind.infer_settings(source, _typed(overrides, "dataset"))
 
 
-def _given(overrides: Sequence[str]) -> dict[str, Any]:
-    """The settings of the dataset that the user typed."""
-    content: dict[str, Any] = {"dataset": {}}
+def _typed(overrides: Sequence[str], section: str) -> dict[str, Any]:
+    """The keys of this section that the user typed."""
+    content: dict[str, Any] = {section: {}}
     for override in overrides:
-        if override.startswith("dataset."):
+        if override.startswith(f"{section}."):
             _override(content, override)
-    return dict(content["dataset"])
+    return dict(content[section])
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -223,6 +246,7 @@ def study_text(study: Study) -> str:
     sections: Mapping[str, object] = {
         "format": study.format,
         "id": study.id,
+        "recipe": (study.recipe,),
         "dataset": (
             Choice(name=study.dataset.name),
             validate(kind.Settings, study.dataset.settings(), where="study.yaml"),
@@ -240,7 +264,19 @@ def study_text(study: Study) -> str:
         "sites": {name: site.model_dump(mode="json") for name, site in study.sites.items()},
     }
     descriptions = {name: field.description or "" for name, field in Study.model_fields.items()}
-    return render(sections, descriptions)
+    remarks = {f"training.{key}": RULES[key] for key in study.recipe.sized}
+    return render(sections, descriptions, remarks)
+
+
+def fit_training(folder: StudyFolder, study: Study, samples: int) -> Study:
+    """Fit `training` of a new study to the number of its training samples, by its recipe's rules.
+
+    Nothing changes where the number was known before, or sites are listed.
+    """
+    fitted = study if study.sites else resized(study, samples)
+    if fitted != study:
+        replace_sections(folder.study_file, recipe=fitted.recipe, training=fitted.training)
+    return fitted
 
 
 def make_dataset(study: Study) -> Dataset:
@@ -274,7 +310,7 @@ def _update_study(
                 expected=str(samples.model_dump(mode="json")),
                 hint="undo the change, or --force and hand the new study.yaml to every site",
             )
-        replace_samples(folder.study_file, samples)
+        replace_sections(folder.study_file, samples=samples)
         study = load_study(folder)
         progress.note("study.yaml: `samples` was brought in line with `dataset`")
     if folder.privacy_layer.is_file():

@@ -74,6 +74,17 @@ class Scan:
         return len(self.labels)
 
 
+# Training of the recipes `best`, chosen by validation: docs/reproduction.md.
+TABLE_TRAINING = {"optimizer": "adamw", "learning_rate": 0.003, "schedule": "one-cycle"}
+IMAGE_TRAINING = {**TABLE_TRAINING, "weight_decay": 0.01, "label_smoothing": 0.1}
+# For images of more than 64 pixels.
+IMAGE_RECIPE: Mapping[str, Any] = {
+    "model": {"name": "resnet"},
+    "encoding": {"views": 8},
+    "training": IMAGE_TRAINING,
+}
+
+
 def image_samples(shape: tuple[int, int, int], classes: tuple[str, ...]) -> Samples:
     """Samples of `classes` that are 8-bit pictures (channels, height, width), scaled to -1..1."""
     return Samples(
@@ -89,7 +100,11 @@ class Dataset(ABC):
 
     Class attributes:
         Settings: the schema of the study file's `dataset` section beside `name`.
-        recipe: study-file sections for a new study: `dataset`, `model`, `encoding`, `training`.
+        recipes: name -> study-file sections for a new study: `split`, `dataset`, `model`,
+            `encoding`, `training`. `best` is the default; `paper` has the settings of the paper's
+            Table 4. Without `training.epochs` or `training.batch_size`, these fit the number of
+            samples (`sltool.coordinator.recipes`).
+        recipe: the sections of `best`, for a dataset without `recipes`.
         needs_source: False if the dataset has bundled data and needs no source.
         source_help: where to get the data, and the layout that the source must have.
     """
@@ -97,6 +112,7 @@ class Dataset(ABC):
     class Settings(Section):
         """No settings."""
 
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     recipe: ClassVar[Mapping[str, Any]] = {}
     needs_source: ClassVar[bool] = True
     source_help: ClassVar[str] = ""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Refused, Scan
+from sltool.datasets.base import TABLE_TRAINING, Dataset, Refused, Scan
 from sltool.datasets.nhanes import nhanes_cycles, read_nhanes
 from sltool.errors import BadDataError, StudyFileError
 from sltool.registry import datasets
@@ -87,9 +87,16 @@ class Cholesterol(Dataset):
             "computed from a site's data.",
         )
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "model": {"name": "mlp", "widths": [16, 64, 64]},
-        "training": {"epochs": 200, "batch_size": 2048, "learning_rate": 0.01},
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "best": {
+            "model": {"name": "mlp", "widths": [64, 128, 128]},
+            "encoding": {"dtype": "float32"},
+            "training": TABLE_TRAINING,
+        },
+        "paper": {
+            "model": {"name": "mlp", "widths": [16, 64, 64]},
+            "training": {"epochs": 200, "batch_size": 2048, "learning_rate": 0.01},
+        },
     }
     needs_source = False
     source_help = (

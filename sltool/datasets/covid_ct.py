@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Refused, Scan, image_samples
+from sltool.datasets.base import IMAGE_TRAINING, Dataset, Refused, Scan, image_samples
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.datasets.source_columns import plain_name
 from sltool.errors import BadDataError, StorageError
@@ -62,10 +62,22 @@ class CovidCT(Dataset):
             "than in the public sets.",
         )
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "split": {"official": True},
-        "model": {"name": "covid-cnn", "filters": [1, 32, 64, 128, 256]},
-        "training": {"epochs": 100, "batch_size": 64, "schedule": "cosine"},
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "best": {
+            "split": {"official": True},
+            "model": {"name": "covid-cnn", "filters": [16, 32, 64, 128, 256]},
+            "encoding": {"views": 20},
+            "training": IMAGE_TRAINING,
+        },
+        "paper": {
+            "split": {"official": True},
+            "model": {
+                "name": "covid-cnn",
+                "filters": [1, 32, 64, 128, 256],
+                "activation": "sigmoid",
+            },
+            "training": {"epochs": 100, "batch_size": 64},
+        },
     }
     source_help = HELP
 

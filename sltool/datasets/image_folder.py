@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sltool.datasets.base import Dataset, Refused, Scan, UnreadableSampleError, image_samples
+from sltool.datasets.base import (
+    IMAGE_RECIPE,
+    Dataset,
+    Refused,
+    Scan,
+    UnreadableSampleError,
+    image_samples,
+)
 from sltool.datasets.dicom_files import Frame, Frames, Headers
 from sltool.datasets.image_inference import from_folders, from_table, inspect_images, table_of
 from sltool.datasets.image_sources import (
@@ -135,10 +142,8 @@ class ImageFolder(Dataset):
             description="Accept DICOM files that say that a name is burned into the picture.",
         )
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "split": {"official": True},
-        "model": {"name": "covid-cnn", "filters": [8, 32, 64, 128, 256]},
-        "training": {"epochs": 50, "batch_size": 64, "schedule": "cosine"},
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "best": {"split": {"official": True}, **IMAGE_RECIPE},
     }
     source_help = HELP
 

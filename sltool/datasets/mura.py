@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import numpy as np
 from pydantic import BeforeValidator, Field, field_validator
 
-from sltool.datasets.base import Dataset, Refused, Scan, image_samples
+from sltool.datasets.base import IMAGE_RECIPE, Dataset, Refused, Scan, image_samples
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.datasets.mura_synthetic import NOTICE, write_synthetic
 from sltool.errors import BadDataError, StorageError
@@ -74,9 +74,9 @@ class Mura(Dataset):
         def _all(cls, value: Any) -> Any:
             return BODY_PARTS if value in ("all", ["all"]) else value
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "model": {"name": "vgg19"},
-        "training": {"epochs": 50, "batch_size": 128},
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "best": IMAGE_RECIPE,
+        "paper": {"model": {"name": "vgg19"}, "training": {"epochs": 50, "batch_size": 128}},
     }
     source_help = TREE
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from sltool.datasets.base import Dataset, Refused, Scan
+from sltool.datasets.base import TABLE_TRAINING, Dataset, Refused, Scan
 from sltool.datasets.source_columns import (
     KNOWN_SPLITS,
     ClassCodes,
@@ -84,10 +84,13 @@ class Table(Dataset):
                     raise ValueError(f"'{header}' may not be a column that the network gets")
             return self
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "split": {"official": True},
-        "model": {"name": "mlp", "widths": [32, 64, 64]},
-        "training": {"epochs": 100, "batch_size": 64, "learning_rate": 0.003},
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "best": {
+            "split": {"official": True},
+            "model": {"name": "mlp", "widths": [64, 128, 128]},
+            "encoding": {"dtype": "float32"},
+            "training": {**TABLE_TRAINING, "weight_decay": 0.01},
+        },
     }
     needs_source = False
     source_help = HELP

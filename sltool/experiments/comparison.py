@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from typing_extensions import TypedDict
@@ -41,6 +41,7 @@ class CellFacts(TypedDict):
     """The keys of `cell.json` that the runner and the report read."""
 
     dataset: str
+    recipe: NotRequired[str]
     source: str
     settings: list[str]
     ratios: str
@@ -62,13 +63,15 @@ class ComparisonPlan:
 
     Attributes:
         arms: as returned by `arms.expand`.
-        settings: study.yaml keys, 'key=value', overriding those of the case.
+        recipe: of the dataset.
+        settings: study.yaml keys, 'key=value', overriding those of the recipe.
         seeds: of each cell.
         keep: keep each finished cell's study folder, with its shards and models.
     """
 
     case: Case
     dataset: str
+    recipe: str
     source: Path | None
     arms: list[str]
     settings: tuple[str, ...]
@@ -85,8 +88,9 @@ class ComparisonPlan:
 
     def setup(self, cell: Cell, seed: int) -> TrialSettings:
         """The settings of one cell at one seed."""
-        settings = (*self.case.settings, *self.settings, *cell.settings())
-        return TrialSettings(self.dataset, self.source, settings, cell.ratios(self.ratios), seed)
+        settings = (*self.settings, *cell.settings())
+        ratios = cell.ratios(self.ratios)
+        return TrialSettings(self.dataset, self.recipe, self.source, settings, ratios, seed)
 
 
 def run_plan(plan: ComparisonPlan, out: Path, force: bool, progress: Progress) -> list[FinishedArm]:
@@ -113,7 +117,8 @@ def _check_compatible(plan: ComparisonPlan, out: Path, force: bool) -> None:
         "case": plan.case.name,
         "dataset": plan.dataset,
         "source": plan.source.name if plan.source else "bundled",
-        "settings": [*plan.case.settings, *plan.settings],
+        "recipe": plan.recipe,
+        "settings": list(plan.settings),
         "ratios": plan.ratios,
     }
     # Without a cell, for example after a wrong --source, there are no results to protect.

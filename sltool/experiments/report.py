@@ -172,6 +172,7 @@ def _setup(facts: dict[str, Any]) -> dict[str, str]:
     patients = ", ".join(f"{count} {split}" for split, count in facts["patients"].items())
     return {
         "dataset": f"{facts['dataset']}, source {facts['source']}",
+        "recipe": facts.get("recipe", "not recorded"),
         "samples (first seed)": counts,
         "patients or groups": patients,
         "sites": f"shares {facts['ratios']}",

@@ -46,6 +46,7 @@ class TrialSettings:
     """
 
     dataset: str
+    recipe: str
     source: Path | None
     settings: tuple[str, ...]
     ratios: str
@@ -55,6 +56,7 @@ class TrialSettings:
         """For `cell.json`; of the source's path only the last part, since the rest is private."""
         return {
             "dataset": self.dataset,
+            "recipe": self.recipe,
             "source": self.source.name if self.source else "bundled",
             "settings": list(self.settings),
             "ratios": self.ratios,
@@ -99,6 +101,7 @@ class Trial:
             setup.seed,
             False,
             self.progress,
+            recipe=setup.recipe if new else None,
         ).notes
         make_sites(folder, setup.ratios, None, setup.seed, False, self.progress)
         return folder

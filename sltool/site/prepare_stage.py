@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sltool.coordinator.create import Scale, make_dataset, make_study
+from sltool.coordinator.create import Scale, fit_training, make_dataset, make_study
 from sltool.files import canonical_json
 from sltool.progress import Progress
 from sltool.registry import datasets
 from sltool.site.fingerprint import Fingerprint, fingerprint
 from sltool.site.prepare import PreparationResult, prepare, prepared_before, prepared_source
+from sltool.site.private_file import open_private
+from sltool.site.split import expected_training
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study
 
@@ -27,6 +29,7 @@ def prepare_study(
     force: bool,
     progress: Progress,
     scale: Scale | None = None,
+    recipe: str | None = None,
 ) -> PreparationResult:
     """Make study.yaml and privacy-layer.safetensors if they are missing, then `prepared.h5`.
 
@@ -39,7 +42,7 @@ def prepare_study(
         kind = datasets.get(name)
         if kind.needs_source:
             kind.need_source(source)
-    study, notes = make_study(folder, name, source, overrides, seed, force, progress, scale)
+    study, notes = make_study(folder, name, source, overrides, seed, force, progress, scale, recipe)
     current = fingerprint(source, folder.own)
     state = _state(study, current)
     done = None if force else prepared_before(folder, study, state)
@@ -48,6 +51,10 @@ def prepare_study(
             _note_changes(folder, study, current, progress)
         dataset = make_dataset(study)
         done = prepare(folder, study, dataset, source, progress, workers, state, current)
+    if study.recipe.samples is None:
+        with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
+            official = prepared.text("official")
+        fit_training(folder, study, expected_training(official, study.split))
     return replace(done, notes=[*notes, *done.notes])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -117,6 +118,20 @@ def assign(
                 hint="use fewer sites or other --ratios",
             )
     return result
+
+
+def expected_training(official: Sequence[str], split: Split) -> int:
+    """About how many of N samples `assign` gives to training, at all sites together.
+
+    Args:
+        official: as for `assign`.
+    """
+    shares = {"validation": split.validation, "test": split.test}
+    if split.official and any(official):
+        listed = len(official) - sum(name in shares for name in official)
+        drawn = [share for name, share in shares.items() if name not in official]
+        return max(1, round(listed * math.prod(1 - share for share in drawn)))
+    return max(1, round(len(official) * (1 - sum(shares.values()))))
 
 
 def _strata(labels: NDArray[np.generic]) -> NDArray[np.int64]:

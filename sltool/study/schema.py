@@ -114,6 +114,25 @@ class Samples(Section):
         return self
 
 
+# The keys of `training` that may follow from the number of samples.
+SIZED_KEYS = ("epochs", "batch_size")
+
+
+class Recipe(Section):
+    """The recipe that filled in a new study.yaml; see `sltool.coordinator.recipes`."""
+
+    name: str = Field(default="", description="As in `sltool prepare --recipe`.")
+    sized: tuple[Literal["epochs", "batch_size"], ...] = Field(
+        default=(),
+        description="Keys of `training` that follow from `samples`, by the rules stated there.",
+    )
+    samples: Annotated[int, Field(gt=0)] | None = Field(
+        default=None,
+        description="The number of training samples that they fit. null: not counted yet, the "
+        "first `prepare` fills it in.",
+    )
+
+
 class Split(Section):
     validation: Fraction = Field(
         default=0.1, description="Share of all samples for choosing the best epoch."
@@ -251,6 +270,9 @@ class Study(Section):
     format: Literal[1] = Field(default=1, description="Version of this file's layout.")
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] = Field(
         description="The study's id, which every shard contains."
+    )
+    recipe: Recipe = Field(
+        default=Recipe(), description="Where the values of a new file come from."
     )
     dataset: Choice = Field(description="The source of the samples and their preparation.")
     samples: Samples = Field(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from sltool.errors import StageOrderError, StorageError, StudyFileError
 from sltool.files import publish
 from sltool.study.layout import StudyFolder
-from sltool.study.schema import Samples, Site, Study
+from sltool.study.schema import Section, Site, Study
 from sltool.study.validation_errors import format_validation_error
 from sltool.study.yaml_text import add_entries, parse_yaml, plain, replace_values
 
@@ -27,32 +27,37 @@ HEADER = """\
 WIDTH = 100
 
 
-def render(sections: Mapping[str, object], descriptions: Mapping[str, str]) -> str:
+def render(
+    sections: Mapping[str, object], descriptions: Mapping[str, str], remarks: Mapping[str, str]
+) -> str:
     """The text of a new study.yaml.
 
     Args:
         sections: the top-level keys in order. A tuple of `BaseModel`s becomes one mapping, in which
             each field's description is a comment above it.
         descriptions: the comment of each top-level key.
+        remarks: 'training.epochs' -> what is added to that key's comment.
     """
     parts = [HEADER]
     for name, value in sections.items():
         parts.append("\n" + _comment(descriptions[name], 0))
         if isinstance(value, tuple):
-            fields = "".join(_fields(section, 2) for section in value)
+            fields = "".join(_fields(section, 2, f"{name}.", remarks) for section in value)
             parts.append(f"{name}:\n{fields}")
         else:
             parts.append(f"{name}: {plain(value)}\n")
     return "".join(parts)
 
 
-def _fields(section: BaseModel, indent: int) -> str:
+def _fields(section: BaseModel, indent: int, prefix: str, remarks: Mapping[str, str]) -> str:
     parts = []
     for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        parts.append(_comment(field.description or "", indent))
+        value, path = getattr(section, name), prefix + name
+        comment = f"{field.description or ''} {remarks.get(path, '')}"
+        parts.append(_comment(comment.strip(), indent))
         if isinstance(value, BaseModel):
-            parts.append(f"{' ' * indent}{name}:\n{_fields(value, indent + 2)}")
+            fields = _fields(value, indent + 2, f"{path}.", remarks)
+            parts.append(f"{' ' * indent}{name}:\n{fields}")
         elif _is_mapping_of_sections(value):
             # A line for each section, so that it is easy to find and edit.
             content = section.model_dump(mode="json")[name].items()
@@ -91,16 +96,19 @@ def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
     _publish_edited(path, add_entries(text, "sites", entries), wanted, f"sites: {plain(entries)}")
 
 
-def replace_samples(path: Path, samples: Samples) -> None:
-    """Replace the values of the `samples` section in study.yaml.
+def replace_sections(path: Path, **sections: Section) -> None:
+    """Replace the values of whole sections in study.yaml.
 
     Raises the errors of `add_sites`.
     """
-    values = samples.model_dump(mode="json")
     text = _read(path)
-    wanted = _parsed(text, path).model_copy(update={"samples": samples})
-    edited = replace_values(text, "samples", values)
-    _publish_edited(path, edited, wanted, f"samples: {plain(values)}")
+    wanted = _parsed(text, path).model_copy(update=sections)
+    lines = []
+    for name, section in sections.items():
+        values = section.model_dump(mode="json")
+        text = replace_values(text, name, values)
+        lines.append(f"{name}: {plain(values)}")
+    _publish_edited(path, text, wanted, "\n".join(lines))
 
 
 def _publish_edited(path: Path, text: str, wanted: Study, lines: str) -> None:

@@ -12,7 +12,7 @@ import yaml
 from sltool.errors import StudyFileError
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Site
-from sltool.study.study_file import add_sites, load_study, replace_samples
+from sltool.study.study_file import add_sites, load_study, replace_sections
 from sltool.study.yaml_text import parse_yaml
 from tests.conftest import Sltool
 
@@ -284,7 +284,7 @@ def test_samples_follow_the_dataset_and_comments_stay(prepared: Sltool, old: str
     wanted = study.samples.model_copy(
         update={"shape": (2,), "mean": (1.0, 2e-7), "sd": (3.0, 4.0), "labels": labels}
     )
-    replace_samples(folder.study_file, wanted)
+    replace_sections(folder.study_file, samples=wanted)
     assert load_study(folder).samples == wanted
     comments = [line.partition("#")[2] for line in before.splitlines() if "#" in line]
     after = folder.study_file.read_text()
