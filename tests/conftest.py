@@ -94,7 +94,16 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "study"
     folder.mkdir()
     for stage in (
-        ["prepare", "cholesterol", "--seed", "0", "--set", "training.epochs=20"],
+        [
+            "prepare",
+            "cholesterol",
+            "--recipe",
+            "paper",
+            "--seed",
+            "0",
+            "--set",
+            "training.epochs=20",
+        ],
         ["partition"],
         ["client-encode"],
         ["ship"],

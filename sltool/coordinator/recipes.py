@@ -58,9 +58,7 @@ def find_recipe(kind: type[Dataset], dataset: str, name: str) -> Mapping[str, An
     # A plug-in with a single recipe may call it `recipe`.
     recipes = kind.recipes or {BEST: kind.recipe}
     if name not in recipes:
-        raise UnknownNameError.of(
-            "recipe", name, recipes, hint=f"these are the recipes of the dataset '{dataset}'"
-        )
+        raise UnknownNameError.of(f"{dataset} recipe", name, recipes)
     return recipes[name]
 
 

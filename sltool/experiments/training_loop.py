@@ -23,6 +23,7 @@ from sltool.server.evaluation.evaluate import evaluate, write_predictions
 from sltool.server.intake.lock import only_server
 from sltool.server.intake.queue import Queue
 from sltool.server.store import Store, StoredSamples
+from sltool.server.training.augment import Batch, FeatureAugmenter
 from sltool.server.training.divergence import diverged, is_finite
 from sltool.server.training.loader import FeatureLoader
 from sltool.server.training.objective import Objective
@@ -35,8 +36,10 @@ from sltool.server.training.trainer import predict
 from sltool.study.layout import PLAIN, RunFolder, StudyFolder
 from sltool.study.schema import Study
 
-# (rows of `features`, positions among the samples) -> outputs (n, outputs)
-Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# (inputs (n, *shape), positions among the samples) -> feature maps
+Encode = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# feature maps -> outputs (n, outputs)
+Predict = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Loop:
     Args:
         network: its parameters are trained.
         samples: the training samples of this loop.
-        seed: for the order of samples and for dropout.
+        seed: for the order of samples, augmentation and dropout.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class Loop:
         self._settings = study.training
         self._objective = make_objective(study)
         self._objective.balance(samples.labels)
+        self._augmenter = FeatureAugmenter(study.training.augment, seed)
         self._seed = seed
         self._loader = FeatureLoader(samples, device)
         self._precision = choose_precision("auto", network, device)
@@ -123,8 +127,14 @@ class Loop:
         """Continue with a new optimiser."""
         self._optimizer_step = OptimizerStep(self.network, self._settings)
 
-    def epoch(self, epoch: int, forward: Forward) -> float:
+    def epoch(
+        self, epoch: int, encode: Encode | None = None, predict: Predict | None = None
+    ) -> float:
         """One pass in an order drawn from (seed, epoch); returns the mean training loss.
+
+        Args:
+            encode: the layers before `training.augment`; None: it applies to the inputs.
+            predict: the layers after it; None: the network.
 
         Raises:
             DivergedError: the loss or a weight is not finite.
@@ -136,8 +146,11 @@ class Loop:
         for step, order in enumerate(batches):
             self._optimizer_step.set_rate(epoch + step / len(batches))
             with self._precision.autocast():
-                outputs = forward(self._rows(order, epoch, step), order)
-            loss = self._objective.loss(outputs.float(), self._loader.labels(order))
+                maps = self._loader.features(self._rows(order, epoch, step))
+                maps = encode(maps, order) if encode else maps
+                batch = self._augmented(maps, self._loader.labels(order), epoch, step)
+                outputs = (predict or self.network)(batch.features)
+            loss = batch.loss(self._objective, outputs.float())
             self._optimizer_step.step(loss)
             total += loss.item() * len(order)
             if not math.isfinite(total):
@@ -145,6 +158,12 @@ class Loop:
         if not is_finite(self.network):
             raise diverged("training loss", epoch + 1, len(batches), self._settings)
         return total / len(self.samples)
+
+    def _augmented(self, maps: torch.Tensor, labels: torch.Tensor, epoch: int, step: int) -> Batch:
+        positions = torch.arange(len(maps))
+        return self._augmenter(
+            lambda part: (maps[part], labels[part]), positions, len(maps), epoch, step
+        )
 
     def _order(self, epoch: int) -> torch.Tensor:
         rng = np.random.default_rng([self._seed, epoch])
@@ -156,15 +175,6 @@ class Loop:
             rng = np.random.default_rng([self._seed, epoch, step])
             rows = rows + torch.from_numpy(rng.integers(self.samples.views, size=len(rows)))
         return rows
-
-    def inputs(self, rows: torch.Tensor) -> torch.Tensor:
-        """The standardised inputs of `rows`, on the device."""
-        return self._loader.features(rows)
-
-    def forward(self, rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-        """The `Forward` of a network whose only input is the samples' features."""
-        outputs: torch.Tensor = self.network(self.inputs(rows))
-        return outputs
 
 
 class Best:

@@ -39,6 +39,7 @@ PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[A-Za-z0-9+/]{43
 Recipient = Annotated[str, StringConstraints(pattern=r"^age1[02-9ac-hj-np-z]{58}$")]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -184,6 +185,46 @@ class Encoding(Section):
     )
 
 
+class FeatureAugment(Section):
+    """Random changes of a training sample's feature map at the server; 0: none."""
+
+    flip: Share = Field(
+        default=0.0, description="Probability that left and right are swapped. Only of images."
+    )
+    shift: Share = Field(
+        default=0.0,
+        description="Greatest shift, as a share of the height and width; edges repeat. Only of "
+        "images.",
+    )
+    crop: Fraction = Field(
+        default=0.0,
+        description="Greatest share of the height and width that is cropped before resizing. Only "
+        "of images.",
+    )
+    erase: Share = Field(
+        default=0.0,
+        description="Probability that a random rectangle, 2 to 40 % of the map, is replaced by the "
+        "mean of its channel (random erasing, arXiv 1708.04896). Only of images.",
+    )
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        description="Two samples and their labels are mixed with a share drawn from "
+        "Beta(this, this) (mixup, arXiv 1710.09412). Usual: 0.2.",
+    )
+    cutmix: float = Field(
+        default=0.0,
+        ge=0,
+        description="A rectangle comes from another sample, and so does its share of the label, "
+        "drawn from Beta(this, this) (CutMix, arXiv 1905.04899). Usual: 1. With mixup, each step "
+        "draws one of the two. Only of images.",
+    )
+
+    def spatial_keys(self) -> list[str]:
+        """The keys in use that need feature maps with height and width."""
+        return [name for name in type(self).model_fields if name != "mixup" and getattr(self, name)]
+
+
 class Training(Section):
     """Settings of the server alone, which may change without a new encoding."""
 
@@ -217,6 +258,11 @@ class Training(Section):
         default=None,
         description="Early stopping: epochs without a lower validation loss; null: never.",
     )
+    augment: FeatureAugment = Field(
+        default=FeatureAugment(),
+        description="Random changes of feature maps in each step, beside the views that the sites "
+        "ship (`encoding.views`).",
+    )
 
 
 class Enrolment(Section):
@@ -234,9 +280,6 @@ class Server(Section):
     recipient: Recipient | None = Field(
         default=None, description="From `sltool server-keys`: `ship` encrypts files for it."
     )
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Privacy(Section):
@@ -300,6 +343,15 @@ class Study(Section):
     def _views_are_of_images(self) -> Study:
         if self.encoding.views > 1 and len(self.samples.shape) != 3:
             raise ValueError("encoding.views has to be 1: only images have random versions")
+        return self
+
+    @model_validator(mode="after")
+    def _augmented_are_images(self) -> Study:
+        if len(self.samples.shape) != 3 and (keys := self.training.augment.spatial_keys()):
+            raise ValueError(
+                f"training.augment.{keys[0]} has to be 0: only images have height and width; a "
+                "table takes mixup"
+            )
         return self
 
     @model_validator(mode="after")

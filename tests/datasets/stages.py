@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.conftest import Sltool
 
-QUICK = ("--seed", 0, "--set", "training.epochs=2", "training.batch_size=64")
+QUICK = ("--seed", 0, "--set", "training.epochs=2", "training.batch_size=64", "encoding.views=1")
 
 
 def run_to_figures(sltool: Sltool, *prepare: object, ratios: str = "7:2:1") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tests.datasets.stages import run_to_figures
 
 Data = Callable[[str], Path]
 
-SMALL = ("--set", "dataset.size=32")
+SMALL = ("--set", "dataset.size=32", "encoding.views=1")
 
 
 def test_sao_paulo(sltool: Sltool, data: Data) -> None:

@@ -20,7 +20,7 @@ from tests.conftest import Sltool
 from tests.datasets.stages import run_to_figures
 from tests.images import two_classes
 
-TINY = ("model.filters=[2,4]",)
+TINY = ("model.name=covid-cnn", "model.filters=[2,4]", "encoding.views=1")
 
 
 def adapted(source: Path, **given: Any) -> ImageFolder:

@@ -32,6 +32,8 @@ def encoded_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [
             "prepare",
             "cholesterol",
+            "--recipe",
+            "paper",
             "--seed",
             "0",
             "--set",

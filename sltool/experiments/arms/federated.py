@@ -85,7 +85,7 @@ def _round(network: nn.Module, sites: list[Loop], epochs: range) -> float:
         share = len(site.samples) / total
         site.network.load_state_dict(network.state_dict())
         for epoch in epochs:
-            last = site.epoch(epoch, site.forward)
+            last = site.epoch(epoch)
         loss += share * last
         _add(mean, site.network.state_dict(), share)
     network.load_state_dict(mean)

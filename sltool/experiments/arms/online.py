@@ -45,7 +45,9 @@ def run(trial: Trial, target: Path) -> TrainingSummary:
     epochs = trial.study.training.epochs
     with trial.progress.bar("train online", epochs) as advance:
         for epoch in range(epochs):
-            loss = loop.epoch(epoch, lambda rows, order: network(loop.inputs(rows), site_of[order]))
+            loss = loop.epoch(
+                epoch, lambda x, order: network.maps(x, site_of[order]), network.server_network
+            )
             outputs = network.outputs(validation, device)
             row = {"epoch": epoch + 1, "train_loss": loss}
             best.update(network, row | validation_metrics(trial.study, outputs, validation))
@@ -66,8 +68,8 @@ class _Online(nn.Module):
         self.server_network = server_network
         self.protection = _Protection(encoding)
 
-    def forward(self, x: torch.Tensor, site: torch.Tensor) -> torch.Tensor:
-        """(n, *shape) inputs and (n,) site indices -> (n, outputs)."""
+    def maps(self, x: torch.Tensor, site: torch.Tensor) -> torch.Tensor:
+        """(n, *shape) inputs and (n,) site indices -> the feature maps that the sites send."""
         order = torch.argsort(site)
         present, sizes = torch.unique_consecutive(site[order], return_counts=True)
         names = list(self.layers)
@@ -75,9 +77,8 @@ class _Online(nn.Module):
             self.layers[names[int(site_index)]](part)
             for site_index, part in zip(present, torch.split(x[order], sizes.tolist()), strict=True)
         ]
-        maps = torch.cat(parts)[torch.argsort(order)]
-        outputs: torch.Tensor = self.server_network(self.protection(maps))
-        return outputs
+        maps: torch.Tensor = self.protection(torch.cat(parts)[torch.argsort(order)])
+        return maps
 
     def outputs(self, samples: StoredSamples, device: torch.device) -> torch.Tensor:
         """(N, outputs) on the CPU: each sample passes through the layer of its site."""

@@ -13,7 +13,7 @@ from sltool.errors import UsageError
 from sltool.files import read_json
 from sltool.server.store import Store
 from sltool.study.layout import RunFolder
-from sltool.study.schema import Study
+from sltool.study.schema import Study, Training
 
 if TYPE_CHECKING:
     from sltool.server.training.precision import Precision
@@ -37,7 +37,8 @@ class RunOptions:
     Attributes:
         run: its name.
         sites: the sites to train on; () for all, including sites whose shards arrive later.
-        seed: for the server network's initial weights, the order of samples and dropout.
+        seed: for the server network's initial weights, the order of samples, augmentation and
+            dropout.
         control: how much each site contributes.
         precision: auto, fp32 or bf16.
         force: start again under this name, without the earlier checkpoint and model.
@@ -78,6 +79,8 @@ def settings_of(
 def check_same(run: RunFolder, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise `UsageError` unless the run may be resumed with the settings `now`."""
     old, new = _flat(before), _flat(now)
+    # An earlier version, which did not have a key, trained as its default says.
+    old = _flat({"training": Training().model_dump(mode="json")}) | old
     if new["training.schedule"] == "constant":
         # With a schedule, the learning rate of every epoch depends on the count of epochs.
         old.update({key: new[key] for key in CHANGEABLE})

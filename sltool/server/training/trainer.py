@@ -18,6 +18,7 @@ from torch import nn
 from sltool.errors import DivergedError
 from sltool.server.checkpoint import Checkpoint
 from sltool.server.store import ID_DTYPE, StoredSamples
+from sltool.server.training.augment import FeatureAugmenter
 from sltool.server.training.data import Basis, Best, TrainingData, copied_state
 from sltool.server.training.distributed import Ranks
 from sltool.server.training.divergence import EpochLoss, diverged
@@ -39,11 +40,12 @@ class Trainer:
     """One run: a server network, its optimiser, and the run's progress.
 
     Every step seeds torch with a function of the run's seed, the epoch, the step and the rank.
-    Dropout is therefore the same after a resume, without a random state in the checkpoint.
+    Dropout and augmentation are therefore the same after a resume, without a random state in the
+    checkpoint.
 
     Args:
         network: the server network, on the device to train on.
-        seed: for the order of samples and for dropout.
+        seed: for the order of samples, augmentation and dropout.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Trainer:
         self._model = ranks.wrap(self._network)
         self._optimizer_step = OptimizerStep(self._network, settings)
         self._step = 0
+        self._augmenter = FeatureAugmenter(settings.augment, seed)
         self._loss = EpochLoss(self._device, ranks)
         self._basis = Basis()
         self._changed_after = 0
@@ -251,14 +254,19 @@ class Trainer:
 
     def _train_step(self, order: torch.Tensor, rows: torch.Tensor) -> None:
         self._seed_step()
+        local = self._ranks.local_slice(torch.arange(len(order)))
+        count = len(local)
         # A rank without samples in the last batch contributes a loss of weight 0.
-        local_order, local_rows = self._ranks.local_slice(order), self._ranks.local_slice(rows)
-        count = len(local_order)
-        if not count:
-            local_order, local_rows = order[:1], rows[:1]
+        batch = self._augmenter(
+            lambda part: (self._loader.features(rows[part]), self._loader.labels(order[part])),
+            local if count else torch.zeros(1, dtype=torch.int64),
+            len(order),
+            self.epoch,
+            self._step,
+        )
         with self._precision.autocast():
-            outputs = self._model(self._loader.features(local_rows))
-        loss = self._objective.loss(outputs.float(), self._loader.labels(local_order))
+            outputs = self._model(batch.features)
+        loss = batch.loss(self._objective, outputs.float())
         # With this weight, the mean over ranks equals the mean over the batch.
         weight = count * self._ranks.world / len(order)
         self._optimizer_step.step(loss if weight == 1 else loss * weight)
