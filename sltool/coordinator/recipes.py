@@ -86,7 +86,9 @@ def resized(study: Study, samples: int) -> Study:
         return study
     given = None if "batch_size" in recipe.sized else training.batch_size
     assumed, found = training_for(ASSUMED_SAMPLES, given), training_for(samples, given)
-    changes = {key: found[key] for key in recipe.sized if getattr(training, key) == assumed[key]}
+    changes: dict[str, Any] = {
+        key: found[key] for key in recipe.sized if getattr(training, key) == assumed[key]
+    }
     return study.model_copy(
         update={
             "training": training.model_copy(update=changes),
