@@ -24,10 +24,9 @@ run() {
     fi
 }
 
-run direct-ldl cholesterol --source "$data/cholesterol/ldl_direct_1000.csv" \
-    --set training.batch_size=32
+run direct-ldl cholesterol --source "$data/cholesterol/ldl_direct_1000.csv"
 run check-ups cholesterol --source "$data/cholesterol/korea_checkup_20000.csv"
-run covid-ct covid-ct --source "$data/covid-ct-sao-paulo" \
+run covid-ct covid-ct --source "$data/covid-ct-sao-paulo" --set training.epochs=50 \
     --arms multi single pooled federated federated:10 federated:5 federated:1 online
 # The paper's own width and activation at the site: one channel, sigmoid; with and without views.
 run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi \
@@ -36,7 +35,7 @@ run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi
     --sweep encoding.views=1,20
 run cifar10 cifar10 --source "$data/cifar-10-batches-bin"
 run fracatlas mura --dataset fracatlas --plugins-dir plugins --source "$data/fracatlas" \
-    --arms multi single:C \
+    --recipe paper --arms multi single:C \
     --set dataset.size=96 model.width=0.125 model.channels=16 encoding.views=16 \
     training.epochs=80 training.batch_size=16 training.optimizer=adamw \
     training.learning_rate=0.001 training.schedule=one-cycle training.weight_decay=0.01 \

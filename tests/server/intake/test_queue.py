@@ -250,7 +250,7 @@ def test_a_single_class_is_quarantined_and_unknown_classes_are_refused(
 ) -> None:
     for seed, name in enumerate(("COVID", "non-COVID")):
         make_images(tmp_path / "ct" / name, 30, seed)
-    sltool("prepare", "covid-ct", "--source", tmp_path / "ct").ok()
+    sltool("prepare", "covid-ct", "--source", tmp_path / "ct", "--recipe", "paper").ok()
     sltool("partition", "--ratios", "1").ok()
     sltool("client-encode").ok()
     sltool("ship").ok()
