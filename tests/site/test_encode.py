@@ -18,7 +18,7 @@ from tests.conftest import Sltool
 
 @pytest.fixture
 def sites(sltool: Sltool) -> Sltool:
-    sltool("prepare", "cholesterol", "--seed", 0).ok()
+    sltool("prepare", "cholesterol", "--recipe", "paper", "--seed", 0).ok()
     sltool("partition").ok()
     return sltool
 
@@ -203,7 +203,7 @@ def test_ship_to_a_url(sites: Sltool, tmp_path: Path) -> None:
 
 
 def test_a_dead_layer_causes_a_warning_with_the_share(sltool: Sltool) -> None:
-    sltool("prepare", "cholesterol", "--set", "model.activation=relu").ok()
+    sltool("prepare", "cholesterol", "--recipe", "paper", "--set", "model.activation=relu").ok()
     sltool("partition").ok()
     fine = sltool("client-encode", "--site", "B", "--json").ok()
     assert fine.json["dead_values"] < 0.2
@@ -223,7 +223,7 @@ def test_a_dead_layer_causes_a_warning_with_the_share(sltool: Sltool) -> None:
 def test_values_that_never_change_are_dead(sltool: Sltool) -> None:
     """Noise hides a constant, so the count is taken before it is added."""
     settings = ("model.activation=sigmoid", "encoding.noise=0.5")
-    sltool("prepare", "cholesterol", "--set", *settings).ok()
+    sltool("prepare", "cholesterol", "--recipe", "paper", "--set", *settings).ok()
     sltool("partition").ok()
     path = sltool.folder / "privacy-layer.safetensors"
     weights = load_file(path)

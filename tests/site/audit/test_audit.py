@@ -40,8 +40,8 @@ def scans(folder: Path, each: int) -> Path:
 def encoded(sltool: Sltool, dataset: str, *settings: str, source: Path | None = None) -> Sltool:
     """A study of one site, B, with shards in the outbox."""
     extra = ["--source", source] if source else []
-    chosen = [word for setting in settings for word in ("--set", setting)]
-    sltool("prepare", dataset, *extra, *chosen).ok()
+    chosen = [f"--set={setting}" for setting in ("model.activation=leaky-relu", *settings)]
+    sltool("prepare", dataset, "--recipe", "paper", *extra, *chosen).ok()
     sltool("partition", "--site", "B").ok()
     sltool("client-encode", "--site", "B").ok()
     return sltool
