@@ -210,7 +210,7 @@ def test_the_whole_pipeline_with_a_table_of_labels(
     source = tmp_path / "archive"
     source.mkdir()
     write_patients(source, 40)
-    sets = ["dataset.size=64", "model.width=0.05", "training.epochs=2", "training.batch_size=8"]
+    sets = ["dataset.size=64", "model.widths=[4, 8]", "training.epochs=2", "training.batch_size=8"]
     sets.append("dataset.classes={clear: clear, nodule: nodule}")
     options = [word for setting in sets for word in ("--set", setting)]
     done = sltool("prepare", "dicom", "--source", source, *options, "--json").ok().json

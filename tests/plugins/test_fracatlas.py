@@ -48,7 +48,7 @@ def test_the_whole_pipeline(
 ) -> None:
     monkeypatch.setenv("SLTOOL_PLUGINS", str(PLUGIN))
     source = some(data("fracatlas"), tmp_path / "fracatlas")
-    sets = ["dataset.size=64", "model.width=0.05", "training.epochs=2", "encoding.views=2"]
+    sets = ["dataset.size=64", "model.widths=[4, 8]", "training.epochs=2", "encoding.views=2"]
     options = [word for setting in sets for word in ("--set", setting)]
     done = sltool("prepare", "fracatlas", "--source", source, *options, "--json").ok().json
     assert done["classes"] == {"not fractured": 30, "fractured": 30}

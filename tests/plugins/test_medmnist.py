@@ -45,7 +45,8 @@ def test_the_whole_pipeline(
 ) -> None:
     monkeypatch.setenv("SLTOOL_PLUGINS", str(PLUGIN))
     source = make(tmp_path / "some.npz", classes, colour)
-    sets = ["training.epochs=15", "model.filters=[4, 8]", "training.batch_size=16"]
+    sets = ["training.epochs=15", "model.name=covid-cnn", "model.filters=[4, 8]"]
+    sets += ["training.batch_size=16", "encoding.views=1"]
     options = [word for setting in sets for word in ("--set", setting)]
     done = sltool("prepare", "medmnist", "--source", source, *options, "--json").ok().json
     assert done["samples"] == 90
