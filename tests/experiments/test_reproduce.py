@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from sltool.study.layout import StudyFolder
+from sltool.study.study_file import load_study
 from tests.conftest import Sltool
 
 pytest.importorskip("matplotlib", reason="pictures need sltool[report]")
@@ -47,6 +49,33 @@ def test_all_arms_share_the_test_rows(sltool: Sltool) -> None:
     for name in ("report.html", "results.csv", "figures/bars.png", "figures/errors.svg"):
         assert (out / name).stat().st_size > 0
     assert not any(out.glob("cells/*/*/study"))
+
+
+@pytest.mark.parametrize(("recipe", "batch_size"), [("best", 16), ("paper", 2048)])
+def test_the_recipes_are_those_of_prepare(sltool: Sltool, recipe: str, batch_size: int) -> None:
+    typed = ("reproduce", "cholesterol", "--arms", "friedewald", "--seeds", 1, "--out", "out")
+    sltool(*typed, "--recipe", recipe).ok()
+    facts = json.loads((sltool.folder / "out/cells/base/seed-0/cell.json").read_text())
+    sltool("prepare", "cholesterol", "--recipe", recipe).ok()
+    study = load_study(StudyFolder(sltool.folder))
+    assert facts["training"] == study.training.model_dump(mode="json")
+    assert facts["model"] == study.model.model_dump(mode="json")
+    assert (facts["recipe"], facts["training"]["batch_size"]) == (recipe, batch_size)
+    other = {"best": "paper", "paper": "best"}[recipe]
+    ran = sltool(*typed, "--recipe", other)
+    assert ran.code == 2
+    assert f"has the recipe {recipe}, not {other}" in ran.err
+
+
+def test_every_way_of_training_augments(sltool: Sltool) -> None:
+    arms = ("multi", "pooled", "federated", "online")
+    mixup = ("--set", "training.augment.mixup=0.4")
+    typed = ("reproduce", "cholesterol", "--seeds", 1, "--arms", *arms)
+    sltool(*typed, "--out", "plain", *FEW).ok()
+    sltool(*typed, "--out", "mixed", *FEW, *mixup).ok()
+    for arm in arms:
+        plain, mixed = (predictions(sltool.folder / out, arm) for out in ("plain", "mixed"))
+        assert not plain["y_pred"].equals(mixed["y_pred"]), arm
 
 
 def test_an_interrupted_comparison_resumes(sltool: Sltool) -> None:
