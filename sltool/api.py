@@ -198,8 +198,12 @@ class Study:
 
     def partition(
         self,
-        ratios: Sequence[float] | str = (7, 2, 1),
+        ratios: Sequence[float] | str | None = None,
         *,
+        sites: int | None = None,
+        by: str | None = None,
+        skew: float | None = None,
+        quantity_skew: float | None = None,
         site: str | None = None,
         seed: int | None = None,
         force: bool = False,
@@ -207,18 +211,26 @@ class Study:
         """Split the samples into training, validation and test, at simulated sites or a real one.
 
         Args:
-            ratios: the simulated sites' shares of the samples.
-            site: at a real hospital: all samples are this site's; `ratios` is not used.
+            ratios: the simulated sites' shares of the samples; by default 7:2:1.
+            sites: so many simulated sites of equal shares, instead of `ratios`.
+            by: a site for each value of this column, which the source names (hospital, scanner,
+                year). All samples of a patient go where most of them are.
+            skew: alpha of a Dirichlet distribution from which each simulated site's shares of the
+                classes are drawn (of a quantity, its deciles): 0.1 for sites that differ strongly.
+            quantity_skew: the same for the sizes of `sites`.
+            site: at a real hospital: all samples are this site's.
             seed: of the simulation (default 0); a real site's split follows from no seed.
 
         Raises:
             StageOrderError: nothing is prepared.
-            UsageError: the ratios leave a site empty, or other sites are here.
+            UsageError: a site would be left empty, two arguments exclude each other, the source
+                names no such column, or other sites are here.
         """
+        from sltool.site.division import Division, ratios_text
         from sltool.site.partition_stage import make_sites
 
-        shares = ratios if isinstance(ratios, str) else ":".join(map(str, ratios))
-        return make_sites(self.folder, shares, site, seed, force, self.progress)
+        division = Division(ratios_text(ratios), sites, by, skew, quantity_skew, site)
+        return make_sites(self.folder, division, seed, force, self.progress)
 
     def encode(self, *, device: str = "auto", force: bool = False) -> list[EncodingResult]:
         """`Site.encode` for every site whose data is in this folder."""
