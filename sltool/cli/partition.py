@@ -32,7 +32,7 @@ def partition(
         typer.Option(
             "--by",
             metavar="COLUMN",
-            help="A site for each value of a column that the source names: hospital, scanner, year.",
+            help="A site for each value of a column of the source: hospital, scanner, year.",
         ),
     ] = None,
     skew: Annotated[
@@ -40,8 +40,8 @@ def partition(
         typer.Option(
             "--skew",
             metavar="ALPHA",
-            help="Simulated sites differ in their labels, by a Dirichlet distribution: 0.1 strongly, "
-            "100 hardly.",
+            help="Simulated sites differ in their labels, by a Dirichlet distribution: 0.1 "
+            "strongly, 100 hardly.",
         ),
     ] = None,
     quantity_skew: Annotated[

@@ -223,7 +223,7 @@ class Cholesterol(Dataset):
         return ["; ".join(row_reasons) for row_reasons in reasons]
 
 
-def _text(value: object) -> str:
+def _text(value: str | float) -> str:
     """A cell as text; '' for an empty one. 2016.0, of a column with empty cells, is '2016'."""
     if pd.isna(value):
         return ""

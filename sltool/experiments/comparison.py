@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from typing_extensions import TypedDict
@@ -44,6 +44,7 @@ class CellFacts(TypedDict):
     source: str
     settings: list[str]
     ratios: str
+    division: NotRequired[str]
     counts: dict[str, dict[str, int]]
     patients: dict[str, int]
     encoding_digest: str
@@ -86,7 +87,8 @@ class ComparisonPlan:
     def setup(self, cell: Cell, seed: int) -> TrialSettings:
         """The settings of one cell at one seed."""
         settings = (*self.case.settings, *self.settings, *cell.settings())
-        return TrialSettings(self.dataset, self.source, settings, cell.ratios(self.ratios), seed)
+        division = cell.division(self.ratios)
+        return TrialSettings(self.dataset, self.source, settings, division, seed)
 
 
 def run_plan(plan: ComparisonPlan, out: Path, force: bool, progress: Progress) -> list[FinishedArm]:

@@ -60,7 +60,8 @@ class Division:
                 )
         if self.quantity_skew is not None and self.sites is None:
             raise UsageError(
-                "--quantity-skew needs the number of sites", hint="add --sites N, such as --sites 10"
+                "--quantity-skew needs the number of sites",
+                hint="add --sites N, such as --sites 10",
             )
         for name in ("skew", "quantity_skew"):
             _check_alpha(name, getattr(self, name))

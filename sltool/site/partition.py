@@ -58,20 +58,10 @@ def partition(
     with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
         people = _People.read(prepared)
         rows = _allowed_rows(folder, people, progress)
-        labels = prepared.labels[rows]
-        groups, official = np.array(people.groups)[rows], np.array(prepared.text("official"))[rows]
-        samples = (labels, groups.tolist(), official.tolist(), study.split)
-        if division.by is None:
-            names = division.names
-            assignment = assign(*samples, division.shares, names, seed, division.skews)
-        else:
-            sites = sites_by_column(prepared, division.by)
-            site = whole_patients(sites.index[rows], groups, sites, progress)
-            names = sites.names
-            assignment = assign_by(*samples, site, names, seed)
-        _note_absent_classes(assignment, labels, study, progress)
+        assignment = _assign(prepared, people, rows, study, division, seed, progress)
+        _note_absent_classes(assignment, prepared.labels[rows], study, progress)
         parts = []
-        for site_index, name in enumerate(names):
+        for site_index, name in enumerate(assignment.sites):
             site_seed = None if seed is None else seed * 1000 + site_index
             order = _shipping_order(assignment, site_index, site_seed)
             views_seed = secrets.randbits(128) if site_seed is None else site_seed
@@ -81,6 +71,25 @@ def partition(
             some = parts[first : first + OPEN_FILES]
             _write_parts(study, prepared, people, some, progress, state)
     return assignment
+
+
+def _assign(
+    prepared: PrivateFile,
+    people: _People,
+    rows: NDArray[np.int64],
+    study: Study,
+    division: Division,
+    seed: int | None,
+    progress: Progress,
+) -> Assignment:
+    """The split and the site of each of these rows of `prepared.h5`."""
+    groups, official = np.array(people.groups)[rows], np.array(prepared.text("official"))[rows]
+    samples = (prepared.labels[rows], groups.tolist(), official.tolist(), study.split)
+    if division.by is None:
+        return assign(*samples, division.shares, division.names, seed, division.skews)
+    sites = sites_by_column(prepared, division.by)
+    index = whole_patients(sites.index[rows], groups, sites, progress)
+    return assign_by(*samples, index, sites.names, seed)
 
 
 @dataclass(frozen=True)

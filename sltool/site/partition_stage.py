@@ -16,6 +16,7 @@ from sltool.site.enrol import enrol
 from sltool.site.partition import SHOWN, partition
 from sltool.site.private_file import open_private
 from sltool.study.layout import StudyFolder
+from sltool.study.partition_record import PartitionRecord
 from sltool.study.schema import SPLITS, Study
 from sltool.study.study_file import load_study
 
@@ -81,8 +82,13 @@ def make_sites(
 def _recorded(folder: StudyFolder, division: Division, result: PartitionResult) -> PartitionResult:
     """The result with the division in words, after writing `partition.json`."""
     result = replace(result, division=division.describe())
-    record = {"division": result.division, "options": division.document(), "seed": result.seed}
-    write_json(folder.partition, {**record, "sites": result.counts})
+    record = PartitionRecord(
+        division=result.division,
+        options=division.document(),
+        seed=result.seed,
+        sites=result.counts,
+    )
+    write_json(folder.partition, record)
     return result
 
 
@@ -127,8 +133,8 @@ def _names_and_state(
             names = division.names
             made_from["shares"] = division.shares
     options = division.document()
-    # The digest of sites made by --ratios or --site alone is that of earlier versions.
-    if options.keys() - {"ratios", "site"}:
+    # Without a column and skews, names and shares say it all.
+    if options.keys() - {"ratios", "site", "sites"}:
         made_from["division"] = options
     return names, hashlib.sha256(canonical_json({**made_from, "names": names})).hexdigest()
 

@@ -20,9 +20,11 @@ def test_a_grid() -> None:
 
 
 def test_sites_share_alike_and_ratios_are_taken_as_they_are() -> None:
-    assert [cell.ratios("7:2:1") for cell in grid(["sites=1,3"])] == ["1", "1:1:1"]
-    assert [cell.ratios("7:2:1") for cell in grid(["ratios=5:3:2,8:1:1"])] == ["5:3:2", "8:1:1"]
-    assert grid(["cut=1"])[0].ratios("7:2:1") == "7:2:1"
+    shares = [cell.division("7:2:1").shares for cell in grid(["sites=1,3"])]
+    assert shares == [[1], [1, 1, 1]]
+    shares = [cell.division("7:2:1").shares for cell in grid(["ratios=5:3:2,8:1:1"])]
+    assert shares == [[5, 3, 2], [8, 1, 1]]
+    assert grid(["cut=1"])[0].division("7:2:1").shares == [7, 2, 1]
 
 
 def test_any_key_of_the_study_file() -> None:
