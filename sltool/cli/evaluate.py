@@ -125,7 +125,8 @@ def _print_sites(
 
 def _reasons(found: FiguresBySite, done: Evaluation) -> list[str]:
     """Why sites have no figure or no sound interval, a line for each site and reason."""
-    reasons = [f"site {site}: it has no such sample" for site in done.absent]
+    absent = " ".join(done.absent[:SHOWN])
+    reasons = [f"{len(done.absent)} sites have no such sample: {absent}"] if done.absent else []
     for site, figures in found.sites.items():
         by_reason: dict[str, list[str]] = {}
         for name, figure in figures.items():
