@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from sltool.errors import UsageError
-from sltool.site.division import DEFAULT_RATIOS, Division
+from sltool.site.division import Division
 
 # Short names of frequently swept keys.
 KEYS = {"cut": "model.cut", "noise": "encoding.noise", "epochs": "training.epochs"}
@@ -17,9 +17,9 @@ EXPECTED = (
     "sites=3,10,30,100, skew=0.1,1,iid, ratios=7:2:1,1:1:1, cut=0..4, noise=0,0.5, or a study.yaml "
     "key such as training.batch_size=32,64"
 )
-# The keys that say how the samples are divided between the sites.
-SITE_KEYS = ("sites", "ratios", "skew", "quantity-skew")
 SKEWS = ("skew", "quantity-skew")
+# The keys that say how the samples are divided between the sites.
+SITE_KEYS = ("sites", "ratios", *SKEWS)
 # The value of a skew for sites that do not differ.
 IID = "iid"
 # File systems limit a name to 255 bytes.
@@ -48,11 +48,7 @@ class Cell:
         )
 
     def division(self, ratios: str) -> Division:
-        """How the samples are divided; by `ratios` unless the sites or ratios are swept.
-
-        Raises:
-            UsageError: the sizes of sites are swept without their number.
-        """
+        """How the samples are divided; by `ratios` unless the sites or ratios are swept."""
         sites = self.point.get("sites")
         skew, quantity_skew = (_alpha(self.point.get(key, IID)) for key in SKEWS)
         return Division(
@@ -87,8 +83,12 @@ def grid(sweeps: Sequence[str]) -> list[Cell]:
     cells = [
         Cell(dict(zip(keys, point, strict=True))) for point in product(*(axis for _, axis in axes))
     ]
-    for cell in cells:
-        cell.division(DEFAULT_RATIOS)
+    if "quantity-skew" in keys and "sites" not in keys:
+        raise UsageError(
+            "the sizes of sites cannot be swept without their number",
+            where=f"--sweep {' '.join(sweeps)}",
+            hint="add it: --sweep sites=10 quantity-skew=0.5,iid",
+        )
     names = Counter(cell.name for cell in cells)
     for name, count in names.items():
         if count > 1 or len(name.encode()) > MAX_NAME_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,37 @@ def test_all_arms_share_the_test_rows(sltool: Sltool) -> None:
     for name in ("report.html", "results.csv", "figures/bars.png", "figures/errors.svg"):
         assert (out / name).stat().st_size > 0
     assert not any(out.glob("cells/*/*/study"))
+
+
+def test_sites_that_differ_are_swept_and_resumed(sltool: Sltool) -> None:
+    typed = ("reproduce", "cholesterol", *FEW, "--seeds", 1, "--out", "out", "--sweep", "sites=12")
+    arms = ("--arms", "multi", "federated", "single", "pooled")
+    sltool(*typed, "skew=0.1", *arms).ok()
+    out = sltool.folder / "out"
+    first = out / "cells" / "sites=12,skew=0.1" / "seed-0"
+    written_at = (first / "arms" / "federated" / "predictions.csv").stat().st_mtime_ns
+    done = sltool(*typed, "skew=0.1,iid", *arms, "--json").ok()
+    assert (first / "arms" / "federated" / "predictions.csv").stat().st_mtime_ns == written_at
+    assert [(arm["arm"], arm["sweep"]["skew"]) for arm in done.json["arms"]] == [
+        (arm, skew)
+        for skew in ("0.1", "iid")
+        for arm in ("multi", "federated", "single:1", "pooled")
+    ]
+    facts = json.loads((first / "cell.json").read_text(encoding="utf-8"))
+    assert facts["division"] == "12 simulated sites, sizes equal, labels skewed with alpha 0.1"
+    assert list(facts["counts"])[::11] == ["A", "L"]
+    changes = {
+        arm["arm"]: arm["against_baseline"]
+        for arm in done.json["arms"]
+        if arm["sweep"]["skew"] == "0.1"
+    }
+    assert all(0 <= changes[arm]["rmsle"]["p"] <= 1 for arm in changes)
+    assert not any(arm["against_baseline"] for arm in done.json["arms"][4:])
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "By skew" in page
+    assert "Change from skew iid" in page
+    assert re.search("12 sites, each with [0-9]+ to [0-9]+ train", page)
+    assert (out / "figures" / "sweep.png").stat().st_size > 0
 
 
 def test_an_interrupted_comparison_resumes(sltool: Sltool) -> None:

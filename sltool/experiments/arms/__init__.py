@@ -14,13 +14,14 @@ from pathlib import Path
 from sltool.errors import UnknownNameError, UsageError
 from sltool.experiments.arm_files import TrainingSummary
 from sltool.experiments.arms import boosting, federated, formulas, multi, online, pooled, single
-from sltool.experiments.sweep import SITE_KEYS
+from sltool.experiments.sweep import SKEWS
 from sltool.experiments.trial import Trial
 from sltool.names import check_site_name
 from sltool.study.schema import Study
 
 Arm = Callable[[Trial, Path], TrainingSummary]
-SITE_SWEEPS = tuple(f"{key}=" for key in SITE_KEYS)
+# Sweeps in whose cells a site of the same name is not the same part of the samples.
+SITE_SWEEPS = tuple(f"{key}=" for key in ("sites", *SKEWS))
 
 # The name may be followed by a colon and the number of rounds.
 FEDERATED: dict[str, Callable[..., TrainingSummary]] = {
