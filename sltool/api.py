@@ -731,7 +731,8 @@ def _site_table(found: Evaluation, names: Sequence[str]) -> pd.DataFrame:
         for name, figure in by_name.items():
             shown = {name: figure.value, f"{name} low": figure.low, f"{name} high": figure.high}
             rows[site] |= shown
-    table = pd.DataFrame.from_dict(rows, orient="index")
+    bounds = [f"{name} {bound}" for name in names for bound in ("low", "high")]
+    table = pd.DataFrame.from_dict(rows, orient="index")[["samples", *names, *bounds]]
     table = table.astype({column: float for column in table.columns if column != "samples"})
     table.attrs["worst_served"] = {name: worst.site for name, worst in figures.worst.items()}
     table.attrs["reasons"] = {

@@ -128,10 +128,11 @@ def _reasons(found: FiguresBySite, done: Evaluation) -> list[str]:
     absent = " ".join(done.absent[:SHOWN])
     reasons = [f"{len(done.absent)} sites have no such sample: {absent}"] if done.absent else []
     for site, figures in found.sites.items():
+        reasons += [f"site {site}: {note}" for note in done.by_site[site]["notes"]]
         by_reason: dict[str, list[str]] = {}
         for name, figure in figures.items():
-            by_reason.setdefault(figure.reason, []).append(name)
-        by_reason.pop("", None)
+            if figure.value is not None and figure.reason:
+                by_reason.setdefault(figure.reason, []).append(name)
         reasons += [f"site {site}, {' '.join(of)}: {why}" for why, of in by_reason.items()]
     more = [f"{len(reasons) - SHOWN} more of this kind"] if len(reasons) > SHOWN else []
     return reasons[:SHOWN] + more

@@ -108,8 +108,8 @@ def _figures(
 
 def _figure(value: float, found: Interval) -> SiteFigure:
     if math.isnan(found.low) or math.isnan(found.high):
-        reason = f"not defined in {found.undefined} of {len(found.draws)} resamples"
-        return SiteFigure(value, reason=f"no interval of a metric that is {reason}")
+        count = f"{found.undefined} of {len(found.draws)}"
+        return SiteFigure(value, reason=f"no interval: it is not defined in {count} resamples")
     same = "all resamples have the same value, so that the interval is too narrow"
     return SiteFigure(value, found.low, found.high, same if found.low == found.high else "")
 

@@ -76,7 +76,7 @@ def test_a_site_of_one_class_has_no_auroc_and_is_said_to(sltool: Sltool) -> None
     reason = ran.json["by_site"]["A"]["intervals"]["auroc"]["reason"]
     assert ran.json["by_site"]["A"]["metrics"]["auroc"] is None
     assert "where all are of the class 'no'" in reason
-    assert f"site A, auroc: {reason}" in ran.err
+    assert f"site A: {reason}" in ran.err
     assert ran.json["worst_served"]["auroc"]["site"] is None
     assert "1 of 2 sites" in ran.json["worst_served"]["auroc"]["reason"]
     assert ran.json["worst_served"]["accuracy"]["site"] in ("A", "B")
