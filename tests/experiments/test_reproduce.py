@@ -256,3 +256,13 @@ def test_an_arm_that_diverges_is_reported_and_has_no_figures(sltool: Sltool, arm
     assert "training diverged" in ran.err
     assert "training.learning_rate below 1e+30" in ran.err
     assert not list(sltool.folder.glob(f"**/arms/{arm}/arm.json"))
+
+
+def test_a_site_with_a_single_training_sample_takes_part(sltool: Sltool, slices: Path) -> None:
+    """Batch normalisation of 1x1 maps has no statistics of a single sample."""
+    done = sltool(
+        *("reproduce", "covid-ct", "--source", slices, "--seeds", 1, "--out", "out", "--json"),
+        *("--arms", "federated", "single:1", "--sweep", "sites=20", "quantity-skew=2"),
+        *("--set", "training.epochs=1", "encoding.views=1", "dataset.size=32"),
+    ).ok()
+    assert [arm["samples"] for arm in done.json["arms"]] == [[96], [1]]
