@@ -263,6 +263,12 @@ def test_a_site_with_a_single_training_sample_takes_part(sltool: Sltool, slices:
     done = sltool(
         *("reproduce", "covid-ct", "--source", slices, "--seeds", 1, "--out", "out", "--json"),
         *("--arms", "federated", "single:1", "--sweep", "sites=20", "quantity-skew=2"),
-        *("--set", "training.epochs=1", "encoding.views=1", "dataset.size=32"),
+        *(
+            "--set",
+            "training.epochs=1",
+            "encoding.views=1",
+            "dataset.size=8",
+            "model={name: resnet}",
+        ),
     ).ok()
     assert [arm["samples"] for arm in done.json["arms"]] == [[96], [1]]
