@@ -34,6 +34,20 @@ run covid-ct-1-channel covid-ct --source "$data/covid-ct-sao-paulo" --arms multi
     model.server.activation=leaky-relu training.epochs=100 \
     --sweep encoding.views=1,20
 run cifar10 cifar10 --source "$data/cifar-10-batches-bin"
+# Sites that differ in their labels, and many sites.
+everyone="multi federated single pooled"
+for sweep in "sites=10 skew=0.1,0.5,1,iid" "sites=3,10,30,100"; do
+    case $sweep in *skew*) kind=skew ;; *) kind=sites ;; esac
+    # shellcheck disable=SC2086 # The arms and the sweep are several words.
+    {
+        run "$kind-check-ups" cholesterol \
+            --source "$data/cholesterol/korea_checkup_20000.csv" --arms $everyone --sweep $sweep
+        run "$kind-covid-ct" covid-ct --source "$data/covid-ct-sao-paulo" \
+            --arms $everyone --sweep $sweep
+        run "$kind-cifar10" cifar10 --source "$data/cifar-10-batches-bin" \
+            --arms $everyone --sweep $sweep
+    }
+done
 run fracatlas mura --dataset fracatlas --plugins-dir plugins --source "$data/fracatlas" \
     --recipe paper --arms multi single:C \
     --set dataset.size=96 model.width=0.125 model.channels=16 encoding.views=16 \

@@ -13,6 +13,7 @@ from pydantic import Field
 from sltool.datasets.base import IMAGE_RECIPE, Dataset, Refused, Scan, image_samples
 from sltool.datasets.dicom_files import Frames, Headers
 from sltool.datasets.images import Decode
+from sltool.datasets.source_columns import by_name
 from sltool.errors import BadDataError
 from sltool.registry import datasets
 from sltool.study.schema import Positive, Samples, Section
@@ -98,6 +99,7 @@ class Dicom(Dataset):
             records=[f"{frame.path.relative_to(source)}#{frame.index + 1}" for frame in frames],
             groups=[frame.patient for frame in frames],
             examinations=[frame.examination for frame in frames],
+            columns=by_name([frame.columns for frame in frames]),
             refused=headers.refused,
             notes=headers.notes(),
         )

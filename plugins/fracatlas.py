@@ -16,6 +16,7 @@ from sltool.errors import BadDataError
 from sltool.registry import datasets
 from sltool.study.schema import Samples, Section
 
+PARTS = ("hand", "leg", "hip", "shoulder")
 FOLDERS = ("Non_fractured", "Fractured")
 
 
@@ -29,7 +30,7 @@ class FracAtlas(Dataset):
             default=True, description="Keep the aspect ratio by padding, instead of stretching."
         )
         parts: tuple[Literal["hand", "leg", "hip", "shoulder"], ...] = Field(
-            default=("hand", "leg", "hip", "shoulder"),
+            default=PARTS,
             min_length=1,
             description="Body parts; an image that shows any of them is used.",
         )
@@ -79,6 +80,7 @@ class FracAtlas(Dataset):
             labels=np.array(labels, dtype=np.int64),
             records=records,
             groups=records,
+            columns=_columns(table.loc[[path.name for path in paths]]),
             refused=refused,
             notes=[
                 "FracAtlas names no patients: images of one patient may fall on both sides of a "
@@ -87,8 +89,18 @@ class FracAtlas(Dataset):
         )
 
 
+def _columns(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The parts of the body ('hand', 'leg+hip'), and the table's other columns as they are."""
+    shown = [
+        "+".join(name for name, value in zip(PARTS, row, strict=True) if value)
+        for row in table[list(PARTS)].to_numpy()
+    ]
+    others = table.columns.difference([*PARTS, "fractured"])
+    return {"part": shown, **{name: table[name].astype(str).tolist() for name in others}}
+
+
 def _table(path: Path) -> pd.DataFrame:
-    columns = {"image_id", "hand", "leg", "hip", "shoulder", "fractured"}
+    columns = {"image_id", *PARTS, "fractured"}
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool.errors import StageOrderError, UnknownNameError
+from sltool.errors import StageOrderError, UnknownNameError, UsageError
 from sltool.machine import available_cpus, pick_device
 from sltool.progress import Progress, RichProgress, Silent
 from sltool.study.layout import Level, Question, RunFolder, StudyFolder
@@ -211,8 +211,12 @@ class Study:
 
     def partition(
         self,
-        ratios: Sequence[float] | str = (7, 2, 1),
+        ratios: Sequence[float] | str | None = None,
         *,
+        sites: int | None = None,
+        by: str | None = None,
+        skew: float | None = None,
+        quantity_skew: float | None = None,
         site: str | None = None,
         seed: int | None = None,
         force: bool = False,
@@ -220,18 +224,26 @@ class Study:
         """Split the samples into training, validation and test, at simulated sites or a real one.
 
         Args:
-            ratios: the simulated sites' shares of the samples.
-            site: at a real hospital: all samples are this site's; `ratios` is not used.
+            ratios: the simulated sites' shares of the samples; by default 7:2:1.
+            sites: so many simulated sites of equal shares, instead of `ratios`.
+            by: a site for each value of this column, which the source names (hospital, scanner,
+                year). All samples of a patient go where most of them are.
+            skew: alpha of a Dirichlet distribution from which each simulated site's shares of the
+                classes are drawn (of a quantity, its deciles): 0.1 for sites that differ strongly.
+            quantity_skew: the same for the sizes of `sites`.
+            site: at a real hospital: all samples are this site's.
             seed: of the simulation (default 0); a real site's split follows from no seed.
 
         Raises:
             StageOrderError: nothing is prepared.
-            UsageError: the ratios leave a site empty, or other sites are here.
+            UsageError: a site would be left empty, two arguments exclude each other, the source
+                names no such column, or other sites are here.
         """
+        from sltool.site.division import Division, ratios_text
         from sltool.site.partition_stage import make_sites
 
-        shares = ratios if isinstance(ratios, str) else ":".join(map(str, ratios))
-        return make_sites(self.folder, shares, site, seed, force, self.progress)
+        division = Division(ratios_text(ratios), sites, by, skew, quantity_skew, site)
+        return make_sites(self.folder, division, seed, force, self.progress)
 
     def encode(self, *, device: str = "auto", force: bool = False) -> list[EncodingResult]:
         """`Site.encode` for every site whose data is in this folder."""
@@ -618,24 +630,27 @@ class Run:
 
         Args:
             metrics: names as in `sltool list metrics`; none: all for the labels.
-            by: 'site': also each site's figures.
+            by: 'site': also each site's figures, with 95 % bootstrap intervals.
             split: test or validation.
             level: image, examination or patient: what is scored.
             sites: whose samples; none: all.
 
         Returns:
-            A row for all samples (and one for each site): `samples`, then a column a metric; NaN
-            where a metric is not defined.
+            A row for all samples: `samples`, then a column a metric; NaN where a metric is not
+            defined. With `by`, a row for each site too, and the columns `METRIC low` and `METRIC
+            high`; `attrs["worst_served"]` maps a metric to its worst-served site, and
+            `attrs["reasons"]` a site to why a figure or an interval of it is not defined.
         """
         import pandas as pd
 
         found = self.evaluation(metrics, split=split, level=level, sites=sites, device=device)
         names = list(metrics) or list(found.metrics)
-        rows = {"all": {"samples": found.samples, **found.metrics}}
-        for site, figures in found.by_site.items() if by == "site" else ():
-            rows[site] = {"samples": figures["samples"], **figures["metrics"]}
-        table = pd.DataFrame.from_dict(rows, orient="index")[["samples", *names]]
-        return table.astype(dict.fromkeys(names, float))
+        if by == "site":
+            return _site_table(found, names)
+        if by is not None:
+            raise UsageError(f"there are no figures by '{by}'", expected="by='site'")
+        table = pd.DataFrame({"samples": found.samples, **found.metrics}, index=["all"])
+        return table[["samples", *names]].astype(dict.fromkeys(names, float))
 
     def evaluation(
         self,
@@ -713,6 +728,31 @@ class Training:
     results: list[TrainingResult]
     intakes: list[IntakeResult]
     reports: bool = True
+
+
+def _site_table(found: Evaluation, names: Sequence[str]) -> pd.DataFrame:
+    """The table of `Run.evaluate` by site."""
+    import pandas as pd
+
+    from sltool.experiments.site_figures import figures_by_site
+
+    figures = figures_by_site(found, names)
+    samples = {"all": found.samples, **{k: v["samples"] for k, v in found.by_site.items()}}
+    rows = {}
+    for site, by_name in {"all": figures.all, **figures.sites}.items():
+        rows[site] = {"samples": samples[site]}
+        for name, figure in by_name.items():
+            shown = {name: figure.value, f"{name} low": figure.low, f"{name} high": figure.high}
+            rows[site] |= shown
+    bounds = [f"{name} {bound}" for name in names for bound in ("low", "high")]
+    table = pd.DataFrame.from_dict(rows, orient="index")[["samples", *names, *bounds]]
+    table = table.astype({column: float for column in table.columns if column != "samples"})
+    table.attrs["worst_served"] = {name: worst.site for name, worst in figures.worst.items()}
+    table.attrs["reasons"] = {
+        site: "; ".join(dict.fromkeys(f.reason for f in by_name.values() if f.reason))
+        for site, by_name in figures.sites.items()
+    }
+    return table
 
 
 def _overrides(settings: Mapping[str, Any] | None) -> list[str]:

@@ -7,6 +7,8 @@ and it must be valid on every file system to which a study may be copied.
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterable
 
 from sltool.errors import UsageError
 
@@ -17,6 +19,7 @@ NAME_RULE = (
 )
 # A site's name is also a prefix of '-train-00000.h5', and is written to YAML without quotes.
 SITE_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}$"
+SITE_LENGTH = 32
 SITE_RULE = "a letter, then up to 31 letters, digits or underscores"
 # Windows treats these as devices, with any extension.
 RESERVED = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
@@ -42,6 +45,29 @@ def check_site_name(name: str) -> str:
     if not re.fullmatch(SITE_NAME, name) or is_reserved(name):
         raise _invalid_name("site", name, SITE_RULE)
     return name
+
+
+def site_names_of(values: Iterable[str]) -> dict[str, str]:
+    """A valid and unique site name for each distinct text, in sorted order.
+
+    'Zürich Nord' -> 'Zurich_Nord', '2016' -> 'S2016'. A name that is taken, whatever its case, gets
+    a number: 'A_2'.
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for value in sorted(set(values)):
+        decomposed = unicodedata.normalize("NFKD", value)
+        letters = decomposed.encode("ascii", "ignore").decode("ascii")
+        base = re.sub(r"[^A-Za-z0-9]+", "_", letters).strip("_")
+        base = base if base[:1].isalpha() and not is_reserved(base) else f"S{base}"
+        name, count = base[:SITE_LENGTH], 1
+        while name.lower() in taken:
+            count += 1
+            suffix = f"_{count}"
+            name = base[: SITE_LENGTH - len(suffix)] + suffix
+        taken.add(name.lower())
+        names[value] = name
+    return names
 
 
 def is_reserved(name: str) -> bool:

@@ -48,7 +48,8 @@ def test_a_run_gives_its_history_figures_and_predictions(study: sltool.Study) ->
     assert list(run.history.index) == [1, 2, 3]
     figures = run.evaluate(["smape", "mae"], by="site")
     assert list(figures.index) == ["all", "A", "B"]
-    assert list(figures.columns) == ["samples", "smape", "mae"]
+    bounds = ["smape low", "smape high", "mae low", "mae high"]
+    assert list(figures.columns) == ["samples", "smape", "mae", *bounds]
     assert (
         figures.loc["A", "samples"] + figures.loc["B", "samples"] == figures.loc["all", "samples"]
     )

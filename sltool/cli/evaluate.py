@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sltool.cli.command import DeviceOption, SitesOption, Terminal, command
+from sltool.cli.command import DeviceOption, SitesOption, Terminal, aligned, command
 from sltool.cli.server_train import RunOption
 
 if TYPE_CHECKING:
-    pass
+    from sltool.experiments.site_figures import FiguresBySite, SiteFigure, Worst
+    from sltool.server.evaluation.evaluate import Evaluation
 
 LevelOption = Annotated[
     Literal["image", "examination", "study", "patient"],
@@ -30,6 +32,8 @@ MetricsOption = Annotated[
         "--metrics", metavar="NAME", help="Names as in `sltool list metrics`. Default: all."
     ),
 ]
+# Notes about sites that are shown; --json has all.
+SHOWN = 20
 UNITS = {
     "image": "samples",
     "study": "examinations",
@@ -50,7 +54,10 @@ def evaluate(
     level: LevelOption = "image",
     by: Annotated[
         Literal["site"] | None,
-        typer.Option("--by", help="site: also each site's figures: is a small one served as well?"),
+        typer.Option(
+            "--by",
+            help="site: also each site's figures with 95 % intervals, and the worst-served site.",
+        ),
     ] = None,
     sites: SitesOption = None,
     device: DeviceOption = "auto",
@@ -71,31 +78,89 @@ def evaluate(
     question = ask(study.settings, split, level, sites or [])
     names = metrics or list(done.metrics)
     whole = _shown(done.samples, done.metrics, done.notes, names)
-    of_sites = {
-        site: _shown(found["samples"], found["metrics"], found["notes"], names)
-        for site, found in done.by_site.items()
-        if by == "site"
+    document = {
+        "run": done.run,
+        "split": split,
+        "level": level,
+        "sites": list(question.sites) or "all",
+        **whole,
     }
     for note in done.notes:
         terminal.note(note)
-    for site, found in of_sites.items():
-        for note in found["notes"]:
-            terminal.note(f"site {site}: {note}")
-    columns = [(question.name, whole), *of_sites.items()]
-    terminal.table(
-        {
-            "run": done.run,
-            "split": split,
-            "level": level,
-            "sites": list(question.sites) or "all",
-            **whole,
-            **({"by_site": of_sites} if by == "site" else {}),
-        },
-        ["metric", *(f"{name} ({found['samples']} {UNITS[level]})" for name, found in columns)],
-        [
-            [name, *(format_metric(found["metrics"][name]) for _, found in columns)]
-            for name in names
-        ],
+    if by == "site":
+        _print_sites(terminal, document, done, names, UNITS[level])
+        return
+    head = ["metric", f"{question.name} ({done.samples} {UNITS[level]})"]
+    rows = [[name, format_metric(done.metrics[name])] for name in names]
+    terminal.table(document, head, rows)
+
+
+def _print_sites(
+    terminal: Terminal, document: dict[str, Any], done: Evaluation, names: list[str], unit: str
+) -> None:
+    """A row for all samples and each site, and a line for the worst-served site of each metric."""
+    from sltool.experiments.site_figures import figures_by_site
+
+    found = figures_by_site(done, names)
+    for note in _reasons(found, done):
+        terminal.note(note)
+    rows = [[f"all ({done.samples} {unit})", *_cells(found.all, names)]]
+    for site, figures in done.by_site.items():
+        rows.append([f"{site} ({figures['samples']} {unit})", *_cells(found.sites[site], names)])
+    of_sites = {
+        site: {
+            **_shown(figures["samples"], figures["metrics"], figures["notes"], names),
+            "intervals": found.intervals_document(site),
+        }
+        for site, figures in done.by_site.items()
+    }
+    worst = {
+        "by_site": of_sites,
+        "worst_served": found.worst_document(),
+        "sites_without_samples": done.absent,
+    }
+    lines = [_worst_line(name, served) for name, served in found.worst.items()]
+    terminal.result({**document, **worst}, *aligned(["site", *names], rows), *lines)
+
+
+def _reasons(found: FiguresBySite, done: Evaluation) -> list[str]:
+    """Why sites have no figure or no sound interval, a line for each site and reason."""
+    absent = " ".join(done.absent[:SHOWN])
+    reasons = [f"{len(done.absent)} sites have no such sample: {absent}"] if done.absent else []
+    for site, figures in found.sites.items():
+        reasons += [f"site {site}: {note}" for note in done.by_site[site]["notes"]]
+        by_reason: dict[str, list[str]] = {}
+        for name, figure in figures.items():
+            if figure.value is not None and figure.reason:
+                by_reason.setdefault(figure.reason, []).append(name)
+        reasons += [f"site {site}, {' '.join(of)}: {why}" for why, of in by_reason.items()]
+    more = [f"{len(reasons) - SHOWN} more of this kind"] if len(reasons) > SHOWN else []
+    return reasons[:SHOWN] + more
+
+
+def _cells(figures: dict[str, SiteFigure], names: Sequence[str]) -> list[str]:
+    """'0.9123 (0.8801 to 0.9402)'."""
+    cells = []
+    for name in names:
+        figure = figures[name]
+        bounds = f"{format_metric(figure.low)} to {format_metric(figure.high)}"
+        shown = format_metric(figure.value)
+        cells.append(shown if figure.low is None else f"{shown} ({bounds})")
+    return cells
+
+
+def _worst_line(name: str, worst: Worst) -> str:
+    if worst.site is None:
+        return f"worst served by {name}: not known, {worst.reason}"
+    chance = (
+        "outside its interval; of many sites, one in twenty is so by chance"
+        if worst.apart
+        else "within its interval: the difference may be chance"
+    )
+    return (
+        f"worst served by {name}: site {worst.site}, {format_metric(worst.value)} "
+        f"({format_metric(worst.low)} to {format_metric(worst.high)}); all samples have "
+        f"{format_metric(worst.all)}, {chance}"
     )
 
 

@@ -16,8 +16,40 @@ def add_to(app: typer.Typer) -> None:
 def partition(
     terminal: Terminal,
     ratios: Annotated[
-        str, typer.Option("--ratios", metavar="N:N:N", help="Simulated sites and their shares.")
-    ] = "7:2:1",
+        str | None,
+        typer.Option(
+            "--ratios", metavar="N:N:N", help="Simulated sites and their shares. Default: 7:2:1."
+        ),
+    ] = None,
+    sites: Annotated[
+        int | None,
+        typer.Option(
+            "--sites", metavar="N", help="So many simulated sites of equal shares, such as 100."
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            metavar="COLUMN",
+            help="A site for each value of a column of the source: hospital, scanner, year.",
+        ),
+    ] = None,
+    skew: Annotated[
+        float | None,
+        typer.Option(
+            "--skew",
+            metavar="ALPHA",
+            help="Simulated sites differ in their labels, by a Dirichlet distribution: 0.1 "
+            "strongly, 100 hardly.",
+        ),
+    ] = None,
+    quantity_skew: Annotated[
+        float | None,
+        typer.Option(
+            "--quantity-skew", metavar="ALPHA", help="With --sites: they differ in size likewise."
+        ),
+    ] = None,
     site: Annotated[
         str | None,
         typer.Option(
@@ -38,13 +70,23 @@ def partition(
     """Split the samples; simulate sites, or make a real one.
 
     10 % are for validation, 10 % for testing, the rest for training (`split` in study.yaml). Each
-    is shared over sites A, B, C ... by --ratios; no patient is torn. Writes sites/NAME. What is
-    random at a real site comes from the system's entropy. Patients who withdrew are left out.
+    is shared over the sites; no patient is torn. Writes sites/NAME. What is random at a real site
+    comes from the system's entropy. Patients who withdrew are left out.
     """
     study = terminal.open_study()
-    outcome = study.partition(ratios, site=site, seed=seed, force=force)
+    outcome = study.partition(
+        ratios,
+        sites=sites,
+        by=by,
+        skew=skew,
+        quantity_skew=quantity_skew,
+        site=site,
+        seed=seed,
+        force=force,
+    )
     if outcome.again:
         terminal.note("already partitioned (--force partitions again)")
     head = ["site", "train", "validation", "test"]
     rows = [[name, *(str(n) for n in counts.values())] for name, counts in outcome.counts.items()]
-    terminal.table({"sites": outcome.counts}, head, rows)
+    document = {"division": outcome.division, "seed": outcome.seed, "sites": outcome.counts}
+    terminal.table(document, head, rows)

@@ -30,9 +30,9 @@ def reproduce(
         typer.Option(
             "--arms",
             metavar="NAME",
-            help="multi, single:A, pooled, federated, federated:5 (rounds), federated-stateless, "
-            "online, boosting, friedewald, martin-hopkins, sampson; formulas and single stand for "
-            "several. Default: the case's.",
+            help="multi, single:A, single:1 (the first site), pooled, federated, federated:5 "
+            "(rounds), federated-stateless, online, boosting, friedewald, martin-hopkins, sampson; "
+            "formulas and single stand for several. Default: the case's.",
         ),
     ] = None,
     sweep: Annotated[
@@ -40,8 +40,9 @@ def reproduce(
         typer.Option(
             "--sweep",
             metavar="KEY=VALUES",
-            help="sites=1,3,10, ratios=7:2:1,1:1:1, cut=0..4, noise=0,0.5 or a study.yaml key. "
-            "Several make a grid.",
+            help="sites=3,10,30,100, skew=0.1,1,iid, quantity-skew=0.5,iid, ratios=7:2:1,1:1:1, "
+            "cut=0..4, noise=0,0.5 or a study.yaml key. Several make a grid: sites=10 "
+            "skew=0.1,iid.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many, from --seed on.")] = 5,
@@ -80,15 +81,16 @@ def reproduce(
     from sltool.experiments.report import report_plan
 
     found = find_case(case)
+    sweeps = tuple(found.sweep if sweep is None else sweep)
     plan = ComparisonPlan(
         case=found,
         dataset=dataset or found.dataset,
         recipe=recipe or found.recipe,
         source=source,
-        arms=expand(arms or found.arms),
+        arms=expand(arms or found.arms, sweeps),
         settings=tuple(settings or ()),
         ratios=ratios or found.ratios,
-        sweeps=tuple(found.sweep if sweep is None else sweep),
+        sweeps=sweeps,
         seeds=list(range(seed, seed + seeds)),
         device=pick_device(device),
         workers=workers or available_cpus(),

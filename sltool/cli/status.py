@@ -20,6 +20,8 @@ def status(terminal: Terminal) -> None:
     from sltool.api import Study
 
     found = Study(terminal.study, progress=terminal).status()
+    if found.division:
+        terminal.note(f"the samples were divided here: {found.division}")
     for gap in found.gaps:
         terminal.note(str(gap))
     for file in found.quarantined:

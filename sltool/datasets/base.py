@@ -51,7 +51,11 @@ class Scan:
             the lists do not name the sample.
         parts: N pairs (the source's list, the part of the body), for a source that is counted by
             list and part of the body.
-        sites: N names of the hospital that the source gives for each sample, or ''.
+        sites: N names of the hospital that the source gives for each sample, or ''. They are
+            also the column 'site' of `columns`.
+        columns: the name of a column -> N texts, or '' where the source says nothing: what
+            `partition --by` can divide the samples by, such as the scanner or the year. They never
+            leave the site, except for the names of simulated sites.
         understood: how the source was read, a line for each fact (classes with their folders,
             sizes, columns), for the user to check before the long steps begin.
         refused: samples left out while scanning.
@@ -66,6 +70,7 @@ class Scan:
     official: Sequence[str] | None = None
     parts: Sequence[tuple[str, str]] | None = None
     sites: Sequence[str] | None = None
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     understood: list[str] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

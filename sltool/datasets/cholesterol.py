@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import Field
 
 from sltool.datasets.base import TABLE_TRAINING, Dataset, Refused, Scan
-from sltool.datasets.nhanes import nhanes_cycles, read_nhanes
+from sltool.datasets.nhanes import CYCLE, nhanes_cycles, read_nhanes
 from sltool.errors import BadDataError, StudyFileError
 from sltool.registry import datasets
 from sltool.study.schema import Labels, Positive, Samples, Section
@@ -149,7 +149,7 @@ class Cholesterol(Dataset):
         )
 
     def scan(self, source: Path | None) -> Scan:
-        table, records, notes = self._table(source)
+        table, records, notes, others = self._table(source)
         values = table[[*self.settings.columns, TARGET]]
         reasons = self._reasons(values)
         good = [row for row, reason in enumerate(reasons) if not reason]
@@ -160,20 +160,27 @@ class Cholesterol(Dataset):
             labels=np.ascontiguousarray(array[:, -1]),
             records=[records[row] for row in good],
             groups=[patients[row] for row in good],
+            columns={name: [texts[row] for row in good] for name, texts in others.items()},
             refused=[Refused(records[row], reason) for row, reason in enumerate(reasons) if reason],
             notes=notes,
         )
 
-    def _table(self, source: Path | None) -> tuple[pd.DataFrame, list[str], list[str]]:
-        """The columns that are used and LDL, lipids in mg/dL; the rows' names; and notes."""
-        if source is None:
-            return bundled_table()
-        if self.need_source(source).is_dir():
-            return read_nhanes(source, (*self.settings.columns, TARGET), MG_PER_MMOL)
-        table, records = self._csv(source)
-        return table, records, friedewald_notes(table)
+    def _table(
+        self, source: Path | None
+    ) -> tuple[pd.DataFrame, list[str], list[str], dict[str, list[str]]]:
+        """The columns that are used and LDL, lipids in mg/dL; the rows' names; notes; the others.
 
-    def _csv(self, source: Path) -> tuple[pd.DataFrame, list[str]]:
+        The others are the source's columns that say nothing of the blood, for `Scan.columns`.
+        """
+        if source is None:
+            return *bundled_table(), {}
+        if self.need_source(source).is_dir():
+            found = read_nhanes(source, (*self.settings.columns, TARGET), MG_PER_MMOL)
+            return *found, {CYCLE: found[0][CYCLE].tolist()}
+        table, records, others = self._csv(source)
+        return table, records, friedewald_notes(table), others
+
+    def _csv(self, source: Path) -> tuple[pd.DataFrame, list[str], dict[str, list[str]]]:
         raw = _read_csv(source)
         headers = self._headers()
         missing = [header for header in headers.values() if header not in raw.columns]
@@ -192,7 +199,12 @@ class Cholesterol(Dataset):
             if self.settings.units == "mmol/L" and name in MG_PER_MMOL:
                 table[name] *= MG_PER_MMOL[name]
         # The header is line 1 of the file.
-        return table, [f"line {row + 2}" for row in range(len(table))]
+        records = [f"line {row + 2}" for row in range(len(table))]
+        others = {
+            str(name): [_text(value) for value in raw[name]]
+            for name in raw.columns.difference([*headers.values()], sort=False)
+        }
+        return table, records, others
 
     def _headers(self) -> dict[str, str]:
         """Our name -> the file's header, for every column that is read."""
@@ -216,6 +228,13 @@ class Cholesterol(Dataset):
                     f"{name} {column[row]:g} is outside {low:g} to {high:g} ({unit})"
                 )
         return ["; ".join(row_reasons) for row_reasons in reasons]
+
+
+def _text(value: str | float) -> str:
+    """A cell as text; '' for an empty one. 2016.0, of a column with empty cells, is '2016'."""
+    if pd.isna(value):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _read_csv(source: Path, rows: int | None = None) -> pd.DataFrame:

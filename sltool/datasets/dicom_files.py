@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,12 +32,17 @@ Frames = Literal["all", "middle"]
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of a file, its patient and its examination."""
+    """A picture of a file, its patient and its examination.
+
+    Attributes:
+        columns: institution, scanner and year, for `Scan.columns`.
+    """
 
     path: Path
     index: int
     patient: str
     examination: str
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def load(self, decode: Decode) -> NDArray[np.uint8]:
         """(channels, height, width), black 0 and white 255; colour becomes grey.
@@ -50,6 +56,17 @@ class Frame:
             reason = str(error).split("\n", 1)[0] or type(error).__name__
             raise UnreadableSampleError(f"its picture cannot be decoded: {reason}") from error
         return grey_picture(grey, decode)
+
+
+def _columns(header: Any) -> dict[str, str]:
+    """Institution, scanner and year of a file; no finer date, which would lead to a patient."""
+    names = ("Manufacturer", "ManufacturerModelName")
+    scanner = " ".join(str(header.get(name) or "").strip() for name in names)
+    return {
+        "institution": str(header.get("InstitutionName") or "").strip(),
+        "scanner": scanner.strip(),
+        "year": str(header.get("StudyDate") or "")[:4],
+    }
 
 
 def chosen_frames(count: int, frames: Frames) -> list[int]:
@@ -91,10 +108,11 @@ class Headers:
         name = str(path.relative_to(self._source))
         examination = str(header.get("StudyInstanceUID") or name)
         patient = str(header.get("PatientID") or "").strip()
+        columns = _columns(header)
         self._lacks["no patient id"] += not patient
         self._lacks["burned in?"] += not header.get("BurnedInAnnotation")
         return [
-            Frame(path, index, patient or examination, examination)
+            Frame(path, index, patient or examination, examination, columns)
             for index in chosen_frames(count, self._frames)
         ]
 

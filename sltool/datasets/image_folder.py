@@ -40,8 +40,10 @@ from sltool.datasets.source_columns import (
     Classes,
     People,
     SplitName,
+    by_name,
     check_typed,
     counted,
+    other_columns,
     patient_notes,
     split_of,
 )
@@ -90,6 +92,14 @@ class Sample:
         return self.entry.patient or (
             self.image.patient if isinstance(self.image, Frame) else self.entry.record
         )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What the samples can be divided by, beside the site."""
+        return {
+            **(self.image.columns if isinstance(self.image, Frame) else {}),
+            **self.entry.columns,
+        }
 
     @property
     def examination(self) -> str:
@@ -187,6 +197,7 @@ class ImageFolder(Dataset):
             examinations=[sample.examination for sample in samples],
             official=official,
             sites=sites if any(sites) else None,
+            columns=by_name([sample.columns for sample in samples]),
             refused=refused,
             notes=[*patient_notes(patients, official, sites), *notes],
             understood=self._understood(source, samples),
@@ -216,6 +227,7 @@ class ImageFolder(Dataset):
         refused += table.refused
         keys = {role: header for role, header in headers.model_dump().items() if header}
         columns = {role: table.column(keys[role], f"dataset.headers.{role}") for role in keys}
+        others = other_columns(table.columns, keys)
         finder = Finder(source)
         seen: dict[Path, str] = {}
         for index, row in enumerate(table.rows):
@@ -227,7 +239,8 @@ class ImageFolder(Dataset):
             elif (earlier := seen.setdefault(path, row)) != row:
                 refused.append(Refused(f"{row}: {name}", f"{earlier} names the same file"))
             else:
-                yield Entry(path, record_of(path, finder.root), **cells)
+                beside = {name: column[index] for name, column in others.items()}
+                yield Entry(path, record_of(path, finder.root), **cells, columns=beside)
 
     def _usable(self, entries: Iterable[Entry], refused: list[Refused]) -> Iterator[Entry]:
         """The entries of a known class and split, with the study's name of the split."""

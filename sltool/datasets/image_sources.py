@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -35,7 +35,11 @@ WRAPPERS = frozenset({"images", "image", "img", "imgs", "data", "dataset", "png"
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the source, and what the source says about it; '' where it says nothing."""
+    """A file of the source, and what the source says about it; '' where it says nothing.
+
+    Attributes:
+        columns: the table's other columns, for `Scan.columns`.
+    """
 
     path: Path
     record: str
@@ -44,6 +48,7 @@ class Entry:
     patient: str = ""
     examination: str = ""
     site: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def record_of(path: Path, root: Path) -> str:

@@ -131,6 +131,10 @@ class Mura(Dataset):
             examinations=[image.examination for image in images],
             official=[official[image.list] for image in images],
             parts=[(image.list, image.part) for image in images],
+            columns={
+                "part": [image.part for image in images],
+                "list": [image.list for image in images],
+            },
             refused=[sample for reading in readings for sample in reading.refused],
             notes=notes,
         )

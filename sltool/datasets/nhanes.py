@@ -18,6 +18,7 @@ import pandas as pd
 from sltool.errors import BadDataError
 
 PERSON = "SEQN"
+CYCLE = "cycle"
 # Our name -> NHANES' variables; a cycle has one of them.
 VARIABLES: dict[str, tuple[str, ...]] = {
     "age": ("RIDAGEYR",),
@@ -61,8 +62,8 @@ def read_nhanes(
         mg_per_mmol: mg/dL in one mmol/L, for the columns that have both units.
 
     Returns:
-        The table, a row for each person who is in all needed files, lipids in mg/dL; the
-        records; and notes.
+        The table, a row for each person who is in all needed files, lipids in mg/dL, with the
+        column 'cycle' in addition; the records; and notes.
 
     Raises:
         BadDataError: there are no XPT files, a cycle lacks a variable, or the unit is not mg/dL.
@@ -85,7 +86,7 @@ def read_nhanes(
             f"cycle {name}: {len(table)} of {everyone} persons are in every file that is needed "
             "(LDL is measured in a fasting part of them)"
         )
-        tables.append(table)
+        tables.append(table.assign(**{CYCLE: name}))
     joined = pd.concat(tables, ignore_index=True)
     twice = joined[PERSON].duplicated()
     if twice.any():

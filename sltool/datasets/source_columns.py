@@ -174,6 +174,28 @@ class ClassCodes:
         return f"its label '{label}' is none of {self._key}{nearest(label, self._codes)}"
 
 
+def by_name(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    """For `Scan.columns`: the rows' values by name, '' where a row has none.
+
+    Names without any value are left out.
+    """
+    names = dict.fromkeys(name for row in rows for name, value in row.items() if value)
+    return {name: [row.get(name, "") for row in rows] for name in names}
+
+
+def other_columns(
+    columns: Mapping[str, Sequence[str]], headers: Mapping[str, str | None]
+) -> dict[str, Sequence[str]]:
+    """For `Scan.columns`: the table's columns without those that have a role in `headers`.
+
+    The hospital's is kept; its usual name, 'site', belongs to `Scan.sites`.
+    """
+    used = {header for role, header in headers.items() if role != "site"}
+    if headers.get("site"):
+        used.add("site")
+    return {name: column for name, column in columns.items() if name not in used}
+
+
 def split_of(name: str, splits: Mapping[str, SplitName]) -> str | None:
     """The split with this name in the source; '' for no name, None for an unknown name."""
     return {**{k.lower(): v for k, v in splits.items()}, "": ""}.get(name.lower())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ from sltool.datasets.source_columns import (
     Texts,
     check_typed,
     listed,
+    other_columns,
     patient_notes,
     same_row_notes,
     split_of,
@@ -159,6 +160,9 @@ class Table(Dataset):
             examinations=columns.get("examination"),
             official=official,
             sites=sites,
+            columns={
+                name: [column[row] for row in good] for name, column in self._others(table).items()
+            },
             refused=[*table.refused, *refused],
             notes=[
                 *patient_notes(patients, official, sites),
@@ -236,6 +240,12 @@ class Table(Dataset):
                 reasons[row].append(f"its split '{name}' is none of dataset.splits{near}")
             people["split"][row] = split or ""
         return people
+
+    def _others(self, table: TextTable) -> dict[str, Sequence[str]]:
+        """The columns by which the samples can be divided: categories, and what is not used."""
+        numbers = [name for name, column in self.settings.columns.items() if not column.categories]
+        others = other_columns(table.columns, self.settings.headers.model_dump())
+        return {name: column for name, column in others.items() if name not in numbers}
 
     def _scales(self) -> dict[str, tuple[float, float] | None]:
         """Header -> mean and standard deviation, including the label."""

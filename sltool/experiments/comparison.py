@@ -45,6 +45,7 @@ class CellFacts(TypedDict):
     source: str
     settings: list[str]
     ratios: str
+    division: NotRequired[str]
     counts: dict[str, dict[str, int]]
     patients: dict[str, int]
     encoding_digest: str
@@ -89,8 +90,8 @@ class ComparisonPlan:
     def setup(self, cell: Cell, seed: int) -> TrialSettings:
         """The settings of one cell at one seed."""
         settings = (*self.settings, *cell.settings())
-        ratios = cell.ratios(self.ratios)
-        return TrialSettings(self.dataset, self.recipe, self.source, settings, ratios, seed)
+        division = cell.division(self.ratios)
+        return TrialSettings(self.dataset, self.recipe, self.source, settings, division, seed)
 
 
 def run_plan(plan: ComparisonPlan, out: Path, force: bool, progress: Progress) -> list[FinishedArm]:

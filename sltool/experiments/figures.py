@@ -18,6 +18,13 @@ from sltool.registry import metrics
 Array = NDArray[Any]
 
 
+# Labels of the horizontal axis of a sweep.
+AXES = {
+    "cut": "hidden layers at the sites (cut)",
+    "sites": "number of sites",
+    "skew": "label skew: alpha of the Dirichlet distribution (iid: none)",
+    "quantity-skew": "size skew: alpha of the Dirichlet distribution (iid: none)",
+}
 UNITS = {"accuracy": "share of samples"}
 NAMES = {"smape": "sMAPE", "r2": "R²", "auroc": "AUROC", "f1": "F1", "bce": "cross-entropy"} | {
     name: name.upper() for name in ("msle", "rmsle", "male", "mae", "mse", "rmse")
@@ -144,29 +151,26 @@ def _curve(axis: Any, row: ArmResult, column: str, index: int) -> None:
 
 
 def sweeps(results: Results, sheet: Sheet) -> Picture | None:
-    """The headline metric against the first swept setting, beside the paper's values, if any."""
-    if not results.swept:
+    """The headline metric against the swept setting, beside the paper's values, if any."""
+    if not results.axis:
         return None
-    key, metric = results.swept[0], results.metrics[0]
-    values = list(dict.fromkeys(row.sweep.get(key, "") for row in results.rows))
+    key, metric, values = results.axis, results.metrics[0], results.axis_values
     figure, axes = sheet.figure(7, 3.6)
     axis = axes[0][0]
-    series: dict[str, list[ArmResult]] = {}
-    for row in results.rows:
-        rest = [f"{name} {value}" for name, value in row.sweep.items() if name != key]
-        series.setdefault(", ".join([row.arm, *rest]), []).append(row)
+    series = _series(results)
     for index, (label, rows) in enumerate(series.items()):
         places = np.array([values.index(row.sweep[key]) for row in rows]) + 0.06 * index
         shown = [row.figures[metric] for row in rows]
-        means = np.array([f.mean for f in shown])
+        means, spread = np.array([(f.mean, f.sd) for f in shown]).T
         reach = np.array([[f.mean - f.low, f.high - f.mean] for f in shown]).T.clip(0)
         marker = MARKERS[index % len(MARKERS)]
         axis.errorbar(places, means, reach, label=label, marker=marker, capsize=2, **line(index))
+        axis.fill_between(
+            places, means - spread, means + spread, color=colour(index), alpha=0.12, linewidth=0
+        )
     _mark_published(axis, results, key, values)
     axis.set_xticks(range(len(values)), values)
-    axis.set_xlabel(
-        {"cut": "hidden layers at the sites (cut)", "sites": "number of sites"}.get(key, key)
-    )
+    axis.set_xlabel(AXES.get(key, key))
     axis.set_ylabel(metric_label(metric, results))
     axis.legend()
     sheet.save(figure, "sweep")
@@ -174,8 +178,19 @@ def sweeps(results: Results, sheet: Sheet) -> Picture | None:
         "sweep",
         f"{metric_name(metric)} by {key}",
         f"Line chart of {metric_name(metric)} by {key} for {', '.join(series)}.",
-        "Mean over the seeds with 95 % bootstrap intervals over test patients.",
+        "Mean over the seeds; bars: 95 % bootstrap intervals over test patients; shaded: one "
+        "standard deviation over the seeds.",
     )
+
+
+def _series(results: Results) -> dict[str, list[ArmResult]]:
+    """The lines of the figure: the arms, for each point of the other keys that vary."""
+    varying = [key for key in results.swept if len({row.sweep[key] for row in results.rows}) > 1]
+    series: dict[str, list[ArmResult]] = {}
+    for row in results.rows:
+        rest = [f"{key} {row.sweep[key]}" for key in varying if key != results.axis]
+        series.setdefault(", ".join([row.arm, *rest]), []).append(row)
+    return series
 
 
 def _mark_published(axis: Any, results: Results, key: str, values: list[str]) -> None:

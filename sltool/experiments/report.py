@@ -19,7 +19,8 @@ from sltool.files import read_csv
 from sltool.metrics import metrics_for, plugin_metrics
 from sltool.server.training.run_settings import read_settings
 from sltool.study.layout import PLAIN, Question, RunFolder, StudyFolder
-from sltool.study.schema import Study
+from sltool.study.partition_record import read_partition
+from sltool.study.schema import SPLITS, Study
 from sltool.version import __version__
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ LEAK = (
     "new patient. The intervals are over samples, not patients, and are too narrow for the same "
     "reason."
 )
+# Sites whose samples are listed one by one.
+MOST_LISTED = 10
 HEADLINES = {
     "regression": ("rmsle", "smape", "mae", "r2"),
     "binary": ("accuracy", "auroc", "kappa", "sensitivity", "specificity"),
@@ -79,7 +82,7 @@ def report_runs(folder: StudyFolder, study: Study, names: Sequence[str], out: Pa
         labels=study.samples.labels.model_dump(mode="json"),
         metrics=shown_metrics(study.samples.labels.kind),
         rows=rows,
-        setup={**_study_setup(study, finished), **_time(finished), **_machine()},
+        setup={**_study_setup(folder, study, finished), **_time(finished), **_machine()},
     )
     return _write(results, out)
 
@@ -165,17 +168,14 @@ def _has_one_sample_per_group(facts: dict[str, Any]) -> bool:
 
 
 def _setup(facts: dict[str, Any]) -> dict[str, str]:
-    counts = "; ".join(
-        f"{site}: {', '.join(f'{count} {split}' for split, count in splits.items())}"
-        for site, splits in facts["counts"].items()
-    )
     patients = ", ".join(f"{count} {split}" for split, count in facts["patients"].items())
     return {
         "dataset": f"{facts['dataset']}, source {facts['source']}",
         "recipe": facts.get("recipe", "not recorded"),
-        "samples (first seed)": counts,
+        "samples (first seed)": _counts(facts["counts"]),
         "patients or groups": patients,
-        "sites": f"shares {facts['ratios']}",
+        # Records of earlier versions have the ratios alone.
+        "sites": facts.get("division") or f"shares {facts['ratios']}",
         "settings over the recipe": "; ".join(facts["settings"]) or "none",
         "model": json.dumps(facts["model"]),
         "encoding": json.dumps(facts["encoding"]),
@@ -185,11 +185,27 @@ def _setup(facts: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _study_setup(study: Study, finished: list[FinishedArm]) -> dict[str, str]:
+def _counts(sites: dict[str, dict[str, int]]) -> str:
+    """The samples of each site and split; of many sites, the smallest and the largest number."""
+    if len(sites) <= MOST_LISTED:
+        return "; ".join(
+            f"{site}: {', '.join(f'{count} {split}' for split, count in splits.items())}"
+            for site, splits in sites.items()
+        )
+    ranges = (
+        f"{min(counts[split] for counts in sites.values())} to "
+        f"{max(counts[split] for counts in sites.values())} {split}"
+        for split in SPLITS
+    )
+    return f"{len(sites)} sites, each with {', '.join(ranges)}"
+
+
+def _study_setup(folder: StudyFolder, study: Study, finished: list[FinishedArm]) -> dict[str, str]:
     runs = "; ".join(f"{run.arm}: sites {' '.join(run.facts['sites'])}" for run in finished)
     return {
         "study": study.id,
         "dataset": study.dataset.name,
+        **({"sites": partition["division"]} if (partition := read_partition(folder)) else {}),
         "runs": runs,
         "model": json.dumps(study.model.model_dump(mode="json")),
         "training": json.dumps(finished[0].facts["training"]),

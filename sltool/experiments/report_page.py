@@ -16,6 +16,7 @@ from sltool.experiments.results import REFERENCE, ArmResult, Results, undefined_
 from sltool.experiments.rounding import interval, p_value, rounded, with_spread
 from sltool.experiments.statistics import Difference, Interval
 from sltool.experiments.style import NARROW, Picture
+from sltool.experiments.sweep import baseline
 from sltool.files import write_text
 from sltool.page import Cell, DataTable, TableRow, render
 
@@ -38,6 +39,10 @@ def _content(results: Results, drawn: Sequence[Picture], out: Path) -> dict[str,
         "title": results.title,
         "warnings": results.warnings,
         "figures": _figures(results),
+        "sweep": _sweep(results),
+        "axis": results.axis,
+        "changes": _changes(results),
+        "baseline": baseline(results.axis, results.axis_values) if results.axis else "",
         "undefined": "; ".join(undefined_draws(results.rows)),
         "seeds": len({run.seed for row in results.rows for run in row.finished}),
         "published": _published(results),
@@ -118,6 +123,41 @@ def _differences(results: Results) -> DataTable | None:
         cells = [cell for name in results.compared for cell in _difference(row.differences[name])]
         rows.append(TableRow([*_names(row, results), *cells]))
     return DataTable(columns, rows)
+
+
+def _sweep(results: Results) -> DataTable | None:
+    """The headline metric: a row for each point of the sweep, a column for each arm."""
+    if not results.axis:
+        return None
+    arms = list(dict.fromkeys(row.arm for row in results.rows))
+    points: dict[tuple[str, ...], dict[str, ArmResult]] = {}
+    for row in results.rows:
+        points.setdefault(tuple(row.sweep.values()), {})[row.arm] = row
+    name = results.metrics[0]
+    rows = [
+        TableRow(
+            [
+                *map(Cell, point),
+                *(
+                    _figure(by_arm[arm].figures[name]) if arm in by_arm else Cell("-")
+                    for arm in arms
+                ),
+            ]
+        )
+        for point, by_arm in points.items()
+    ]
+    return DataTable([*results.swept, *(f"{arm}: {metric_name(name)}" for arm in arms)], rows)
+
+
+def _changes(results: Results) -> DataTable | None:
+    """Each arm's headline metric minus that of the same arm at the baseline of the sweep."""
+    changed = [row for row in results.rows if row.changes]
+    if not changed:
+        return None
+    name = results.metrics[0]
+    rows = [TableRow([*_names(row, results), *_difference(row.changes[name])]) for row in changed]
+    label = f"{metric_label(name, results)}: change"
+    return DataTable(["arm", *results.swept, label, f"p of {metric_name(name)}"], rows)
 
 
 def _difference(found: Difference) -> tuple[Cell, Cell]:

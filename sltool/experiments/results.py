@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from sltool.errors import BadDataError, StorageError
 from sltool.experiments.arm_files import FinishedArm
 from sltool.experiments.paper import Published
 from sltool.experiments.statistics import Difference, Interval, Table, difference, intervals
+from sltool.experiments.sweep import baseline
 from sltool.files import write_csv, write_json
 from sltool.metrics import plugin_metrics
 
@@ -35,6 +36,8 @@ class ArmResult:
     figures: dict[str, Interval]
     # To the reference arm of the same cell; {} for that arm.
     differences: dict[str, Difference]
+    # To the same arm in the cell with the axis' baseline value; {} there, and without a sweep.
+    changes: dict[str, Difference] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -90,6 +93,16 @@ class Results:
         return list(dict.fromkeys(key for row in self.rows for key in row.sweep))
 
     @property
+    def axis(self) -> str:
+        """The swept key that figures and tables are drawn against; '' without a sweep."""
+        return axis_of(row.sweep for row in self.rows)
+
+    @property
+    def axis_values(self) -> list[str]:
+        """The axis' values, as swept."""
+        return list(dict.fromkeys(row.sweep[self.axis] for row in self.rows if self.axis))
+
+    @property
     def compared(self) -> list[str]:
         """The metrics whose differences are shown; see `foremost`."""
         return foremost(self.metrics, self.kind)
@@ -97,6 +110,15 @@ class Results:
     def first_cell(self) -> list[ArmResult]:
         """The arms of the first cell, for the pictures that show samples."""
         return [row for row in self.rows if row.sweep == self.rows[0].sweep]
+
+
+def axis_of(points: Iterable[Mapping[str, str]]) -> str:
+    """The first swept key that has several values, or else the first one; '' without any."""
+    values: dict[str, set[str]] = {}
+    for point in points:
+        for key, value in point.items():
+            values.setdefault(key, set()).add(value)
+    return next((key for key, found in values.items() if len(found) > 1), next(iter(values), ""))
 
 
 def foremost(metrics: Sequence[str], kind: str) -> list[str]:
@@ -179,18 +201,30 @@ def make_rows(
     for key, group in grouped.items():
         tables = [read_table(run.predictions, run.records) for run in group]
         rows[key] = ArmResult(key[0], dict(key[1]), group, tables, intervals(tables, metrics), {})
-    return [_compared(row, rows.get((reference, key[1]))) for key, row in rows.items()]
+    axis = axis_of(row.sweep for row in rows.values())
+    values = list(dict.fromkeys(row.sweep[axis] for row in rows.values())) if axis else []
+    compared = []
+    for (arm, point), row in rows.items():
+        start = {**row.sweep, axis: baseline(axis, values)} if axis else {}
+        compared.append(
+            replace(
+                row,
+                differences=_differences(row, rows.get((reference, point))),
+                changes=_differences(row, rows.get((arm, tuple(start.items())))),
+            )
+        )
+    return compared
 
 
-def _compared(row: ArmResult, reference: ArmResult | None) -> ArmResult:
-    if reference is None or row.arm == reference.arm or not _same_rows(row, reference):
-        return row
-    differences = {
+def _differences(row: ArmResult, reference: ArmResult | None) -> dict[str, Difference]:
+    """`row` minus `reference`; {} if that is the row itself, or was tested on other samples."""
+    if reference is None or row is reference or not _same_rows(row, reference):
+        return {}
+    return {
         name: difference(figure, reference.figures[name])
         for name, figure in row.figures.items()
         if name in reference.figures
     }
-    return replace(row, differences=differences)
 
 
 def _same_rows(row: ArmResult, other: ArmResult) -> bool:
@@ -236,6 +270,9 @@ def _row_document(row: ArmResult) -> dict[str, Any]:
         },
         "against_reference": {
             name: difference_document(against) for name, against in row.differences.items()
+        },
+        "against_baseline": {
+            name: difference_document(change) for name, change in row.changes.items()
         },
     }
 

@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from itertools import product
 
 from sltool.errors import UsageError
+from sltool.site.division import Division
 
 # Short names of frequently swept keys.
 KEYS = {"cut": "model.cut", "noise": "encoding.noise", "epochs": "training.epochs"}
 EXPECTED = (
-    "sites=1,3,10, ratios=7:2:1,1:1:1, cut=0..4, noise=0,0.5, or a study.yaml key such as "
-    "training.batch_size=32,64"
+    "sites=3,10,30,100, skew=0.1,1,iid, ratios=7:2:1,1:1:1, cut=0..4, noise=0,0.5, or a study.yaml "
+    "key such as training.batch_size=32,64"
 )
+SKEWS = ("skew", "quantity-skew")
+# The keys that say how the samples are divided between the sites.
+SITE_KEYS = ("sites", "ratios", *SKEWS)
+# The value of a skew for sites that do not differ.
+IID = "iid"
 # File systems limit a name to 255 bytes.
 MAX_NAME_BYTES = 200
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -34,18 +40,32 @@ class Cell:
         return re.sub(r"[^A-Za-z0-9_=.,-]", "-", text) or "base"
 
     def settings(self) -> tuple[str, ...]:
-        """The point as `prepare --set` takes it, without the sites' shares."""
+        """The point as `prepare --set` takes it, without the keys of the sites."""
         return tuple(
             f"{KEYS.get(key, key)}={value}"
             for key, value in self.point.items()
-            if key not in ("sites", "ratios")
+            if key not in SITE_KEYS
         )
 
-    def ratios(self, default: str) -> str:
-        """The shares of the sites; equal where the number of sites is swept."""
-        if "sites" in self.point:
-            return ":".join(["1"] * int(self.point["sites"]))
-        return self.point.get("ratios", default)
+    def division(self, ratios: str) -> Division:
+        """How the samples are divided; by `ratios` unless the sites or ratios are swept."""
+        sites = self.point.get("sites")
+        skew, quantity_skew = (_alpha(self.point.get(key, IID)) for key in SKEWS)
+        return Division(
+            ratios=None if sites else self.point.get("ratios", ratios),
+            sites=int(sites) if sites else None,
+            skew=skew,
+            quantity_skew=quantity_skew,
+        )
+
+
+def baseline(key: str, values: Sequence[str]) -> str:
+    """The value of a swept key that the others are compared with: sites alike, else the first."""
+    return IID if key in SKEWS and IID in values else values[0]
+
+
+def _alpha(value: str) -> float | None:
+    return None if value == IID else float(value)
 
 
 def grid(sweeps: Sequence[str]) -> list[Cell]:
@@ -63,6 +83,12 @@ def grid(sweeps: Sequence[str]) -> list[Cell]:
     cells = [
         Cell(dict(zip(keys, point, strict=True))) for point in product(*(axis for _, axis in axes))
     ]
+    if "quantity-skew" in keys and "sites" not in keys:
+        raise UsageError(
+            "the sizes of sites cannot be swept without their number",
+            where=f"--sweep {' '.join(sweeps)}",
+            hint="add it: --sweep sites=10 quantity-skew=0.5,iid",
+        )
     names = Counter(cell.name for cell in cells)
     for name, count in names.items():
         if count > 1 or len(name.encode()) > MAX_NAME_BYTES:
@@ -84,9 +110,18 @@ def _axis(sweep: str) -> tuple[str, list[str]]:
     found = RANGE.fullmatch(text)
     if found:
         values = [str(value) for value in range(int(found[1]), int(found[2]) + 1)]
-    known = key in KEYS or key in ("sites", "ratios") or "." in key
-    is_count = key == "sites"
-    fits = all(value.isdecimal() and int(value) > 0 if is_count else value for value in values)
-    if not (equals and known and values and fits):
+    known = key in KEYS or key in SITE_KEYS or "." in key
+    if not (equals and known and all(_fits(key, value) for value in values)):
         raise UsageError(f"'--sweep {sweep}' does not parse", expected=EXPECTED)
     return key, values
+
+
+def _fits(key: str, value: str) -> bool:
+    if key == "sites":
+        return value.isdecimal() and int(value) > 0
+    if key in SKEWS and value != IID:
+        try:
+            return float(value) > 0
+        except ValueError:
+            return False
+    return bool(value)

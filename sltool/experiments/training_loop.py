@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ class Loop:
         network: its parameters are trained.
         samples: the training samples of this loop.
         seed: for the order of samples, augmentation and dropout.
+        loader: of training samples of the same store; None: a new one.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Loop:
         samples: StoredSamples,
         seed: int,
         device: torch.device,
+        loader: FeatureLoader | None = None,
     ) -> None:
         torch.set_flush_denormal(True)
         self.network = network
@@ -119,7 +122,7 @@ class Loop:
         self._objective.balance(samples.labels)
         self._augmenter = FeatureAugmenter(study.training.augment, seed)
         self._seed = seed
-        self._loader = FeatureLoader(samples, device)
+        self._loader = loader.for_samples(samples) if loader else FeatureLoader(samples, device)
         self._precision = choose_precision("auto", network, device)
         self.reset_optimizer()
 
@@ -139,7 +142,8 @@ class Loop:
         Raises:
             DivergedError: the loss or a weight is not finite.
         """
-        self.network.train()
+        # A single sample has no batch statistics: batch normalisation uses its running ones.
+        self.network.train(len(self.samples) > 1)
         torch.manual_seed(hash((self._seed, epoch)) & (2**63 - 1))
         total = 0.0
         batches = even_batches(self._order(epoch), self._settings.batch_size)
@@ -175,6 +179,25 @@ class Loop:
             rng = np.random.default_rng([self._seed, epoch, step])
             rows = rows + torch.from_numpy(rng.integers(self.samples.views, size=len(rows)))
         return rows
+
+
+def site_loops(network: nn.Module, data: ServerData, seed: int, device: torch.device) -> list[Loop]:
+    """A loop for each site's training samples, with a copy of the network.
+
+    The feature maps of all sites are in a GPU's memory once.
+    """
+    loader = FeatureLoader(data.store.samples("train"), device)
+    return [
+        Loop(
+            deepcopy(network),
+            data.study,
+            data.store.samples("train", [site]),
+            seed,
+            device,
+            loader,
+        )
+        for site in data.store.sites()
+    ]
 
 
 class Best:

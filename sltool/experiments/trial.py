@@ -24,6 +24,7 @@ from sltool.experiments.arm_files import TrainingSummary
 from sltool.experiments.training_loop import ServerData, take_in, train_run
 from sltool.files import private_folder, publish, read_csv, sha256, write_text
 from sltool.progress import Progress
+from sltool.site.division import Division
 from sltool.site.encode import encode
 from sltool.site.partition_stage import make_sites
 from sltool.site.prepare_stage import prepare_study
@@ -42,14 +43,14 @@ class TrialSettings:
 
     Attributes:
         settings: 'key=value' for study.yaml, as `prepare --set` takes them.
-        ratios: shares of the sites, '7:2:1'.
+        division: which sites there are, and what they get.
     """
 
     dataset: str
     recipe: str
     source: Path | None
     settings: tuple[str, ...]
-    ratios: str
+    division: Division
     seed: int
 
     def document(self) -> dict[str, Any]:
@@ -59,7 +60,8 @@ class TrialSettings:
             "recipe": self.recipe,
             "source": self.source.name if self.source else "bundled",
             "settings": list(self.settings),
-            "ratios": self.ratios,
+            "ratios": self.division.ratios or "",
+            "division": self.division.describe(),
             "seed": self.seed,
         }
 
@@ -103,7 +105,7 @@ class Trial:
             self.progress,
             recipe=setup.recipe if new else None,
         ).notes
-        make_sites(folder, setup.ratios, None, setup.seed, False, self.progress)
+        make_sites(folder, setup.division, setup.seed, False, self.progress)
         return folder
 
     @cached_property

@@ -6,7 +6,7 @@ stored as 20, a missing patient becomes another patient) or fail far from their 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -19,6 +19,8 @@ from sltool.errors import BadDataError
 from sltool.study.schema import SPLITS, Labels, Samples
 
 HINT = "correct the dataset's scan(); docs/how-to/write-a-plugin.md describes each field"
+# The name of the column of `Scan.sites`.
+SITE = "site"
 REAL = "iuf"  # numpy's codes for signed, unsigned and floating-point dtypes
 
 
@@ -66,6 +68,7 @@ def check_scan(scan: Scan, dataset: str, samples: Samples) -> Scan:
         if column is not None or name in REQUIRED:
             _check_column(column, count, correction, Field(dataset, name))
     _check_unique(scan.records, Field(dataset, "records"))
+    scan = replace(scan, columns=_named_columns(scan, count, dataset))
     for name, correction in LISTS.items():
         _check_column(getattr(scan, name), None, correction, Field(dataset, name))
     return scan
@@ -180,6 +183,21 @@ def _check_column(
     for row, value in enumerate(column):
         if expected := correction(value):
             field.wrong(f"{value!r:.80}", expected, row)
+
+
+def _named_columns(scan: Scan, count: int, dataset: str) -> dict[str, list[str]]:
+    """The columns as lists, with that of the sites."""
+    field = Field(dataset, "columns")
+    if not isinstance(scan.columns, Mapping):
+        field.wrong(f"a {type(scan.columns).__name__}", "a dict: name -> list of N texts")
+    columns = {name: _as_list(column) for name, column in scan.columns.items()}
+    for name, column in columns.items():
+        if expected := _name_correction(name):
+            field.wrong(f"the name {name!r:.80}", expected)
+        _check_column(column, count, _text_correction, Field(dataset, f"columns['{name}']"))
+    if scan.sites and SITE in columns:
+        field.wrong(f"the name '{SITE}' is that of the field sites", "either of the two")
+    return {**({SITE: list(scan.sites)} if scan.sites else {}), **columns}
 
 
 def _check_unique(column: Sequence[Any], field: Field) -> None:

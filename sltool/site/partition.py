@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from sltool.files import close_to_others, early_writeback, part_of, private_folder, write_csv
 from sltool.progress import Progress
+from sltool.site.columns import sites_by_column, whole_patients
+from sltool.site.division import Division
 from sltool.site.private_file import PrivateFile, create_private, open_private, write_text_column
-from sltool.site.split import Assignment, assign
+from sltool.site.split import Assignment, assign, assign_by
 from sltool.site.withdrawals import (
     PRIVATE_COLUMNS,
     Withdrawals,
@@ -30,14 +32,17 @@ from sltool.study.schema import SPLITS, Study
 
 # Bytes read at a time: few enough to stay in the processor's cache until they are written.
 SLAB_BYTES = 2**22
+# Sites that are written at a time: each has two open files, of the 1,024 that are usual.
+OPEN_FILES = 200
+# Sites that are named one by one in notes.
+SHOWN = 10
 WRITEBACK_BYTES = 2**26
 
 
 def partition(
     folder: StudyFolder,
     study: Study,
-    ratios: list[float],
-    names: list[str],
+    division: Division,
     progress: Progress,
     seed: int | None,
     state: str,
@@ -47,6 +52,7 @@ def partition(
     Patients who withdrew are left out.
 
     Args:
+        division: which sites there are, and what they get.
         seed: of simulated sites. None, for a real site: draw the split, the order of rows and the
             views from the system's entropy, so that nobody can infer the order of admission.
         state: stored in each `private.h5` to recognise finished work.
@@ -54,21 +60,38 @@ def partition(
     with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
         people = _People.read(prepared)
         rows = _allowed_rows(folder, people, progress)
-        labels = prepared.labels[rows]
-        groups, official = np.array(people.groups)[rows], np.array(prepared.text("official"))[rows]
-        assignment = assign(
-            labels, groups.tolist(), official.tolist(), study.split, ratios, names, seed
-        )
-        _note_absent_classes(assignment, labels, study, progress)
+        assignment = _assign(prepared, people, rows, study, division, seed, progress)
+        _note_absent_classes(assignment, prepared.labels[rows], study, progress)
         parts = []
-        for site_index, name in enumerate(names):
+        for site_index, name in enumerate(assignment.sites):
             site_seed = None if seed is None else seed * 1000 + site_index
             order = _shipping_order(assignment, site_index, site_seed)
             views_seed = secrets.randbits(128) if site_seed is None else site_seed
             site, splits = folder.site(name), assignment.split[order]
             parts.append(_Part(site, rows[order], splits, views_seed))
-        _write_parts(study, prepared, people, parts, progress, state)
+        for first in range(0, len(parts), OPEN_FILES):
+            some = parts[first : first + OPEN_FILES]
+            _write_parts(study, prepared, people, some, progress, state)
     return assignment
+
+
+def _assign(
+    prepared: PrivateFile,
+    people: _People,
+    rows: NDArray[np.int64],
+    study: Study,
+    division: Division,
+    seed: int | None,
+    progress: Progress,
+) -> Assignment:
+    """The split and the site of each of these rows of `prepared.h5`."""
+    groups, official = np.array(people.groups)[rows], np.array(prepared.text("official"))[rows]
+    samples = (prepared.labels[rows], groups.tolist(), official.tolist(), study.split)
+    if division.by is None:
+        return assign(*samples, division.shares, division.names, seed, division.skews)
+    sites = sites_by_column(prepared, division.by)
+    index = whole_patients(sites.index[rows], groups, sites, progress)
+    return assign_by(*samples, index, sites.names, seed)
 
 
 @dataclass(frozen=True)
@@ -111,16 +134,22 @@ def _allowed_rows(folder: StudyFolder, people: _People, progress: Progress) -> N
 def _note_absent_classes(
     assignment: Assignment, labels: NDArray[np.generic], study: Study, progress: Progress
 ) -> None:
+    """A note for each site that lacks a class in training; of many sites, their number."""
     is_training = assignment.split == SPLITS.index("train")
+    notes = []
     for site_index, site in enumerate(assignment.sites):
-        site_labels = labels[(assignment.site == site_index) & is_training]
+        present = set(labels[(assignment.site == site_index) & is_training].tolist())
         absent = [
             f"'{name}'"
             for code, name in enumerate(study.samples.labels.classes)
-            if not (site_labels == code).any()
+            if code not in present
         ]
         if absent:
-            progress.note(f"site {site} has no training sample of the class {' '.join(absent)}")
+            notes.append(f"site {site} has no training sample of the class {' '.join(absent)}")
+    if len(notes) > SHOWN:
+        notes = [f"{len(notes)} of {len(assignment.sites)} sites lack a class in training"]
+    for note in notes:
+        progress.note(note)
 
 
 def _shipping_order(assignment: Assignment, site: int, seed: int | None) -> NDArray[np.int64]:

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from sltool.errors import UsageError
-from sltool.files import canonical_json, remove
-from sltool.names import check_site_name
+from sltool.files import canonical_json, remove, write_json
 from sltool.progress import Progress
+from sltool.site.columns import sites_by_column
+from sltool.site.division import Division
 from sltool.site.enrol import enrol
-from sltool.site.partition import partition
+from sltool.site.partition import SHOWN, partition
 from sltool.site.private_file import open_private
-from sltool.site.split import parse_ratios, site_names
 from sltool.study.layout import StudyFolder
+from sltool.study.partition_record import PartitionRecord
 from sltool.study.schema import SPLITS, Study
 from sltool.study.study_file import load_study
 
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """Samples of each split at each site; `again` if the sites had been made before."""
+    """Samples of each split at each site; `again` if the sites had been made before.
+
+    Attributes:
+        division: how the samples were divided, in words.
+        seed: of simulated sites; None at a real one.
+    """
 
     counts: dict[str, dict[str, int]]
     again: bool
+    division: str
+    seed: int | None
 
 
 def make_sites(
     folder: StudyFolder,
-    ratios: str,
-    site: str | None,
+    division: Division,
     seed: int | None,
     force: bool,
     progress: Progress,
@@ -38,46 +46,55 @@ def make_sites(
     """Make `sites/NAME` and a key for each site, and list the sites in study.yaml.
 
     Args:
-        ratios: shares of simulated sites A, B, C ..., such as '7:2:1'.
-        site: the real site that all rows belong to; then `ratios` is not used.
         seed: of the simulated sites, by default 0; not used at a real site, which draws from the
             system's entropy.
 
     Raises:
         StageOrderError: nothing is prepared.
-        UsageError: the ratios do not parse or leave a site empty, or the folder holds other sites.
+        UsageError: a site would be left empty, the source has no such column, or the folder holds
+            other sites.
     """
-    seed = _chosen_seed(site, seed, progress)
+    seed = _chosen_seed(division, seed, progress)
     study = load_study(folder)
-    shares = parse_ratios(ratios) if site is None else [1.0]
-    names = site_names(len(shares)) if site is None else [check_site_name(site)]
-    state = _state(folder, study, shares, names, seed)
-    stale = [] if site is not None else sorted(set(folder.site_names()) - set(names))
+    names, state = _names_and_state(folder, study, division, seed)
+    stale = sorted(set(folder.site_names()) - set(names)) if division.simulated else []
     # Files that --force replaces need not be readable.
     before = {} if force else _before(folder, study, [*names, *stale])
     if not force:
         if len(before) == len(names) and set(before.values()) == {state}:
             enrol(folder, study, names)
-            return PartitionResult(
-                {name: _counts(folder, study, name) for name in names}, again=True
-            )
+            counts = {name: _counts(folder, study, name) for name in names}
+            return _recorded(folder, division, PartitionResult(counts, True, "", seed))
         if set(before.values()) - {state}:
             raise UsageError(
-                f"there are sites here ({', '.join(before)}) that were made from other samples, "
-                "ratios or seed",
+                f"there are sites here ({_some(list(before))}) that were made from other samples, "
+                "options or seed",
                 where=folder.sites,
                 hint=_force_hint(names, stale),
             )
-    assignment = partition(folder, study, shares, names, progress, seed, state)
+    assignment = partition(folder, study, division, progress, seed, state)
     for name in stale:
         remove(folder.site(name).private)
     enrol(folder, study, names)
-    return PartitionResult(assignment.counts(), again=False)
+    return _recorded(folder, division, PartitionResult(assignment.counts(), False, "", seed))
 
 
-def _chosen_seed(site: str | None, seed: int | None, progress: Progress) -> int | None:
+def _recorded(folder: StudyFolder, division: Division, result: PartitionResult) -> PartitionResult:
+    """The result with the division in words, after writing `partition.json`."""
+    result = replace(result, division=division.describe())
+    record = PartitionRecord(
+        division=result.division,
+        options=division.document(),
+        seed=result.seed,
+        sites=result.counts,
+    )
+    write_json(folder.partition, record)
+    return result
+
+
+def _chosen_seed(division: Division, seed: int | None, progress: Progress) -> int | None:
     """The simulation's seed; None at a real site, whatever was asked for."""
-    if site is None:
+    if division.simulated:
         return seed or 0
     if seed is not None:
         progress.note(
@@ -88,25 +105,38 @@ def _chosen_seed(site: str | None, seed: int | None, progress: Progress) -> int 
 
 
 def _force_hint(names: list[str], stale: list[str]) -> str:
-    deletes = f"deletes the data of {', '.join(stale)} and " if stale else ""
+    deletes = f"deletes the data of {_some(stale)} and " if stale else ""
     return (
-        f"work in another folder; or --force {deletes}makes {', '.join(names)} with new "
+        f"work in another folder; or --force {deletes}makes {_some(names)} with new "
         "pseudonyms, which do not match shards that were shipped before"
     )
 
 
-def _state(
-    folder: StudyFolder, study: Study, shares: list[float], names: list[str], seed: int | None
-) -> str:
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _names_and_state(
+    folder: StudyFolder, study: Study, division: Division, seed: int | None
+) -> tuple[list[str], str]:
+    """The sites' names, and a digest of what they are made from."""
     with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
-        made_from = {
+        made_from: dict[str, Any] = {
             "prepared": prepared.state,
             "split": study.split.model_dump(mode="json"),
-            "shares": shares,
-            "names": names,
             "seed": seed,
         }
-    return hashlib.sha256(canonical_json(made_from)).hexdigest()
+        if division.by is not None:
+            names = sites_by_column(prepared, division.by).names
+        else:
+            names = division.names
+            made_from["shares"] = division.shares
+    options = division.document()
+    # Without a column and skews, names and shares say it all.
+    if options.keys() - {"ratios", "site", "sites"}:
+        made_from["division"] = options
+    return names, hashlib.sha256(canonical_json({**made_from, "names": names})).hexdigest()
 
 
 def _before(folder: StudyFolder, study: Study, names: list[str]) -> dict[str, str]:

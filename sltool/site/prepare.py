@@ -28,7 +28,12 @@ from sltool.site.check_scan import InputCheck, check_scan
 from sltool.site.counts import count_parts
 from sltool.site.fingerprint import Fingerprint
 from sltool.site.preview import preview
-from sltool.site.private_file import create_private, open_private, write_text_column
+from sltool.site.private_file import (
+    create_private,
+    open_private,
+    write_named_columns,
+    write_text_column,
+)
 from sltool.site.withdrawals import Withdrawals, describe_withdrawn
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Labels, Study
@@ -287,8 +292,9 @@ def _write_columns(file: h5py.File, scan: Scan, rows: list[int], labels: Labels)
     write_text_column(file, "groups", [scan.groups[row] for row in rows])
     for name, column in (("examinations", scan.examinations), ("official", scan.official)):
         write_text_column(file, name, [column[row] if column else "" for row in rows])
-    if scan.sites:
-        write_text_column(file, "sites", [scan.sites[row] for row in rows])
+    write_named_columns(
+        file, {name: [column[row] for row in rows] for name, column in scan.columns.items()}
+    )
     if labels.kind == "regression":
         return {}
     class_counts = Counter(values.tolist())

@@ -2,13 +2,13 @@
 
 For N samples, both contain `inputs` (N, *shape) uint8 or float32 in the source's units, `labels`
 (N,) float32 or int64, and text columns: `prepared.h5` has `records`, `groups`, `examinations` and
-`official`; `private.h5` has `split`, `pseudonyms` and `group_pseudonyms`, rows in shipping order.
-Neither file ever leaves the hospital.
+`official`, and in the group `columns` those of `Scan.columns`; `private.h5` has `split`,
+`pseudonyms` and `group_pseudonyms`, rows in shipping order. Neither file ever leaves the hospital.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from sltool.shard.hdf5_file import create_hdf5
 
 BATCH_ROWS = 1024
 TEXT = h5py.string_dtype()
+COLUMNS = "columns"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,19 @@ class PrivateFile:
         """A text column."""
         with self._checked:
             return list(self.file[name].asstr()[:])
+
+    def named_columns(self) -> list[str]:
+        """The names of the source's own columns; files of earlier versions may have none."""
+        with self._checked:
+            if COLUMNS not in self.file:
+                return ["site"] if "sites" in self.file else []
+            return [str(column.attrs["name"]) for column in self.file[COLUMNS].values()]
+
+    def named_column(self, name: str) -> list[str]:
+        """One of `named_columns`."""
+        if COLUMNS not in self.file:
+            return self.text("sites")
+        return self.text(f"{COLUMNS}/{self.named_columns().index(name):04}")
 
     @property
     def seed(self) -> int:
@@ -129,6 +143,13 @@ def create_private(path: Path, study_id: str, state: str) -> Iterator[h5py.File]
         yield file
 
 
-def write_text_column(file: h5py.File, name: str, values: list[str]) -> None:
+def write_text_column(file: h5py.File, name: str, values: list[str]) -> h5py.Dataset:
     """Add a text column."""
-    file.create_dataset(name, data=np.array(values, dtype=object), dtype=TEXT)
+    return file.create_dataset(name, data=np.array(values, dtype=object), dtype=TEXT)
+
+
+def write_named_columns(file: h5py.File, columns: Mapping[str, list[str]]) -> None:
+    """Add the source's own columns; their names may hold what HDF5 takes for a path."""
+    group = file.create_group(COLUMNS)
+    for index, (name, values) in enumerate(columns.items()):
+        write_text_column(group, f"{index:04}", values).attrs["name"] = name

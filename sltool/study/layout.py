@@ -159,7 +159,7 @@ class StudyFolder:
     def own(self) -> list[Path]:
         """The files that the commands write, in a folder that may also be a dataset's source."""
         files = [self.study_file, self.privacy_layer, self.prepared, self.refused]
-        return [*files, self.synthetic, self.sites, self.outbox, self.server]
+        return [*files, self.synthetic, self.partition, self.sites, self.outbox, self.server]
 
     @property
     def study_file(self) -> Path:
@@ -182,6 +182,11 @@ class StudyFolder:
     def synthetic(self) -> Path:
         """Synthetic sources that `prepare --synthetic` wrote."""
         return self.root / "synthetic"
+
+    @property
+    def partition(self) -> Path:
+        """The record of how `partition` divided the samples."""
+        return self.root / "partition.json"
 
     @property
     def sites(self) -> Path:

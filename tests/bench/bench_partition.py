@@ -20,6 +20,7 @@ import numpy as np
 
 from sltool.files import fsync
 from sltool.progress import Silent
+from sltool.site.division import Division
 from sltool.site.partition_stage import make_sites
 from sltool.site.prepare import CHUNK_BYTES
 from sltool.site.private_file import create_private, write_text_column
@@ -71,7 +72,7 @@ def rows(images: int = 40_000, rounds: int = ROUNDS) -> Iterator[Row]:
                 # As in the first partition: none of these pseudonyms may have been shipped.
                 folder.site(site).pseudonyms.unlink(missing_ok=True)
             os.sync()
-            return seconds(lambda: make_sites(folder, "7:2:1", None, 0, True, Silent()))
+            return seconds(lambda: make_sites(folder, Division("7:2:1"), 0, True, Silent()))
 
         size = folder.prepared.stat().st_size
         copied, took, ratio = in_turn(plain, ours, rounds)

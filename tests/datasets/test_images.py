@@ -172,7 +172,9 @@ def test_the_sites_of_the_source_are_stored_in_the_private_file(
     table = write_table(source / "list.csv", rows)
     sltool("prepare", "images", "--source", table, "--set", *TINY).ok()
     with h5py.File(sltool.folder / "prepared.h5") as file:
-        assert set(file["sites"].asstr()[:]) == {"north"}
+        (column,) = file["columns"].values()
+        assert column.attrs["name"] == "site"
+        assert set(column.asstr()[:]) == {"north"}
 
 
 def test_a_patient_in_two_splits_is_noted(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_nhanes_joins_the_cycles_by_person(
     assert list(nhanes_cycles(folder)) == ["H", "I"]
     columns = ("age", "sex", "height", "weight", "TC", "HDL", "TG", "LDL")
     found, records, notes = read_nhanes(folder, columns, {"TC": 38.67, "HDL": 38.67, "TG": 88.57})
-    assert set(found.columns) == set(columns)
+    assert set(found.columns) == {*columns, "cycle"}
     assert len(found) == len(set(records)) == 3329 + 3191
     assert "Friedewald" in notes[0]
     person = found.iloc[records.index("SEQN 83733")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,37 @@ def test_every_way_of_training_augments(sltool: Sltool) -> None:
     for arm in arms:
         plain, mixed = (predictions(sltool.folder / out, arm) for out in ("plain", "mixed"))
         assert not plain["y_pred"].equals(mixed["y_pred"]), arm
+
+
+def test_sites_that_differ_are_swept_and_resumed(sltool: Sltool) -> None:
+    typed = ("reproduce", "cholesterol", *FEW, "--seeds", 1, "--out", "out", "--sweep", "sites=12")
+    arms = ("--arms", "multi", "federated", "single", "pooled")
+    sltool(*typed, "skew=0.1", *arms).ok()
+    out = sltool.folder / "out"
+    first = out / "cells" / "sites=12,skew=0.1" / "seed-0"
+    written_at = (first / "arms" / "federated" / "predictions.csv").stat().st_mtime_ns
+    done = sltool(*typed, "skew=0.1,iid", *arms, "--json").ok()
+    assert (first / "arms" / "federated" / "predictions.csv").stat().st_mtime_ns == written_at
+    assert [(arm["arm"], arm["sweep"]["skew"]) for arm in done.json["arms"]] == [
+        (arm, skew)
+        for skew in ("0.1", "iid")
+        for arm in ("multi", "federated", "single:1", "pooled")
+    ]
+    facts = json.loads((first / "cell.json").read_text(encoding="utf-8"))
+    assert facts["division"] == "12 simulated sites, sizes equal, labels skewed with alpha 0.1"
+    assert list(facts["counts"])[::11] == ["A", "L"]
+    changes = {
+        arm["arm"]: arm["against_baseline"]
+        for arm in done.json["arms"]
+        if arm["sweep"]["skew"] == "0.1"
+    }
+    assert all(0 <= changes[arm]["rmsle"]["p"] <= 1 for arm in changes)
+    assert not any(arm["against_baseline"] for arm in done.json["arms"][4:])
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "By skew" in page
+    assert "Change from skew iid" in page
+    assert re.search("12 sites, each with [0-9]+ to [0-9]+ train", page)
+    assert (out / "figures" / "sweep.png").stat().st_size > 0
 
 
 def test_an_interrupted_comparison_resumes(sltool: Sltool) -> None:
@@ -253,3 +285,19 @@ def test_an_arm_that_diverges_is_reported_and_has_no_figures(sltool: Sltool, arm
     assert "training diverged" in ran.err
     assert "training.learning_rate below 1e+30" in ran.err
     assert not list(sltool.folder.glob(f"**/arms/{arm}/arm.json"))
+
+
+def test_a_site_with_a_single_training_sample_takes_part(sltool: Sltool, slices: Path) -> None:
+    """Batch normalisation of 1x1 maps has no statistics of a single sample."""
+    done = sltool(
+        *("reproduce", "covid-ct", "--source", slices, "--seeds", 1, "--out", "out", "--json"),
+        *("--arms", "federated", "single:1", "--sweep", "sites=20", "quantity-skew=2"),
+        *(
+            "--set",
+            "training.epochs=1",
+            "encoding.views=1",
+            "dataset.size=8",
+            "model={name: resnet}",
+        ),
+    ).ok()
+    assert [arm["samples"] for arm in done.json["arms"]] == [[96], [1]]

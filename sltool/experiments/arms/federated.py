@@ -10,7 +10,6 @@ out.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from sltool.experiments.training_loop import (
     Best,
     Loop,
     network_outputs,
+    site_loops,
     validation_metrics,
     write_network,
 )
@@ -38,7 +38,7 @@ def run(
     data, device = trial.raw, trial.device
     epochs = data.study.training.epochs
     network = build(data.study, trial.seed).server_network.to(device)
-    sites = [_site(trial, network, name) for name in data.store.sites()]
+    sites = site_loops(network, data, trial.seed, device)
     validation, test = data.store.samples("validation"), data.store.samples("test")
     best = Best()
     with trial.progress.bar("train federated", epochs) as advance:
@@ -68,12 +68,6 @@ def _rounds(epochs: int, rounds: int) -> list[range]:
     return [
         range(epochs * index // rounds, epochs * (index + 1) // rounds) for index in range(rounds)
     ]
-
-
-def _site(trial: Trial, network: nn.Module, name: str) -> Loop:
-    data = trial.raw
-    samples = data.store.samples("train", [name])
-    return Loop(deepcopy(network), data.study, samples, trial.seed, trial.device)
 
 
 def _round(network: nn.Module, sites: list[Loop], epochs: range) -> float:

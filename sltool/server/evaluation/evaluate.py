@@ -32,6 +32,21 @@ class Figures(TypedDict):
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What the figures of n images, examinations or patients were computed from.
+
+    Attributes:
+        y_true: (n,) labels.
+        y_pred: (n,) or (n, classes) predictions.
+        patients: (n,) the pseudonym of each patient.
+    """
+
+    y_true: Array
+    y_pred: Array
+    patients: NDArray[np.bytes_]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The figures of one run on the samples of one question.
 
@@ -39,6 +54,8 @@ class Evaluation:
         samples: the count of images, examinations or patients, as the level says.
         by_site: the same figures for the samples of each site, with notes of their own.
         notes: which metrics are not defined, and why.
+        absent: the sites that have sent samples, but none for this question.
+        scored, scored_by_site: the labels and predictions behind the figures.
     """
 
     run: str
@@ -46,6 +63,9 @@ class Evaluation:
     metrics: dict[str, float | None]
     by_site: dict[str, dict[str, Any]]
     notes: list[str]
+    absent: list[str]
+    scored: Scored
+    scored_by_site: dict[str, Scored]
 
 
 def evaluate(
@@ -79,15 +99,30 @@ def evaluate(
     write_predictions(run.predictions(question), study, samples, y_pred)
     labels = samples.labels.numpy().astype(float)
 
-    def score(part: slice | NDArray[np.bool_]) -> dict[str, Any]:
-        part_groups = None if groups is None else np.unique(groups[part], return_inverse=True)[1]
-        y_true, scores = aggregate(kind, labels[part], y_pred[part], part_groups)
-        figures = compute(names, y_true, scores)
-        notes = _undefined_notes(figures, y_true, study)
-        return {"samples": len(y_true), "metrics": figures, "notes": notes}
+    patients = np.char.partition(samples.groups, b"/")[:, 0]
 
-    by_site = {site: score(samples.site == index) for index, site in enumerate(samples.sites)}
-    result = Evaluation(name, **score(slice(None)), by_site=by_site)
+    def score(part: slice | NDArray[np.bool_]) -> Scored:
+        if groups is None:
+            return Scored(labels[part], y_pred[part], patients[part])
+        _, first, inverse = np.unique(groups[part], return_index=True, return_inverse=True)
+        y_true, scores = aggregate(kind, labels[part], y_pred[part], inverse)
+        return Scored(y_true, scores, patients[part][first])
+
+    def figures(scored: Scored) -> dict[str, Any]:
+        values = compute(names, scored.y_true, scored.y_pred)
+        notes = _undefined_notes(values, scored.y_true, study)
+        return {"samples": len(scored.y_true), "metrics": values, "notes": notes}
+
+    everyone = score(slice(None))
+    sites = {site: score(samples.site == index) for index, site in enumerate(samples.sites)}
+    result = Evaluation(
+        name,
+        **figures(everyone),
+        by_site={site: figures(scored) for site, scored in sites.items()},
+        absent=sorted(set(question.sites or store.sites()) - sites.keys()),
+        scored=everyone,
+        scored_by_site=sites,
+    )
     _write_metrics(run, question, result)
     return result
 

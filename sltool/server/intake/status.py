@@ -16,6 +16,7 @@ from sltool.server.intake.withdrawals import RUNS
 from sltool.shard.manifest import Manifest
 from sltool.shard.reader import read_manifest
 from sltool.study.layout import StudyFolder
+from sltool.study.partition_record import read_partition
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ class AcceptedRisk:
 
 @dataclass(frozen=True)
 class Status:
-    """The status; `quarantined`, `rejected` and `withdrawals` have the record of each file."""
+    """The status; `quarantined`, `rejected` and `withdrawals` have the record of each file.
+
+    Attributes:
+        division: how `partition` divided the samples, where that was done in this folder, else ''.
+    """
 
     arrived: list[Arrived]
     gaps: list[Gap]
@@ -63,6 +68,7 @@ class Status:
     rejected: list[dict[str, Any]]
     withdrawals: list[dict[str, Any]]
     runs: list[str]
+    division: str = ""
 
     def document(self) -> dict[str, Any]:
         """As JSON, where `quarantined` has the key `held`."""
@@ -71,8 +77,9 @@ class Status:
 
 
 def read_status(folder: StudyFolder) -> Status:
-    """Read the status from `server/`, without changing anything there."""
+    """Read the status from `server/` and `partition.json`, without changing anything."""
     manifests = _accepted(folder)
+    partition = read_partition(folder)
     return Status(
         arrived=[
             Arrived(site, split, len(accepted), sum(manifest.samples for manifest in accepted))
@@ -85,6 +92,7 @@ def read_status(folder: StudyFolder) -> Status:
         rejected=_records(folder.rejected, REASON, ReasonRecord),
         withdrawals=_records(folder.accepted, RUNS, WithdrawalRecord),
         runs=folder.run_names(),
+        division=partition["division"] if partition else "",
     )
 
 

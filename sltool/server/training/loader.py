@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import nn
 
@@ -25,6 +27,12 @@ class FeatureLoader:
         self._labels = samples.labels.to(device)
         if device.type == "cuda" and self._fits():
             self._features = samples.features.to(device)
+
+    def for_samples(self, samples: StoredSamples) -> FeatureLoader:
+        """A loader of other samples of the same split, with the same feature maps in memory."""
+        loader = copy(self)
+        loader._labels = samples.labels.to(self._device)
+        return loader
 
     def _fits(self) -> bool:
         size = self._features.numel() * self._features.element_size()

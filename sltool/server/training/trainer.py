@@ -222,9 +222,10 @@ class Trainer:
 
     def _train(self, stop: Callable[[], bool]) -> bool:
         """Run the remaining steps of the epoch; False if `stop` interrupted them."""
-        self._network.train()
         size = self._settings.batch_size
         positions, features = self._sampler.draw(self.epoch)
+        # A single sample has no batch statistics: batch normalisation uses its running ones.
+        self._network.train(len(positions) > 1)
         order, rows = even_batches(positions, size), even_batches(features, size)
         steps = len(order)
         while self._step < steps:
