@@ -34,6 +34,8 @@ from sltool.study.study_file import load_study
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sltool.coordinator.kit import AddResult, KitResult
+    from sltool.coordinator.unpack import Unpacked
     from sltool.server.evaluation.compare import RunFigures
     from sltool.server.evaluation.evaluate import Evaluation
     from sltool.server.intake.queue import Queue
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
     from sltool.server.training.distributed import Ranks
     from sltool.server.training.run import TrainingResult
     from sltool.server.training.run_settings import RunOptions
+    from sltool.shard.public_key_file import PublicKeyFile
     from sltool.site.encode import EncodingResult
+    from sltool.site.join import Joined
     from sltool.site.partition_stage import PartitionResult
     from sltool.site.prepare import PreparationResult
     from sltool.site.ship import ShippingResult
@@ -160,12 +164,82 @@ class Study:
             )
         return Site(self, name)
 
+    def kit(self, to: str | Path | None = None) -> KitResult:
+        """Sign study.yaml, the privacy layer and a leaflet for the sites, as one file.
+
+        The coordinator's key is made on first use, in `coordinator/key`.
+
+        Args:
+            to: the file; by default `study-kit.zip` in this folder.
+
+        Raises:
+            StudyMismatchError: the privacy layer does not fit the model.
+        """
+        from sltool.coordinator.kit import make_kit
+
+        return make_kit(self.folder, None if to is None else Path(to))
+
+    def unpack(
+        self, kit: str | Path, *, fingerprint: str | None = None, force: bool = False
+    ) -> Unpacked:
+        """Check a kit and write its study into this folder, at the server.
+
+        Args:
+            fingerprint: of the coordinator's key, as the coordinator says it; None: the key of the
+                first kit is trusted from then on.
+            force: replace a study.yaml that was changed here.
+
+        Raises:
+            NotTrustedError: the kit was changed, or another key signed it.
+            ShardRefusedError: it is not a kit.
+            StudyMismatchError: this folder has another study.
+        """
+        from sltool.coordinator.unpack import unpack_kit
+        from sltool.shard.kit import read_kit
+
+        return unpack_kit(self.folder, read_kit(Path(kit)), fingerprint, force)
+
+    def join(
+        self, kit: str | Path, site: str, *, fingerprint: str | None = None, force: bool = False
+    ) -> Joined:
+        """As `unpack`, at a site: also makes the site's keys and writes `SITE.pub`.
+
+        Raises:
+            StudyMismatchError: also, the study lists another key for the site.
+        """
+        from sltool.shard.kit import read_kit
+        from sltool.site.join import join
+
+        return join(self.folder, read_kit(Path(kit)), site, fingerprint, force)
+
+    def enrol(self, site: str) -> PublicKeyFile:
+        """Make a site's keys, if they are missing, and write `SITE.pub` for the coordinator.
+
+        Raises:
+            StudyMismatchError: the study lists another key for the site.
+        """
+        from sltool.site.enrol import enrol_here
+
+        return enrol_here(self.folder, self.settings, site)
+
+    def add_site(self, file: str | Path) -> AddResult:
+        """Enter the site of a `.pub` file in study.yaml, at the coordinator and the server.
+
+        Raises:
+            NotTrustedError, ShardRefusedError: the file is not as a site wrote it.
+            StudyMismatchError: the site joined another version of the study.
+        """
+        from sltool.coordinator.kit import add_site
+
+        return add_site(self.folder, Path(file))
+
     def prepare(
         self,
         source: str | Path | None = None,
         *,
         workers: int = 0,
         seed: int | None = None,
+        columns: Mapping[str, str] | None = None,
         force: bool = False,
     ) -> PreparationResult:
         """Read the dataset's source into `prepared.h5`, which is private.
@@ -174,6 +248,7 @@ class Study:
             source: its file or folder; by default what `create` was given.
             workers: processes that decode images; 0: one for each CPU.
             seed: of the privacy layer, if it has to be drawn anew.
+            columns: the study's name of a column -> what this source calls it; kept at the site.
 
         Returns:
             Counts of samples and classes, what was refused and why, and notes.
@@ -194,6 +269,7 @@ class Study:
             seed,
             force,
             self.progress,
+            columns=[f"{name}={header}" for name, header in (columns or {}).items()],
         )
 
     def partition(

@@ -16,6 +16,7 @@ from sltool.cli import (
     compare,
     enroll,
     evaluate,
+    join,
     list_,
     partition,
     prepare,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 for module in (
     study,
+    join,
     prepare,
     partition,
     client_encode,

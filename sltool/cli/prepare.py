@@ -81,6 +81,14 @@ def prepare(
             help="Of a new study: compute them from --source, and give them away to all.",
         ),
     ] = False,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="NAME=HEADER",
+            help="What this source calls a column of the study. Kept in columns.json, here alone.",
+        ),
+    ] = None,
     settings: SettingsOption = None,
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that decode. 0: one a core.")
@@ -109,6 +117,7 @@ def prepare(
         force,
         terminal,
         _scale(source, standardise_from, from_this_site),
+        columns or [],
     )
     for note in outcome.notes:
         terminal.note(note)

@@ -48,6 +48,9 @@ IMAGES: dict[str, set[str]] = {
 }
 ROWS: dict[str, set[str]] = {
     "study new cholesterol": {"torch", "pandas"},
+    "study kit": NOTHING,
+    "join study-kit.zip --site D": {"pandas"},
+    "study add D.pub": NOTHING,
     "prepare cholesterol": {"pandas", "scipy", "sklearn"},
     "prepare": {"pandas"},
     "partition --site A": NOTHING,
