@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from sltool.shard.public_key_file import PublicKeyFile
     from sltool.site.encode import EncodingResult
     from sltool.site.join import Joined
+    from sltool.site.log import SiteLog
     from sltool.site.partition_stage import PartitionResult
     from sltool.site.prepare import PreparationResult
     from sltool.site.ship import ShippingResult
@@ -627,6 +628,16 @@ class Site:
             force,
             accept_risk,
         )
+
+    def log(self) -> SiteLog:
+        """Who did what at this site, when, and with which files; and whether entries are missing.
+
+        Raises:
+            BadDataError: `log.head` is damaged.
+        """
+        from sltool.site.log import read_log
+
+        return read_log(self.study.folder.site(self.name))
 
     def withdraw(self, patient: str) -> WithdrawalResult:
         """Take a patient's samples back; `ship` sends the signed withdrawal.

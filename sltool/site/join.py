@@ -8,6 +8,7 @@ from sltool.coordinator.create import make_dataset
 from sltool.coordinator.unpack import Unpacked, kit_study, unpack_kit
 from sltool.shard.kit import Kit
 from sltool.shard.public_key_file import PublicKeyFile
+from sltool.site import log
 from sltool.site.enrol import check_unclaimed, enrol_here
 from sltool.study.layout import StudyFolder
 
@@ -39,9 +40,17 @@ def join(
     site = folder.site(site_name)
     check_unclaimed(kit_study(kit), site)
     unpacked = unpack_kit(folder, kit, confirmed, force)
+    enrolled = enrol_here(folder, unpacked.study, site_name)
+    log.append_once(
+        site,
+        "joined",
+        kit=kit.digest,
+        agreement=unpacked.agreement,
+        coordinator=unpacked.fingerprint,
+    )
     return Joined(
         unpacked,
-        enrol_here(folder, unpacked.study, site_name),
+        enrolled,
         make_dataset(unpacked.study).column_names(),
         encode_again=site.encoded.is_file() and bool(set(unpacked.changed) & ENCODED),
     )

@@ -67,6 +67,20 @@ class SiteFolder:
         """The record of the files that `ship` sent, and their destinations."""
         return self.private_dir / "shipped.json"
 
+    @property
+    def log(self) -> Path:
+        """Who did what, when; only ever appended to."""
+        return self.private_dir / "log.jsonl"
+
+    @property
+    def log_head(self) -> Path:
+        """The number of the log's entries, and the digest of the last one."""
+        return self.private_dir / "log.head"
+
+    @property
+    def log_lock(self) -> Path:
+        return self.private_dir / "log.lock"
+
 
 @dataclass(frozen=True)
 class Question:

@@ -29,6 +29,7 @@ IMAGES: dict[str, set[str]] = {
     "prepare --source slices": NOTHING,
     "partition": NOTHING,
     "enroll --site A": NOTHING,
+    "log --site A": NOTHING,
     "client-encode": {"torch"},
     "ship": NOTHING,
     "queue verify server/inbox/A-train-00000.h5": NOTHING,
