@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sltool.server.training.run_settings import RunOptions
     from sltool.shard.public_key_file import PublicKeyFile
     from sltool.site.encode import EncodingResult
+    from sltool.site.inspection import Inspection
     from sltool.site.join import Joined
     from sltool.site.log import SiteLog
     from sltool.site.partition_stage import PartitionResult
@@ -458,6 +459,24 @@ class Study:
         from sltool.server.evaluation.compare import compare_runs
 
         return compare_runs(self.folder, list(runs), Question(split, level))
+
+    def inspect(self, shard: str | Path, *, identity: str | Path | None = None) -> Inspection:
+        """Look into a shard: who signed it, what is in it, and what the audit found.
+
+        Originals are beside the feature maps where this folder has the site's private data.
+
+        Args:
+            identity: the server's age identity, for an encrypted file; by default
+                `server/identity`.
+
+        Raises:
+            ShardRefusedError: the file does not begin like a shard. What is wrong with one that
+                does is in `shard.checks` of the result.
+            StageOrderError: it is encrypted, and the identity is not here.
+        """
+        from sltool.site.inspection import inspect
+
+        return inspect(self.folder, Path(shard), None if identity is None else Path(identity))
 
     def status(self) -> Status:
         """What has arrived at the server, what is missing, and what waits for a person."""
