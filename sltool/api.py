@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sltool.coordinator.kit import AddResult, KitResult
+    from sltool.coordinator.status import CoordinatorStatus, Party
     from sltool.coordinator.unpack import Unpacked
     from sltool.server.evaluation.compare import RunFigures
     from sltool.server.evaluation.evaluate import Evaluation
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from sltool.site.partition_stage import PartitionResult
     from sltool.site.prepare import PreparationResult
     from sltool.site.ship import ShippingResult
+    from sltool.site.status import SiteStatus
     from sltool.site.withdraw import WithdrawalResult
     from sltool.study.schema import Study as Settings
 
@@ -484,6 +486,39 @@ class Study:
 
         return read_status(self.folder)
 
+    def state(self) -> State:
+        """What is done in this folder, by whichever party it is of, and what comes next.
+
+        Raises:
+            StudyFileError: study.yaml is not valid.
+            BadDataError: a record is damaged.
+        """
+        from sltool.coordinator.status import coordinator_status, parties
+        from sltool.server.intake.status import read_status
+        from sltool.shard.keys import SigningKey
+        from sltool.site.status import site_status
+        from sltool.study.schema import digest_of
+
+        folder = self.folder
+        server = read_status(folder)
+        if not folder.study_file.is_file():
+            return State(None, "", "", [], [], None, server)
+        study, layer = self.settings, folder.privacy_layer
+        made = layer.is_file()
+        coordinator = None
+        if folder.coordinator_key.is_file():
+            public = SigningKey.load(folder.coordinator_key).public
+            coordinator = coordinator_status(folder, study, public)
+        return State(
+            study=study.id,
+            agreement=digest_of(study.agreement(layer)) if made else "",
+            encoding=study.encoding_digest(layer) if made else "",
+            parties=parties(folder, study),
+            sites=[site_status(folder, study, name) for name in folder.site_folders()],
+            coordinator=coordinator,
+            server=server,
+        )
+
     def feature_maps(self, split: str = "test", *, site: str | None = None) -> FeatureMaps:
         """What the server holds of each sample: for a plot, or a look at what travels.
 
@@ -554,6 +589,29 @@ class Study:
         from sltool.server.intake.queue import Queue
 
         return Queue(self.folder, self.settings)
+
+
+@dataclass(frozen=True)
+class State:
+    """What is done in a study's folder, and what comes next.
+
+    Attributes:
+        study: its id; None where there is no study.yaml.
+        agreement: the digest of this folder's version of the agreement; '' without privacy layer.
+        encoding: its encoding digest, likewise.
+        parties: every site that study.yaml lists, and the version that it joined.
+        sites: the sites whose private folder is here.
+        coordinator: None where kits are not made in this folder.
+        server: what has arrived.
+    """
+
+    study: str | None
+    agreement: str
+    encoding: str
+    parties: list[Party]
+    sites: list[SiteStatus]
+    coordinator: CoordinatorStatus | None
+    server: Status
 
 
 @dataclass(frozen=True)

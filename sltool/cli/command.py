@@ -260,7 +260,7 @@ def only_site(terminal: Terminal, site: str | None) -> str:
     from sltool.errors import StageOrderError, UsageError
 
     folder = terminal.folder
-    names = [site] if site else sorted({*folder.enrolled_names(), *folder.site_names()})
+    names = [site] if site else folder.site_folders()
     if not names:
         raise StageOrderError(
             "there is no site here", where=folder.sites, hint="run `sltool join KIT --site NAME`"

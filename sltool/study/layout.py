@@ -261,6 +261,10 @@ class StudyFolder:
         """The sites whose key is in this folder: those that joined here."""
         return sorted(path.parent.name for path in self.sites.glob("*/key"))
 
+    def site_folders(self) -> list[str]:
+        """The sites that joined or have private data here."""
+        return sorted({*self.enrolled_names(), *self.site_names()})
+
     @property
     def server(self) -> Path:
         return self.root / "server"
