@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sltool.cli.blocks import beside, blocks, has_colour
 from sltool.cli.command import Terminal, command, human_bytes
 
 if TYPE_CHECKING:
@@ -128,6 +127,7 @@ def _lines(found: Inspection, facts: list[tuple[str, str]], path: Path) -> list[
 
 
 def _pictures(found: Inspection, columns: int) -> list[str]:
+    from sltool.cli.blocks import beside, blocks, has_colour
     from sltool.site.inspection import tiles
 
     if found.shard.features is None:
