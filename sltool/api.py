@@ -214,6 +214,7 @@ class Study:
         from sltool.shard.kit import read_kit
         from sltool.site.join import join
 
+        self.folder.site(site)  # A bad name is refused before the kit is read.
         return join(self.folder, read_kit(Path(kit)), site, fingerprint, force)
 
     def enrol(self, site: str) -> PublicKeyFile:

@@ -107,8 +107,8 @@ def no_columns(missing: Sequence[str], present: Iterable[str], path: Path | None
         where=path or "",
         expected=f"the study's columns; the table has {listed(map(repr, headers))}",
         hint=f"where this table has another name for it, say so with `--column {options}`: that "
-        "stays at this site. A column that this site does not have must leave the study, at all "
-        "sites: `dataset` in study.yaml",
+        "stays at this site (in a new study, `dataset.headers`, for all sites). A column that this "
+        "site does not have must leave the study, at all sites: `dataset` in study.yaml",
     )
 
 
