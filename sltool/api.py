@@ -34,6 +34,9 @@ from sltool.study.study_file import load_study
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sltool.coordinator.kit import AddResult, KitResult
+    from sltool.coordinator.status import CoordinatorStatus, Party
+    from sltool.coordinator.unpack import Unpacked
     from sltool.server.evaluation.compare import RunFigures
     from sltool.server.evaluation.evaluate import Evaluation
     from sltool.server.intake.queue import Queue
@@ -43,10 +46,15 @@ if TYPE_CHECKING:
     from sltool.server.training.distributed import Ranks
     from sltool.server.training.run import TrainingResult
     from sltool.server.training.run_settings import RunOptions
+    from sltool.shard.public_key_file import PublicKeyFile
     from sltool.site.encode import EncodingResult
+    from sltool.site.inspection import Inspection
+    from sltool.site.join import Joined
+    from sltool.site.log import SiteLog
     from sltool.site.partition_stage import PartitionResult
     from sltool.site.prepare import PreparationResult
     from sltool.site.ship import ShippingResult
+    from sltool.site.status import SiteStatus
     from sltool.site.withdraw import WithdrawalResult
     from sltool.study.schema import Study as Settings
 
@@ -173,12 +181,83 @@ class Study:
             )
         return Site(self, name)
 
+    def kit(self, to: str | Path | None = None) -> KitResult:
+        """Sign study.yaml, the privacy layer and a leaflet for the sites, as one file.
+
+        The coordinator's key is made on first use, in `coordinator/key`.
+
+        Args:
+            to: the file; by default `study-kit.zip` in this folder.
+
+        Raises:
+            StudyMismatchError: the privacy layer does not fit the model.
+        """
+        from sltool.coordinator.kit import make_kit
+
+        return make_kit(self.folder, None if to is None else Path(to))
+
+    def unpack(
+        self, kit: str | Path, *, fingerprint: str | None = None, force: bool = False
+    ) -> Unpacked:
+        """Check a kit and write its study into this folder, at the server.
+
+        Args:
+            fingerprint: of the coordinator's key, as the coordinator says it; None: the key of the
+                first kit is trusted from then on.
+            force: replace a study.yaml that was changed here.
+
+        Raises:
+            NotTrustedError: the kit was changed, or another key signed it.
+            ShardRefusedError: it is not a kit.
+            StudyMismatchError: this folder has another study.
+        """
+        from sltool.coordinator.unpack import unpack_kit
+        from sltool.shard.kit import read_kit
+
+        return unpack_kit(self.folder, read_kit(Path(kit)), fingerprint, force)
+
+    def join(
+        self, kit: str | Path, site: str, *, fingerprint: str | None = None, force: bool = False
+    ) -> Joined:
+        """As `unpack`, at a site: also makes the site's keys and writes `SITE.pub`.
+
+        Raises:
+            StudyMismatchError: also, the study lists another key for the site.
+        """
+        from sltool.shard.kit import read_kit
+        from sltool.site.join import join
+
+        self.folder.site(site)  # A bad name is refused before the kit is read.
+        return join(self.folder, read_kit(Path(kit)), site, fingerprint, force)
+
+    def enrol(self, site: str) -> PublicKeyFile:
+        """Make a site's keys, if they are missing, and write `SITE.pub` for the coordinator.
+
+        Raises:
+            StudyMismatchError: the study lists another key for the site.
+        """
+        from sltool.site.enrol import enrol_here
+
+        return enrol_here(self.folder, self.settings, site)
+
+    def add_site(self, file: str | Path) -> AddResult:
+        """Enter the site of a `.pub` file in study.yaml, at the coordinator and the server.
+
+        Raises:
+            NotTrustedError, ShardRefusedError: the file is not as a site wrote it.
+            StudyMismatchError: the site joined another version of the study.
+        """
+        from sltool.coordinator.kit import add_site
+
+        return add_site(self.folder, Path(file))
+
     def prepare(
         self,
         source: str | Path | None = None,
         *,
         workers: int = 0,
         seed: int | None = None,
+        columns: Mapping[str, str] | None = None,
         force: bool = False,
     ) -> PreparationResult:
         """Read the dataset's source into `prepared.h5`, which is private.
@@ -187,6 +266,7 @@ class Study:
             source: its file or folder; by default what `create` was given.
             workers: processes that decode images; 0: one for each CPU.
             seed: of the privacy layer, if it has to be drawn anew.
+            columns: the study's name of a column -> what this source calls it; kept at the site.
 
         Returns:
             Counts of samples and classes, what was refused and why, and notes.
@@ -207,6 +287,7 @@ class Study:
             seed,
             force,
             self.progress,
+            columns=[f"{name}={header}" for name, header in (columns or {}).items()],
         )
 
     def partition(
@@ -407,11 +488,62 @@ class Study:
 
         return compare_runs(self.folder, list(runs), Question(split, level))
 
+    def inspect(self, shard: str | Path, *, identity: str | Path | None = None) -> Inspection:
+        """Look into a shard: who signed it, what is in it, and what the audit found.
+
+        Originals are beside the feature maps where this folder has the site's private data.
+
+        Args:
+            identity: the server's age identity, for an encrypted file; by default
+                `server/identity`.
+
+        Raises:
+            ShardRefusedError: the file does not begin like a shard. What is wrong with one that
+                does is in `shard.checks` of the result.
+            StageOrderError: it is encrypted, and the identity is not here.
+        """
+        from sltool.site.inspection import inspect
+
+        return inspect(self.folder, Path(shard), None if identity is None else Path(identity))
+
     def status(self) -> Status:
         """What has arrived at the server, what is missing, and what waits for a person."""
         from sltool.server.intake.status import read_status
 
         return read_status(self.folder)
+
+    def state(self) -> State:
+        """What is done in this folder, by whichever party it is of, and what comes next.
+
+        Raises:
+            StudyFileError: study.yaml is not valid.
+            BadDataError: a record is damaged.
+        """
+        from sltool.coordinator.status import coordinator_status, parties
+        from sltool.server.intake.status import read_status
+        from sltool.shard.keys import SigningKey
+        from sltool.site.status import site_status
+        from sltool.study.schema import digest_of
+
+        folder = self.folder
+        server = read_status(folder)
+        if not folder.study_file.is_file():
+            return State(None, "", "", [], [], None, server)
+        study, layer = self.settings, folder.privacy_layer
+        made = layer.is_file()
+        coordinator = None
+        if folder.coordinator_key.is_file():
+            public = SigningKey.load(folder.coordinator_key).public
+            coordinator = coordinator_status(folder, study, public)
+        return State(
+            study=study.id,
+            agreement=digest_of(study.agreement(layer)) if made else "",
+            encoding=study.encoding_digest(layer) if made else "",
+            parties=parties(folder, study),
+            sites=[site_status(folder, study, name) for name in folder.site_folders()],
+            coordinator=coordinator,
+            server=server,
+        )
 
     def feature_maps(self, split: str = "test", *, site: str | None = None) -> FeatureMaps:
         """What the server holds of each sample: for a plot, or a look at what travels.
@@ -483,6 +615,29 @@ class Study:
         from sltool.server.intake.queue import Queue
 
         return Queue(self.folder, self.settings)
+
+
+@dataclass(frozen=True)
+class State:
+    """What is done in a study's folder, and what comes next.
+
+    Attributes:
+        study: its id; None where there is no study.yaml.
+        agreement: the digest of this folder's version of the agreement; '' without privacy layer.
+        encoding: its encoding digest, likewise.
+        parties: every site that study.yaml lists, and the version that it joined.
+        sites: the sites whose private folder is here.
+        coordinator: None where kits are not made in this folder.
+        server: what has arrived.
+    """
+
+    study: str | None
+    agreement: str
+    encoding: str
+    parties: list[Party]
+    sites: list[SiteStatus]
+    coordinator: CoordinatorStatus | None
+    server: Status
 
 
 @dataclass(frozen=True)
@@ -576,6 +731,16 @@ class Site:
             force,
             accept_risk,
         )
+
+    def log(self) -> SiteLog:
+        """Who did what at this site, when, and with which files; and whether entries are missing.
+
+        Raises:
+            BadDataError: `log.head` is damaged.
+        """
+        from sltool.site.log import read_log
+
+        return read_log(self.study.folder.site(self.name))
 
     def withdraw(self, patient: str) -> WithdrawalResult:
         """Take a patient's samples back; `ship` sends the signed withdrawal.

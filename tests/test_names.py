@@ -64,6 +64,7 @@ def test_sites(trained: Sltool, name: str) -> None:
     before = everything(trained.folder)
     for command in (
         ["enroll", "--site"],
+        ["join", "study.yaml", "--site"],
         ["partition", "--force", "--site"],
         ["client-encode", "--site"],
         ["ship", "--site"],

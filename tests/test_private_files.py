@@ -18,6 +18,9 @@ from tests.images import two_classes
 PUBLIC = (
     "study.yaml",
     "privacy-layer.safetensors",
+    "leaflet.html",
+    "study-kit.zip",
+    "?.pub",
     "server/runs/*/model.safetensors",
     "server/report/report.html",
     "server/report/results.json",

@@ -250,6 +250,26 @@ def one_or_all(terminal: Terminal, site: str | None, hint: str) -> list[str]:
     return names
 
 
+def only_site(terminal: Terminal, site: str | None) -> str:
+    """The site that was named, or the only one that joined or has its data in this folder.
+
+    Raises:
+        StageOrderError: there is none.
+        UsageError: there are several, and none was named.
+    """
+    from sltool.errors import StageOrderError, UsageError
+
+    folder = terminal.folder
+    names = [site] if site else folder.site_folders()
+    if not names:
+        raise StageOrderError(
+            "there is no site here", where=folder.sites, hint="run `sltool join KIT --site NAME`"
+        )
+    if len(names) > 1:
+        raise UsageError(f"there are several sites here: {', '.join(names)}", hint="give --site")
+    return names[0]
+
+
 def human_bytes(size: float) -> str:
     """1536 -> '1.5 KiB'."""
     for unit in ("bytes", "KiB", "MiB"):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sltool.cli.command import Terminal, command
+from sltool.cli.join import enrolment_document, enrolment_lines
 
 
 def add_to(app: typer.Typer) -> None:
@@ -17,18 +18,9 @@ def enroll(
     terminal: Terminal,
     site: Annotated[str, typer.Option("--site", metavar="NAME", help="This hospital's site.")],
 ) -> None:
-    """Make this site's key pair.
+    """Make this site's key pair, or write NAME.pub again.
 
-    Prints the line for `sites:` in study.yaml. The private key stays in sites/NAME.
+    The part of `sltool join` that needs no kit, for a folder that has a study.yaml.
     """
-    from sltool.site.enrol import enrol
-    from sltool.study.study_file import load_study
-
-    folder = terminal.folder
-    public = enrol(folder, load_study(folder), [site])[site]
-    terminal.result(
-        {"site": site, "key": public},
-        f"the private key is in {folder.site(site).key}: keep it in this hospital",
-        "send this line to the study's coordinator, for `sites:` in study.yaml:",
-        f'  {site}: {{key: "{public}"}}',
-    )
+    enrolled = terminal.open_study().enrol(site)
+    terminal.result(enrolment_document(terminal, enrolled), *enrolment_lines(terminal, enrolled))

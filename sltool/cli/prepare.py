@@ -91,6 +91,14 @@ def prepare(
         ),
     ] = False,
     recipe: RecipeOption = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="NAME=HEADER",
+            help="What this source calls a column of the study. Kept in columns.json, here alone.",
+        ),
+    ] = None,
     settings: SettingsOption = None,
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that decode. 0: one a core.")
@@ -120,6 +128,7 @@ def prepare(
         terminal,
         _scale(source, standardise_from, from_this_site),
         recipe,
+        columns or [],
     )
     for note in outcome.notes:
         terminal.note(note)

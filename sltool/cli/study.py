@@ -14,6 +14,8 @@ from sltool.cli.prepare import LayerSeedOption, RecipeOption, SettingsOption
 def add_to(app: typer.Typer) -> None:
     study = typer.Typer(help="Make a study, with or without data.", rich_markup_mode=None)
     command(study, "new")(new)
+    command(study, "kit")(kit)
+    command(study, "add")(add)
     app.add_typer(study, name="study")
 
 
@@ -44,8 +46,8 @@ def new(
 ) -> None:
     """Make a study without reading any data: study.yaml and the privacy layer.
 
-    For a coordinator who has no patients. Hand both files to every site and to the server; each
-    site then runs `sltool prepare --source` on its own data.
+    For a coordinator who has no patients. `sltool study kit` then packs both for the sites and the
+    server.
     """
     from sltool.coordinator.create import make_study
     from sltool.coordinator.recipes import ASSUMED_SAMPLES
@@ -68,5 +70,58 @@ def new(
     terminal.result(
         {"study": study.id, "dataset": study.dataset.name, "files": [str(path) for path in files]},
         f"made {files[0]} and {files[1]}",
-        "read study.yaml, then hand both files to every site and to the server",
+        "read study.yaml, then pack both for the sites and the server: `sltool study kit`",
+    )
+
+
+def kit(
+    terminal: Terminal,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="Default: study-kit.zip in the study's folder."),
+    ] = None,
+) -> None:
+    """Pack the study for its sites and the server: one signed file.
+
+    A ZIP archive with study.yaml, the privacy layer and a leaflet for the people at a site. The
+    key that signs it is made on first use, in coordinator/key; it never leaves this folder.
+    """
+    made = terminal.open_study().kit(to)
+    terminal.result(
+        {
+            "file": str(made.file),
+            "study": made.study,
+            "agreement": made.agreement,
+            "coordinator": {"key": made.coordinator, "fingerprint": made.fingerprint},
+        },
+        f"made {made.file}: version {made.agreement[:16]} of study {made.study}",
+        f"it is signed with the key in {made.key_file}, whose fingerprint is",
+        f"  {made.fingerprint}",
+        f"send it to the sites, who run `sltool join {made.file.name} --site NAME`; read the "
+        "fingerprint out when they call",
+    )
+
+
+def add(
+    terminal: Terminal,
+    file: Annotated[Path, typer.Argument(help="NAME.pub, from a site that joined.")],
+) -> None:
+    """Add a site that joined to study.yaml.
+
+    Checks that it joined this version of the study. The comments in study.yaml stay.
+    """
+    added = terminal.open_study().add_site(file)
+    terminal.result(
+        {
+            "site": added.site,
+            "key": added.key,
+            "fingerprint": added.fingerprint,
+            "agreement": added.agreement,
+            "again": added.again,
+        },
+        f"site {added.site} {'was listed before' if added.again else 'is now listed'} in "
+        f"{terminal.folder.study_file}; it has version {added.agreement[:16]}, as this folder",
+        "the fingerprint of its key, to compare with what the site reads out:",
+        f"  {added.fingerprint}",
+        "the server needs the site too: run the same command there, or hand it a new kit",
     )

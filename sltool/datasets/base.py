@@ -112,6 +112,10 @@ class Dataset(ABC):
         recipe: the sections of `best`, for a dataset without `recipes`.
         needs_source: False if the dataset has bundled data and needs no source.
         source_help: where to get the data, and the layout that the source must have.
+
+    Attributes:
+        local_columns: name of `column_names` -> what the source at this site calls it, where that
+            differs. `scan` reads those columns instead.
     """
 
     class Settings(Section):
@@ -124,6 +128,11 @@ class Dataset(ABC):
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+        self.local_columns: Mapping[str, str] = {}
+
+    def column_names(self) -> list[str]:
+        """The columns that the study asks a source for; [] where the source is not a table."""
+        return []
 
     @classmethod
     def infer_settings(

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from sltool.datasets.base import TABLE_TRAINING, Dataset, Refused, Scan
 from sltool.datasets.nhanes import CYCLE, nhanes_cycles, read_nhanes
-from sltool.errors import BadDataError, StudyFileError
+from sltool.datasets.table_files import no_columns, no_local_columns
+from sltool.errors import BadDataError, StudyFileError, UsageError
 from sltool.registry import datasets
 from sltool.study.schema import Labels, Positive, Samples, Section
 
@@ -172,6 +173,12 @@ class Cholesterol(Dataset):
 
         The others are the source's columns that say nothing of the blood, for `Scan.columns`.
         """
+        if self.local_columns and (source is None or source.is_dir()):
+            raise UsageError(
+                "only the columns of a CSV file have names of this site's own",
+                where="columns.json",
+                hint="delete the file; it has what was given with --column",
+            )
         if source is None:
             return *bundled_table(), {}
         if self.need_source(source).is_dir():
@@ -183,16 +190,12 @@ class Cholesterol(Dataset):
     def _csv(self, source: Path) -> tuple[pd.DataFrame, list[str], dict[str, list[str]]]:
         raw = _read_csv(source)
         headers = self._headers()
-        missing = [header for header in headers.values() if header not in raw.columns]
-        if missing:
-            raise BadDataError(
-                f"the table has no column {', '.join(repr(header) for header in missing)}",
-                where=source,
-                expected=f"the columns {', '.join(headers.values())}; "
-                f"there are: {', '.join(map(str, raw.columns))}",
-                hint="name the file's headers under dataset.headers in study.yaml, or take the "
-                "column out of dataset.columns",
-            )
+        present = list(map(str, raw.columns))
+        typed = [header for header in self.local_columns.values() if header not in present]
+        if typed:
+            raise no_local_columns(typed, present, source)
+        if missing := [name for name, header in headers.items() if header not in present]:
+            raise no_columns(missing, present, source)
         table = pd.DataFrame({name: raw[header] for name, header in headers.items()})
         for name in (*self.settings.columns, TARGET):
             table[name] = pd.to_numeric(table[name], errors="coerce")
@@ -212,7 +215,10 @@ class Cholesterol(Dataset):
         headers = {name: self.settings.headers.get(name, name) for name in names}
         if self.settings.patient:
             headers["patient"] = self.settings.patient
-        return headers
+        return {**headers, **self.local_columns}
+
+    def column_names(self) -> list[str]:
+        return [*self.settings.columns, TARGET, *(["patient"] if self.settings.patient else [])]
 
     def _reasons(self, values: pd.DataFrame) -> list[str]:
         """For each row, all reasons to refuse it, or ''."""

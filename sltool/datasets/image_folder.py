@@ -174,6 +174,10 @@ class ImageFolder(Dataset):
         shape = (self.settings.channels, self.settings.size, self.settings.size)
         return image_samples(shape, tuple(self.settings.classes))
 
+    def column_names(self) -> list[str]:
+        headers = self.settings.headers.model_dump().values()
+        return list(filter(None, headers)) if self.settings.table is not None else []
+
     def scan(self, source: Path | None) -> Scan:
         source = self.need_source(source)
         refused: list[Refused] = []
@@ -207,6 +211,8 @@ class ImageFolder(Dataset):
         """The files with their label, split and ids, as the source spells them."""
         if self.settings.table is not None:
             table = read_table(table_path(source, self.settings.table))
+            table = table.renamed(self.local_columns)
+            table.need(self.column_names())
             yield from self._rows(source, table, refused)
             return
         if not source.is_dir():

@@ -133,9 +133,14 @@ class Table(Dataset):
             ),
         )
 
+    def column_names(self) -> list[str]:
+        headers = self.settings.headers.model_dump().values()
+        return list(dict.fromkeys([*self.settings.columns, *filter(None, headers)]))
+
     def scan(self, source: Path | None) -> Scan:
         self._check_scales()
-        table = _read(source)
+        table = _read(source).renamed(self.local_columns)
+        table.need(self.column_names())
         reasons: dict[int, list[str]] = defaultdict(list)
         blocks = [
             plan.block(self._texts(table, plan.header), table, reasons) for plan in self._plans()

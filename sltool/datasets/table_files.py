@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,30 @@ class TextTable:
             )
         return self.columns[header]
 
+    def need(self, names: Sequence[str]) -> None:
+        """Raise `BadDataError` unless there is a column of each of these names."""
+        if missing := [name for name in names if name not in self.columns]:
+            raise no_columns(missing, self.columns, self.path)
+
+    def renamed(self, local: Mapping[str, str]) -> TextTable:
+        """The table with the study's names of its columns.
+
+        Args:
+            local: the study's name -> the header in this table.
+
+        Raises:
+            BadDataError: the table has no such header.
+        """
+        if missing := [header for header in local.values() if header not in self.columns]:
+            raise no_local_columns(missing, self.columns, self.path)
+        given = {name: self.columns[header] for name, header in local.items()}
+        rest = {
+            header: column
+            for header, column in self.columns.items()
+            if header not in (*local, *local.values())
+        }
+        return replace(self, columns={**rest, **given})
+
     def numbers(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """(n,) numbers; NaN for a text that is not a finite number."""
         series = pd.Series(texts, dtype=object)
@@ -68,6 +94,35 @@ class TextTable:
             series = series.str.replace(",", ".", regex=False)
         values = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64)
         return np.where(np.isfinite(values), values, np.nan)
+
+
+def no_columns(missing: Sequence[str], present: Iterable[str], path: Path | None) -> BadDataError:
+    """The error for a table that lacks columns of the study; says how to map them."""
+    headers = list(present)
+    near = {name: get_close_matches(name, headers, n=1) for name in missing}
+    options = " ".join(shlex.quote(f"{name}={(near[name] or ['HEADER'])[0]}") for name in missing)
+    also = nearest(missing[0], headers) if len(missing) == 1 else ""
+    return BadDataError(
+        f"the table has no column {', '.join(map(repr, missing))}{also}",
+        where=path or "",
+        expected=f"the study's columns; the table has {listed(map(repr, headers))}",
+        hint=f"where this table has another name for it, say so with `--column {options}`: that "
+        "stays at this site (in a new study, `dataset.headers`, for all sites). A column that this "
+        "site does not have must leave the study, at all sites: `dataset` in study.yaml",
+    )
+
+
+def no_local_columns(
+    missing: Sequence[str], present: Iterable[str], path: Path | None
+) -> BadDataError:
+    """The error for headers that the site named and that its table does not have."""
+    headers = list(present)
+    return BadDataError(
+        f"the table has no column '{missing[0]}'{nearest(missing[0], headers)}",
+        where=path or "",
+        expected=f"one of {listed(map(repr, headers))}",
+        hint="correct the name with --column NAME=HEADER; columns.json has those given before",
+    )
 
 
 def which_header(table: TextTable, role: str, expected: str) -> BadDataError:

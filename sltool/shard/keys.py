@@ -1,4 +1,4 @@
-"""Ed25519 keys (RFC 8032), which sign manifests and withdrawals."""
+"""Ed25519 keys (RFC 8032), which sign manifests, withdrawals, kits and the files of public keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREFIX = "ed25519:"
 
 
 class SigningKey:
-    """A site's private key."""
+    """The private key of a site or a coordinator."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
@@ -59,6 +59,15 @@ class SigningKey:
 def key_id(public: str) -> str:
     """A short name of a public key: the first 16 hex digits of its SHA-256."""
     return hashlib.sha256(_decode(public)).hexdigest()[:16]
+
+
+def fingerprint(public: str) -> str:
+    """A public key in a form to read out: the first 32 hex digits of its SHA-256, four at a time.
+
+    Its first four groups are the `key_id`.
+    """
+    digits = hashlib.sha256(_decode(public)).hexdigest()[:32]
+    return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
 
 
 def is_signed_by(public: str, signature: str, message: bytes) -> bool:

@@ -155,21 +155,22 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
         ShardRefusedError: the file does not begin like a shard.
     """
     with UntrustedFile(path) as file:
-        return _manifest(file)
+        return manifest_of(file)
 
 
 def _verify(file: UntrustedFile, study: Study, content: Content, arriving: bool) -> Manifest:
-    manifest, signature = _manifest(file)
+    manifest, signature = manifest_of(file)
     place = manifest.place
     check_signer(
         study, place.site, manifest.key, signature, manifest.to_bytes(), file.path, arriving
     )
-    _check_content(manifest.content, content.for_split(place.split), file.path)
-    _check_digest(file, manifest)
+    check_content(manifest.content, content.for_split(place.split), file.path)
+    check_digest(file, manifest)
     return manifest
 
 
-def _manifest(file: UntrustedFile) -> tuple[Manifest, str]:
+def manifest_of(file: UntrustedFile) -> tuple[Manifest, str]:
+    """As `read_manifest`, of an open file."""
     try:
         return unpack(file.read(0, USER_BLOCK))
     except ShardRefusedError as error:
@@ -202,7 +203,8 @@ def check_signer(
         raise NotTrustedError(f"the signature is not that of site {site}", where=path)
 
 
-def _check_content(found: Content, expected: Content, path: Path) -> None:
+def check_content(found: Content, expected: Content, path: Path) -> None:
+    """Raise `StudyMismatchError` unless a shard's content is that of the study."""
     if found == expected:
         return
     ours, theirs = expected.model_dump(), found.model_dump()
@@ -215,7 +217,8 @@ def _check_content(found: Content, expected: Content, path: Path) -> None:
     )
 
 
-def _check_digest(file: UntrustedFile, manifest: Manifest) -> None:
+def check_digest(file: UntrustedFile, manifest: Manifest) -> None:
+    """Raise `ShardRefusedError` unless every byte of the payload is as signed."""
     size = file.size - USER_BLOCK
     if size != manifest.payload.bytes:
         what, expected = f"has a payload of {size} bytes", f"{manifest.payload.bytes}, as signed"

@@ -68,11 +68,11 @@ class UntrustedFile:
         except OSError as error:
             raise unreadable(error, self.path) from error
 
-    def sha256(self, start: int) -> str:
-        """Hex SHA-256 of all bytes from `start` to the end."""
+    def sha256(self, start: int, stop: int | None = None) -> str:
+        """Hex SHA-256 of all bytes from `start` to `stop`, by default to the end."""
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(HASH_BLOCK))
-        while count := self._read_into(buffer, start):
+        while count := self._read_into(buffer if stop is None else buffer[: stop - start], start):
             digest.update(buffer[:count])
             start += count
         return digest.hexdigest()

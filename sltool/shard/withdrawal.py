@@ -11,15 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from sltool.errors import ShardRefusedError, StudyMismatchError
-from sltool.files import canonical_json, publish
+from sltool.errors import StudyMismatchError
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import MAX_SAMPLES
 from sltool.shard.reader import check_signer
-from sltool.shard.untrusted_file import UntrustedFile
-from sltool.study.schema import Section, SiteName, Study
+from sltool.shard.signed_text import SignedText, read_signed, write_signed
+from sltool.study.schema import SiteName, Study
 
 MAGIC = b"sltool-withdrawal 1"
 SUFFIX = ".withdrawal"
@@ -28,7 +27,7 @@ MAX_BYTES = 64 * 2**20
 Pseudonym = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
 
-class Withdrawal(Section):
+class Withdrawal(SignedText):
     """What the signature covers."""
 
     format: Literal[1] = 1
@@ -42,10 +41,6 @@ class Withdrawal(Section):
         if any(first >= second for first, second in pairwise(self.pseudonyms)):
             raise ValueError("the pseudonyms are not sorted and unique")
         return self
-
-    def to_bytes(self) -> bytes:
-        """Canonical JSON."""
-        return canonical_json(self.model_dump(mode="json"))
 
     @property
     def name(self) -> str:
@@ -61,8 +56,7 @@ def write_withdrawal(
         study=study.id, site=site, key=key_id(key.public), pseudonyms=tuple(sorted(pseudonyms))
     )
     path = folder / withdrawal.name
-    with publish(path) as part:
-        part.write_bytes(_pack(withdrawal, key.sign(withdrawal.to_bytes())))
+    write_signed(path, MAGIC, withdrawal, key)
     return path
 
 
@@ -74,27 +68,10 @@ def read_withdrawal(path: Path, study: Study, *, arriving: bool = True) -> Withd
         StudyMismatchError: it is of another study.
         ShardRefusedError: the file breaks the format.
     """
-    with UntrustedFile(path) as file:
-        if file.size > MAX_BYTES:
-            raise file.refused("is too long for a withdrawal")
-        block = file.read(0, MAX_BYTES)
-        lines = block.split(b"\n")
-        if len(lines) != 4 or lines[0] != MAGIC:
-            raise file.refused("does not begin like a withdrawal")
-        try:
-            withdrawal = Withdrawal.model_validate_json(lines[1])
-            signature = lines[2].decode("ascii")
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise file.refused("breaks the format of a withdrawal") from error
-        if _pack(withdrawal, signature) != block:
-            raise ShardRefusedError("the withdrawal is not in canonical form", where=path)
+    withdrawal, signature = read_signed(path, MAGIC, Withdrawal, "a withdrawal", MAX_BYTES)
     check_signer(
         study, withdrawal.site, withdrawal.key, signature, withdrawal.to_bytes(), path, arriving
     )
     if withdrawal.study != study.id:
         raise StudyMismatchError("the withdrawal belongs to another study", where=path)
     return withdrawal
-
-
-def _pack(withdrawal: Withdrawal, signature: str) -> bytes:
-    return b"\n".join([MAGIC, withdrawal.to_bytes(), signature.encode("ascii"), b""])

@@ -1,105 +1,63 @@
-"""Sites from a column of the source, for `partition --by`."""
+"""`columns.json`: what this site's table calls the columns of the study. It stays at the site."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sltool.errors import UnknownNameError, UsageError
-from sltool.names import site_names_of
-from sltool.progress import Progress
-from sltool.site.private_file import PrivateFile
-
-# The site of samples for which the source says nothing.
-UNKNOWN = "unknown"
-# A column that has at least half as many values as samples does not name sites.
-MOST_VALUES = 0.5
-SHOWN = 10
-PREPARE_HINT = (
-    "a source that names hospitals, scanners or years has such columns; after an update of sltool, "
-    "`sltool prepare --force` reads them"
-)
+from sltool.datasets.base import Dataset
+from sltool.errors import UsageError, nearest
+from sltool.files import read_json, write_json
+from sltool.study.layout import StudyFolder
 
 
-@dataclass(frozen=True)
-class ColumnSites:
-    """The sites that follow from a column.
+def local_columns(
+    folder: StudyFolder, dataset: Dataset, given: Sequence[str] = ()
+) -> dict[str, str]:
+    """The study's name of a column -> the header here, as given now and before.
 
-    Attributes:
-        index: (N,) index into `names` of each sample of `prepared.h5`.
-        names: the sites' names, sorted.
-        values: each site's value in the source.
-    """
-
-    index: NDArray[np.int64]
-    names: list[str]
-    values: dict[str, str]
-
-
-def sites_by_column(prepared: PrivateFile, column: str) -> ColumnSites:
-    """A site for each value of a column.
+    Args:
+        given: 'NAME=HEADER', which are kept; 'NAME=NAME' ends what was given before.
 
     Raises:
-        UnknownNameError: the source has no such column.
-        UsageError: the column's values are no sites.
+        UsageError: the study has no such column.
+        BadDataError: `columns.json` is damaged.
     """
-    known = prepared.named_columns()
-    if column not in known:
-        error = UnknownNameError.of("column", column, known, hint=PREPARE_HINT)
-        if not known:
-            error.expected = "prepared.h5 has no column of the source's"
-        raise error
-    texts = [text.strip() or UNKNOWN for text in prepared.named_column(column)]
-    values = sorted(set(texts))
-    if len(values) > 1 and len(values) >= MOST_VALUES * len(texts):
-        raise UsageError(
-            f"the column '{column}' has {len(values)} values for {len(texts)} samples",
-            expected=f"a column that names sites, one of {', '.join(known)}",
-            hint="divide by --sites N instead",
+    names = dataset.column_names()
+    before = _read(folder)
+    columns = {**before, **dict(_split(text, names) for text in given)}
+    columns = {name: header for name, header in columns.items() if name != header}
+    for name in columns:
+        if name not in names:
+            raise _unknown(name, names)
+    if columns != before:
+        write_json(folder.columns, columns)
+    return columns
+
+
+def _read(folder: StudyFolder) -> dict[str, str]:
+    if not folder.columns.is_file():
+        return {}
+    hint = "delete the file and give --column again"
+    return read_json(folder.columns, dict[str, str], "the map of columns", hint)
+
+
+def _split(text: str, names: Sequence[str]) -> tuple[str, str]:
+    """'NAME=HEADER' in two; a name of the study may have an equals sign itself."""
+    pairs = [(text[:index], text[index + 1 :]) for index, sign in enumerate(text) if sign == "="]
+    if not pairs or not pairs[0][1]:
+        raise UsageError(f"'--column {text}' does not parse", expected="NAME=HEADER")
+    return next((pair for pair in pairs if pair[0] in names and pair[1]), pairs[0])
+
+
+def _unknown(name: str, names: Sequence[str]) -> UsageError:
+    if not names:
+        return UsageError(
+            "this study's source is not a table, so it has no columns",
+            where="--column",
+            hint="leave it out, and delete columns.json if it is there",
         )
-    by_value = site_names_of(values)
-    order = sorted(values, key=by_value.__getitem__)
-    codes = {value: code for code, value in enumerate(order)}
-    index = np.array([codes[text] for text in texts], dtype=np.int64)
-    return ColumnSites(
-        index, [by_value[value] for value in order], {by_value[value]: value for value in order}
+    return UsageError(
+        f"the study has no column '{name}'{nearest(name, names)}",
+        where="--column",
+        expected=f"one of {', '.join(names)}",
     )
-
-
-def whole_patients(
-    index: NDArray[np.int64], groups: NDArray[np.str_], sites: ColumnSites, progress: Progress
-) -> NDArray[np.int64]:
-    """(n,) the site of each sample: all of a patient where most of the patient's samples are.
-
-    Of sites with as many, the first in the order of names. Notes say what was moved, and which
-    names differ from the source's values.
-    """
-    renamed = [f"{name} is '{value}'" for name, value in sites.values.items() if name != value]
-    if renamed:
-        progress.note(f"names of sites: {_listed(renamed)}")
-    _, patients = np.unique(groups, return_inverse=True)
-    counts: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    for patient, site in zip(patients.tolist(), index.tolist(), strict=True):
-        counts[patient][site] += 1
-    home = {
-        patient: min(found, key=lambda site: (-found[site], site))
-        for patient, found in counts.items()
-    }
-    moved = np.array([home[patient] for patient in patients.tolist()], dtype=np.int64)
-    several = sum(len(found) > 1 for found in counts.values())
-    if several:
-        people = "1 patient has" if several == 1 else f"{several} patients have"
-        progress.note(
-            f"{people} samples at two sites or more: {int((moved != index).sum())} samples were "
-            "moved to the site that has most of the patient's"
-        )
-    return moved
-
-
-def _listed(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return ", ".join(texts[:SHOWN]) + more

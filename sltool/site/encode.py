@@ -21,6 +21,7 @@ from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, ShardId
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 from sltool.shard.writer import write_shard
+from sltool.site import log
 from sltool.site.augment import Augmenter
 from sltool.site.enrol import site_key
 from sltool.site.liveness import MANY_DEAD, Liveness
@@ -104,6 +105,14 @@ def encode(
     }
     if encoder.liveness.dead >= MANY_DEAD:
         progress.note(_dead_values_warning(site_name, encoder.liveness.dead))
+    log.append(
+        site,
+        "encoded",
+        encoding=digest,
+        samples=record["samples"],
+        withdrawn=withdrawn,
+        shards={manifest.place.name: manifest.digest for manifest in shards},
+    )
     write_json(site.encoded, record)
     return _summary(site, record, time.monotonic() - started, again=False)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sltool.errors import StageOrderError, StudyMismatchError
-from sltool.shard.keys import SigningKey
+from sltool.shard.keys import SigningKey, key_id
+from sltool.shard.public_key_file import PublicKeyFile, write_public_key
+from sltool.site import log
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import Site, Study
 from sltool.study.study_file import add_sites
@@ -20,7 +22,7 @@ def enrol(folder: StudyFolder, study: Study, names: Sequence[str]) -> dict[str, 
     Raises:
         StudyMismatchError: study.yaml lists another key for a site.
     """
-    keys = {name: SigningKey.load_or_create(folder.site(name).key).public for name in names}
+    keys = {name: _key(folder.site(name)).public for name in names}
     for name, public in keys.items():
         if name in study.sites and study.sites[name].key != public:
             raise StudyMismatchError(
@@ -33,6 +35,42 @@ def enrol(folder: StudyFolder, study: Study, names: Sequence[str]) -> dict[str, 
     if new:
         add_sites(folder.study_file, new)
     return keys
+
+
+def _key(site: SiteFolder) -> SigningKey:
+    """The site's key, which is made if it is missing."""
+    key = SigningKey.load_or_create(site.key)
+    log.append_once(site, "enrolled", key=key_id(key.public))
+    return key
+
+
+def enrol_here(folder: StudyFolder, study: Study, name: str) -> PublicKeyFile:
+    """Enrol this hospital's site, and write `NAME.pub` for the study's coordinator.
+
+    Raises:
+        StageOrderError: the privacy layer is missing.
+        StudyMismatchError: study.yaml lists another key for the site.
+    """
+    site = folder.site(name)
+    study.encoding_digest(folder.privacy_layer)
+    check_unclaimed(study, site)
+    enrol(folder, study, [name])
+    path = folder.public_key(name)
+    return write_public_key(path, study, folder.privacy_layer, name, SigningKey.load(site.key))
+
+
+def check_unclaimed(study: Study, site: SiteFolder) -> None:
+    """Raise `StudyMismatchError` if the study lists a key for the site that is not here."""
+    listed = study.sites.get(site.name)
+    if listed is None or (site.key.is_file() and SigningKey.load(site.key).public == listed.key):
+        return
+    raise StudyMismatchError(
+        f"the study lists another key for site {site.name} than is here",
+        where=site.key,
+        expected=listed.key,
+        hint="restore the site's key from its backup, choose another --site, or have the "
+        "coordinator change the key (docs/how-to/trust.md)",
+    )
 
 
 def site_key(site: SiteFolder, study: Study) -> SigningKey:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sltool.files import close_to_others, early_writeback, part_of, private_folder, write_csv
 from sltool.progress import Progress
-from sltool.site.columns import sites_by_column, whole_patients
+from sltool.site.column_sites import sites_by_column, whole_patients
 from sltool.site.division import Division
 from sltool.site.private_file import PrivateFile, create_private, open_private, write_text_column
 from sltool.site.split import Assignment, assign, assign_by

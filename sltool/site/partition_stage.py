@@ -10,7 +10,7 @@ from typing import Any
 from sltool.errors import UsageError
 from sltool.files import canonical_json, remove, write_json
 from sltool.progress import Progress
-from sltool.site.columns import sites_by_column
+from sltool.site.column_sites import sites_by_column
 from sltool.site.division import Division
 from sltool.site.enrol import enrol
 from sltool.site.partition import SHOWN, partition

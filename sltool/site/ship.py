@@ -15,6 +15,7 @@ from sltool.progress import Progress
 from sltool.shard.encryption import SUFFIX as AGE
 from sltool.shard.encryption import encrypt
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
+from sltool.site import log
 from sltool.site.outbox import outbox_shards
 from sltool.site.stage_records import Sent, ShippedRecord, read_record
 from sltool.study.layout import SiteFolder
@@ -67,6 +68,10 @@ def ship(
         if force or not storage.has(path.name, digest, known, before.get(path.name))
     ]
     sent = {path.name: before[path.name] for path in digests if path.name in before}
+    if todo:
+        # Before the first file leaves: what left and is not logged must not exist.
+        files = {path.name: digests[path] for path in todo}
+        log.append(site, "shipping", destination=destination, files=files)
     with progress.bar(f"ship {site.name}", len(todo)) as advance:
         for path in todo:
             with _file_to_send(site, path, recipient) as outgoing:
@@ -77,6 +82,9 @@ def ship(
                     bytes=outgoing.stat().st_size,
                 )
             advance(1)
+    if todo:
+        travelled = {path.name: sent[path.name]["travelled"] for path in todo}
+        log.append(site, "shipped", destination=destination, files=travelled)
     write_json(site.shipped, {**record, destination: sent})
     size = sum(path.stat().st_size for path in shards)
     return ShippingResult(site.name, len(shards), size, destination, again=not todo)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sltool.errors import BadDataError, StageOrderError
-from sltool.files import remove
+from sltool.files import remove, sha256
 from sltool.shard.withdrawal import write_withdrawal
+from sltool.site import log
 from sltool.site.enrol import site_key
 from sltool.site.withdrawals import add_withdrawn, site_people
 from sltool.study.layout import SiteFolder
@@ -48,6 +49,7 @@ def withdraw(site: SiteFolder, study: Study, patient: str) -> WithdrawalResult:
     add_withdrawn(site, rows)
     pseudonyms = [row["pseudonym"] for row in rows]
     path = write_withdrawal(site.outbox, study, site.name, pseudonyms, key)
+    log.append(site, "withdrew", samples=len(pseudonyms), files={path.name: sha256(path)})
     return WithdrawalResult(site.name, len(pseudonyms), path, _discard_unshipped(site))
 
 

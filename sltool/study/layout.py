@@ -67,6 +67,20 @@ class SiteFolder:
         """The record of the files that `ship` sent, and their destinations."""
         return self.private_dir / "shipped.json"
 
+    @property
+    def log(self) -> Path:
+        """Who did what, when; only ever appended to."""
+        return self.private_dir / "log.jsonl"
+
+    @property
+    def log_head(self) -> Path:
+        """The number of the log's entries, and the digest of the last one."""
+        return self.private_dir / "log.head"
+
+    @property
+    def log_lock(self) -> Path:
+        return self.private_dir / "log.lock"
+
 
 @dataclass(frozen=True)
 class Question:
@@ -159,7 +173,9 @@ class StudyFolder:
     def own(self) -> list[Path]:
         """The files that the commands write, in a folder that may also be a dataset's source."""
         files = [self.study_file, self.privacy_layer, self.prepared, self.refused]
-        return [*files, self.synthetic, self.partition, self.sites, self.outbox, self.server]
+        files += [self.joined, self.columns, self.kit, self.leaflet, *self.root.glob("*.pub")]
+        folders = [self.synthetic, self.sites, self.outbox, self.server, self.coordinator]
+        return [*files, self.partition, *folders]
 
     @property
     def study_file(self) -> Path:
@@ -177,6 +193,44 @@ class StudyFolder:
     def refused(self) -> Path:
         """The private list of samples that `prepare` refused, with reasons."""
         return self.root / "refused.csv"
+
+    @property
+    def joined(self) -> Path:
+        """The record of the kit that study.yaml came from, at a site or the server."""
+        return self.root / "joined.json"
+
+    @property
+    def columns(self) -> Path:
+        """This site's own names of the columns that the study asks for; stays at the site."""
+        return self.root / "columns.json"
+
+    @property
+    def leaflet(self) -> Path:
+        """What the study does, for people at a site."""
+        return self.root / "leaflet.html"
+
+    @property
+    def kit(self) -> Path:
+        """The agreement as one signed file, which the coordinator hands to all."""
+        return self.root / "study-kit.zip"
+
+    @property
+    def coordinator(self) -> Path:
+        """What the study's coordinator holds; private."""
+        return self.root / "coordinator"
+
+    @property
+    def coordinator_key(self) -> Path:
+        """The private key that signs kits. Never leaves the coordinator."""
+        return self.coordinator / "key"
+
+    def public_key(self, site: str) -> Path:
+        """What a site sends back to the coordinator when it has joined."""
+        return self.root / f"{check_site_name(site)}.pub"
+
+    def added(self, site: str) -> Path:
+        """The same as the coordinator took it in."""
+        return self.coordinator / "sites" / f"{check_site_name(site)}.pub"
 
     @property
     def synthetic(self) -> Path:
@@ -208,6 +262,14 @@ class StudyFolder:
     def site_names(self) -> list[str]:
         """The sites whose private data is in this folder."""
         return sorted(path.parent.name for path in self.sites.glob("*/private.h5"))
+
+    def enrolled_names(self) -> list[str]:
+        """The sites whose key is in this folder: those that joined here."""
+        return sorted(path.parent.name for path in self.sites.glob("*/key"))
+
+    def site_folders(self) -> list[str]:
+        """The sites that joined or have private data here."""
+        return sorted({*self.enrolled_names(), *self.site_names()})
 
     @property
     def server(self) -> Path:

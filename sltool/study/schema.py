@@ -7,7 +7,7 @@ and the row in docs/study-file.md.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -390,6 +390,23 @@ class Study(Section):
             "privacy_layer": sha256(privacy_layer),
         }
 
+    def agreement(self, privacy_layer: Path) -> dict[str, str]:
+        """Part of the study -> hex SHA-256: the version of what all parties have agreed on.
+
+        The parts are those of `meaning`, and `split`, `privacy` and `server`. Not among them are
+        `sites`, `training` and `model.server`, which may change at any time.
+
+        Raises:
+            StageOrderError: the privacy layer's weights are missing.
+        """
+        # A key that a later version adds must not make another agreement of the same file.
+        others = self.model_dump(mode="json", exclude_defaults=True)
+        agreed = {name: others.get(name, {}) for name in ("split", "privacy", "server")}
+        parts = {**self.meaning(privacy_layer), **agreed}
+        return {
+            name: hashlib.sha256(canonical_json(part)).hexdigest() for name, part in parts.items()
+        }
+
     def layer_settings(self) -> dict[str, Any]:
         """The `model` section as JSON, without the settings of the server network alone."""
         model = self.model.model_dump(mode="json")
@@ -405,6 +422,6 @@ class Study(Section):
                 )
 
 
-def digest_of(meaning: dict[str, Any]) -> str:
-    """The encoding digest of a `Study.meaning`."""
+def digest_of(meaning: Mapping[str, Any]) -> str:
+    """The encoding digest of a `Study.meaning`, or the digest of a `Study.agreement`."""
     return hashlib.sha256(canonical_json(meaning)).hexdigest()

@@ -85,14 +85,16 @@ def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
 
     Raises:
         StorageError: the file could not be read or written.
-        StudyFileError: the file's style cannot be edited automatically.
+        StudyFileError: the file's style cannot be edited automatically, or two names are the same
+            folder on some systems.
     """
     entries = {
         name: site.model_dump(mode="json", exclude_defaults=True) for name, site in sites.items()
     }
     text = _read(path)
-    study = _parsed(text, path)
-    wanted = study.model_copy(update={"sites": {**study.sites, **sites}})
+    content = _parsed(text, path).model_dump(mode="json")
+    content["sites"] |= {name: site.model_dump(mode="json") for name, site in sites.items()}
+    wanted = validate(Study, content, where=path)
     _publish_edited(path, add_entries(text, "sites", entries), wanted, f"sites: {plain(entries)}")
 
 
@@ -131,13 +133,27 @@ def _publish_edited(path: Path, text: str, wanted: Study, lines: str) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return _decoded(path.read_bytes(), path)
     except OSError as error:
         raise StorageError.of(error, path, "read") from error
+
+
+def _decoded(raw: bytes, path: Path) -> str:
+    try:
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise StudyFileError(
             f"study.yaml is not UTF-8 text: {error}", where=path, hint=_CORRECT
         ) from error
+
+
+def parse_study(raw: bytes, where: Path) -> Study:
+    """The study in the bytes of a study.yaml that came inside the file `where`.
+
+    Raises:
+        StudyFileError: a key or value is wrong.
+    """
+    return _parsed(_decoded(raw, where), where)
 
 
 def _parsed(text: str, path: Path) -> Study:

@@ -29,7 +29,9 @@ IMAGES: dict[str, set[str]] = {
     "prepare --source slices": NOTHING,
     "partition": NOTHING,
     "enroll --site A": NOTHING,
+    "log --site A": NOTHING,
     "client-encode": {"torch"},
+    "inspect outbox/A/A-train-00000.h5 --png a.png --html a.html": NOTHING,
     "ship": NOTHING,
     "queue verify server/inbox/A-train-00000.h5": NOTHING,
     "queue take server/inbox/A-train-00000.h5": NOTHING,
@@ -49,6 +51,9 @@ IMAGES: dict[str, set[str]] = {
 }
 ROWS: dict[str, set[str]] = {
     "study new cholesterol": {"torch", "pandas"},
+    "study kit": NOTHING,
+    "join study-kit.zip --site D": {"pandas"},
+    "study add D.pub": NOTHING,
     "prepare cholesterol": {"pandas", "scipy", "sklearn"},
     "prepare": {"pandas"},
     "partition --site A": NOTHING,

@@ -13,7 +13,7 @@ def test_a_coordinator_without_data_makes_a_study_that_a_site_uses(
     sltool: Sltool, tmp_path: Path
 ) -> None:
     made = sltool("study", "new", "covid-ct", "--set", "dataset.size=32").ok()
-    assert "hand both files" in made.out
+    assert "sltool study kit" in made.out
     assert {path.name for path in sltool.folder.iterdir()} == {
         "study.yaml",
         "privacy-layer.safetensors",

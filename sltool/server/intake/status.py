@@ -15,7 +15,8 @@ from sltool.server.intake.inbox import REASON, waiting
 from sltool.server.intake.withdrawals import RUNS
 from sltool.shard.manifest import Manifest
 from sltool.shard.reader import read_manifest
-from sltool.study.layout import StudyFolder
+from sltool.study.layout import PLAIN, StudyFolder
+from sltool.study.next_step import NextStep
 from sltool.study.partition_record import read_partition
 
 
@@ -57,6 +58,7 @@ class Status:
     """The status; `quarantined`, `rejected` and `withdrawals` have the record of each file.
 
     Attributes:
+        encodings: maps each site to the encoding digests of its accepted shards.
         division: how `partition` divided the samples, where that was done in this folder, else ''.
     """
 
@@ -68,18 +70,25 @@ class Status:
     rejected: list[dict[str, Any]]
     withdrawals: list[dict[str, Any]]
     runs: list[str]
+    encodings: dict[str, list[str]]
+    next: NextStep
     division: str = ""
 
     def document(self) -> dict[str, Any]:
         """As JSON, where `quarantined` has the key `held`."""
         keys = {"quarantined": "held"}
-        return {keys.get(name, name): value for name, value in asdict(self).items()}
+        return {
+            keys.get(name, name): value for name, value in asdict(self).items() if name != "next"
+        }
 
 
 def read_status(folder: StudyFolder) -> Status:
     """Read the status from `server/` and `partition.json`, without changing anything."""
     manifests = _accepted(folder)
     partition = read_partition(folder)
+    waits = len(waiting(folder))
+    quarantined = _records(folder.quarantine, REASON, ReasonRecord)
+    runs = folder.run_names()
     return Status(
         arrived=[
             Arrived(site, split, len(accepted), sum(manifest.samples for manifest in accepted))
@@ -87,13 +96,45 @@ def read_status(folder: StudyFolder) -> Status:
         ],
         gaps=_gaps(manifests),
         accepted_risks=_risks(manifests),
-        waiting=len(waiting(folder)),
-        quarantined=_records(folder.quarantine, REASON, ReasonRecord),
+        waiting=waits,
+        quarantined=quarantined,
         rejected=_records(folder.rejected, REASON, ReasonRecord),
         withdrawals=_records(folder.accepted, RUNS, WithdrawalRecord),
-        runs=folder.run_names(),
+        runs=runs,
+        encodings=_encodings(manifests),
+        next=_next(folder, quarantined, waits, bool(manifests), runs),
         division=partition["division"] if partition else "",
     )
+
+
+def _encodings(manifests: dict[tuple[str, str], list[Manifest]]) -> dict[str, list[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for (site, _), accepted in manifests.items():
+        found[site] |= {manifest.content.encoding for manifest in accepted}
+    return {site: sorted(digests) for site, digests in sorted(found.items())}
+
+
+def _next(
+    folder: StudyFolder,
+    quarantined: list[dict[str, Any]],
+    waits: int,
+    accepted: bool,
+    runs: list[str],
+) -> NextStep:
+    """What the server does next."""
+    if quarantined:
+        name = quarantined[0]["file"]
+        return NextStep(f"sltool queue approve {name}", "after asking the site: it looks wrong")
+    if not accepted and not waits:
+        return NextStep("sltool server-train --watch", "no shard has arrived; this waits for them")
+    if waits or not runs:
+        return NextStep("sltool server-train", "takes in what has arrived, and trains on it")
+    for run in map(folder.run, runs):
+        if not run.model.is_file():
+            return NextStep(f"sltool server-train --run {run.name}", "the run has not finished")
+        if not run.metrics(PLAIN).is_file():
+            return NextStep(f"sltool evaluate --run {run.name}", "the run was not evaluated yet")
+    return NextStep("sltool report", "every run was evaluated")
 
 
 def gaps(folder: StudyFolder) -> list[Gap]:

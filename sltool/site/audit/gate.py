@@ -14,6 +14,7 @@ from sltool.shard.manifest import AcceptedRisk
 from sltool.shard.reader import read_manifest
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
 from sltool.shard.writer import sign_again
+from sltool.site import log
 from sltool.site.audit.record import DAMAGED, AuditRecord, audit_subject
 from sltool.site.enrol import site_key
 from sltool.site.outbox import outbox_shards
@@ -80,6 +81,9 @@ def _risk_accepted(
             "the reason of --accept-risk is not valid in a manifest",
             expected="1 to 200 printable characters on one line",
         ) from error
+    # Before the manifests change: a risk that is accepted and not logged must not exist.
+    payloads = {path.name: read_manifest(path)[0].payload.sha256 for path in shards}
+    log.append(site, "accepted-risk", reason=risk.reason, refusal=risk.refusal, payloads=payloads)
     _sign_all(shards, risk, study, site)
     return True
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sltool.site.audit.judge import Judge
 from sltool.site.audit.run import AuditResult
+from sltool.site.pictures import image_of, planes, png_base64
 
-Array = NDArray[Any]
-
-SIDE = 192
 CHANNELS = 4
 
 
@@ -44,34 +38,9 @@ def cases(result: AuditResult) -> list[Case]:
     return [
         Case(
             f"{title}, SSIM {scores[row]:.2f}",
-            _png(result.truth.inputs[row]),
-            _channels(result.truth.maps[row]),
-            _png(rebuilt[row]),
+            png_base64(image_of(result.truth.inputs[row])),
+            [png_base64(image_of(plane)) for plane in planes(result.truth.maps[row], CHANNELS)],
+            png_base64(image_of(rebuilt[row])),
         )
         for title, row in chosen.items()
     ]
-
-
-def _channels(maps: Array) -> list[str]:
-    """A picture of each of the first channels; maps that are not a grid are shown as a strip."""
-    planes = maps if maps.ndim == 3 else maps.reshape(1, 1, -1)
-    return [_png(_stretched(plane)[None]) for plane in planes[:CHANNELS]]
-
-
-def _stretched(plane: Array) -> Array:
-    low, high = plane.min(), plane.max()
-    return np.asarray((plane - low) / max(high - low, 1e-6))
-
-
-def _png(picture: Array) -> str:
-    """(C, H, W) from 0 to 1 -> a PNG in base64, enlarged without interpolation."""
-    from PIL import Image
-
-    pixels = (picture.clip(0, 1) * 255).round().astype(np.uint8)
-    shown = pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0]
-    image = Image.fromarray(np.ascontiguousarray(shown))
-    height = max(1, round(SIDE * image.height / image.width))
-    image = image.resize((SIDE, height), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

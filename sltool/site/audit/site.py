@@ -9,6 +9,7 @@ import torch
 
 from sltool.files import read_json, remove, write_json, write_text
 from sltool.progress import Progress
+from sltool.site import log
 from sltool.site.audit.attacker import BUDGETS
 from sltool.site.audit.document import document
 from sltool.site.audit.page import page
@@ -53,5 +54,14 @@ def audit_site(
     result = audit(folder, study, name, BUDGETS[budget], auxiliary, device, progress)
     written = document(result)
     write_text(site.audit_page, page(result))
+    log.append(
+        site,
+        "audited",
+        budget=budget,
+        attack=written["attack"],
+        leak=written["leak"]["value"],
+        encoding=written["bound"]["encoding"],
+        payloads=written["bound"]["payloads"],
+    )
     write_json(site.audit, written)
     return written
