@@ -24,6 +24,7 @@ from sltool.registry import load_plugins
 from sltool.server.intake.lock import only_server
 from sltool.server.training.run import train
 from sltool.server.training.run_settings import RunOptions
+from sltool.site.division import Division
 from sltool.study.schema import FeatureAugment
 from tests.conftest import DATA, ROOT
 
@@ -89,7 +90,9 @@ def _train_arms(options: argparse.Namespace, views: int, seed: int) -> dict[str,
     if options.epochs:
         settings.append(f"training.epochs={options.epochs}")
     source = options.source or SOURCES[options.dataset]
-    setup = TrialSettings(options.dataset, options.recipe, source, tuple(settings), "7:2:1", seed)
+    setup = TrialSettings(
+        options.dataset, options.recipe, source, tuple(settings), Division(), seed
+    )
     device = pick_device(options.device)
     with tempfile.TemporaryDirectory() as root:
         trial = Trial(Path(root), setup, device, available_cpus(), Silent())

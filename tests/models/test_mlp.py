@@ -72,4 +72,4 @@ def test_a_study_with_a_category_runs_whole(sltool: Sltool) -> None:
         sltool(stage).ok()
     shapes = {name: value.shape for name, value in load_file(sltool.folder / LAYER).items()}
     assert shapes["0.0.tables.1.weight"] == (3, 4)
-    assert shapes["0.1.weight"] == (16, 6 + 4)
+    assert shapes["0.1.weight"] == (64, 6 + 4)
