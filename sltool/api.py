@@ -408,7 +408,7 @@ class Study:
                 where=store.folder,
                 hint="ship the sites' shards, then take them in with `Study.take_in()`",
             )
-        first_views = samples.features[samples.rows].float().numpy()
+        first_views = samples.feature_maps(samples.rows)
         return FeatureMaps(
             maps=first_views,
             labels=samples.labels.numpy(),
