@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,8 +104,40 @@ def replace_samples(path: Path, samples: Samples) -> None:
     _publish_edited(path, edited, wanted, f"samples: {plain(values)}")
 
 
+def with_settings(
+    path: Path, sections: Mapping[str, Mapping[str, Any]]
+) -> tuple[Study, Callable[[], None]]:
+    """study.yaml with other values in some sections; keys that a section lacks are added.
+
+    Args:
+        sections: JSON values by section and key.
+
+    Returns:
+        The changed study, and a function that publishes it.
+
+    Raises:
+        StorageError: the file could not be read.
+        StudyFileError: a value is wrong, or the file's style cannot be edited automatically.
+    """
+    text = _read(path)
+    wanted = _parsed(text, path).model_dump(mode="json")
+    for section, values in sections.items():
+        wanted[section] = {**wanted[section], **values}
+        text = replace_values(text, section, values)
+        present = parse_yaml(text, where=path).get(section) or {}
+        text = add_entries(text, section, {k: v for k, v in values.items() if k not in present})
+    study = validate(Study, wanted, where=path)
+    _check_edited(path, text, study, plain(sections))
+    return study, lambda: _publish(path, text)
+
+
 def _publish_edited(path: Path, text: str, wanted: Study, lines: str) -> None:
-    """Publish `text` if it parses to `wanted`; anchors, for example, can prevent that."""
+    _check_edited(path, text, wanted, lines)
+    _publish(path, text)
+
+
+def _check_edited(path: Path, text: str, wanted: Study, lines: str) -> None:
+    """Raise `StudyFileError` unless `text` parses to `wanted`; anchors can prevent that."""
     try:
         correct = _parsed(text, path) == wanted
     except StudyFileError:
@@ -117,6 +149,9 @@ def _publish_edited(path: Path, text: str, wanted: Study, lines: str) -> None:
             expected=lines,
             hint="enter these values by hand and run the command again",
         )
+
+
+def _publish(path: Path, text: str) -> None:
     with publish(path, public=True) as part:
         # Bytes, so that line endings are not converted.
         part.write_bytes(text.encode("utf-8"))

@@ -118,12 +118,12 @@ def _maps(
             selected[::views] = in_audit
             start = 0
             for block in reader.features(ROWS):
-                rows = block[selected[start : start + len(block)]]
+                maps = block[selected[start : start + len(block)]]
                 start += len(block)
                 if content.scale is None:
-                    yield rows.astype(np.float32)
+                    yield maps.astype(np.float32)
                 else:
-                    yield unpack_values(rows, content.scale, content.feature_shape)
+                    yield unpack_values(maps, content.scale, content.feature_shape)
 
 
 def _evidence(
