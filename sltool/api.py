@@ -251,7 +251,7 @@ class Study:
             bits: of each value: 8, 4, 2 or 1; 0: not quantised. None: 1, tables 8.
             channels, size, widths: the code's form; None: 32 channels of 4x4 behind convolutions of
                 24, 48, 96 and 128 channels; for tables half as many values as columns.
-            noise: its standard deviation; None: as in study.yaml, tables 0.1.
+            noise: its standard deviation; None: as in study.yaml, tables 0.2.
             weight: of the adversary's success, relative to the task's loss.
             distance_weight: of the distance correlation of samples and codes.
             seed: None: from the system's entropy.

@@ -69,7 +69,7 @@ def fit_privacy_layer(
             "--noise",
             min=0,
             help="Standard deviation of the noise; values are from -1 to 1. Default: as in "
-            "study.yaml; tables 0.1.",
+            "study.yaml; tables 0.2.",
         ),
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples.")] = 50,

@@ -33,7 +33,7 @@ FEWEST = 20
 WIDTHS = (24, 48, 96, 128)
 IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_BITS = 32, 4, 1
 # A table's code has half as many values as the row has columns, and this noise.
-ROW_BITS, ROW_NOISE = 8, 0.1
+ROW_BITS, ROW_NOISE = 8, 0.2
 
 
 @dataclass(frozen=True)
