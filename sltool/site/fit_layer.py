@@ -30,7 +30,7 @@ from sltool.site.augment import Augmenter
 from sltool.site.encode import clip_and_add_noise
 from sltool.study.schema import Study
 
-BATCH = 64
+BATCH = 32
 RATE, DECAY = 2e-3, 1e-3
 # Side of the pictures that the adversary rebuilds: a short code has no detail that is finer.
 PICTURE = 32
@@ -140,7 +140,7 @@ class _Fitting:
 
     def run_epoch(self, epoch: int) -> Fit:
         total = torch.zeros(3, dtype=torch.float64)
-        for rows in torch.randperm(len(self._data)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(self._data)), BATCH):
             if len(rows) > 1:  # Batch normalisation needs two samples.
                 figures = self._step(rows)
                 total += torch.tensor([*figures, 1.0], dtype=torch.float64) * len(rows)
@@ -213,12 +213,14 @@ class _Samples:
     def _target(self, x: torch.Tensor) -> torch.Tensor:
         if not self._is_image:
             return (x - self._mean) / self._sd
-        size = [min(side, PICTURE) for side in x.shape[2:]]
+        size = (min(x.shape[2], PICTURE), min(x.shape[3], PICTURE))
         pictures = F.adaptive_avg_pool2d(x, size)
         return ((pictures - self._low) / max(self._high - self._low, 1e-12)).clamp(0, 1)
 
     def _mean_of_inputs(self) -> torch.Tensor:
-        parts = [block.double().sum(dim=0, keepdim=True) for block in self._inputs.split(BATCH)]
+        parts = [
+            block.double().sum(dim=0, keepdim=True) for block in torch.split(self._inputs, BATCH)
+        ]
         total = torch.stack(parts).sum(dim=0) / len(self._inputs)
         return total.to(self._device, torch.float32)
 

@@ -16,7 +16,6 @@ from sltool.datasets.images import Decode, decode_batch, image_files
 from sltool.errors import BadDataError, StageOrderError, UsageError
 from sltool.machine import available_cpus
 from sltool.models.base import build, seeded
-from sltool.models.draw import draw
 from sltool.models.privacy_layer_file import Fitted, write_layer
 from sltool.progress import Progress
 from sltool.site.check_scan import InputCheck, check_scan
@@ -109,11 +108,11 @@ def fit_privacy_layer(
         _check_no_shards(folder)
     sections = _sections(study, form)
     changed, publish = with_settings(folder.study_file, sections)
-    layer = build(changed, seed=0).privacy_layer
+    # Not `draw`: its biases make the activations nearly linear, which trains slowly.
+    layer = build(changed, seed).privacy_layer
     data = _data(folder, study, site, source, auxiliary)
     _check_data(data, study, folder.root)
     with seeded(seed):
-        draw(layer, study.samples)
         fit = fit_layer(layer, changed, data, options, device, progress)
     fitted = Fitted(site=site or "", samples=len(data))
     publish()
@@ -136,12 +135,13 @@ def _check_no_shards(folder: StudyFolder) -> None:
 def _sections(study: Study, form: CodeOptions) -> dict[str, dict[str, Any]]:
     """The values of study.yaml that the code's form asks for."""
     shape = study.samples.shape
+    widths: tuple[int, ...] = ()
     if len(shape) == 3:
         bits = IMAGE_BITS if form.bits is None else form.bits
         channels, widths, noise = form.channels or IMAGE_CHANNELS, WIDTHS, study.encoding.noise
     else:
         bits = ROW_BITS if form.bits is None else form.bits
-        channels, widths, noise = form.channels or max(1, shape[0] // 2), (), ROW_NOISE
+        channels, noise = form.channels or max(1, shape[0] // 2), ROW_NOISE
     code = {
         "channels": channels,
         "size": form.size or IMAGE_SIZE,
