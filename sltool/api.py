@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from sltool.server.training.run_settings import RunOptions
     from sltool.shard.public_key_file import PublicKeyFile
     from sltool.site.encode import EncodingResult
+    from sltool.site.fit_stage import FittedLayer
     from sltool.site.inspection import Inspection
     from sltool.site.join import Joined
     from sltool.site.log import SiteLog
@@ -326,6 +327,64 @@ class Study:
         division = Division(ratios_text(ratios), sites, by, skew, quantity_skew, site)
         return make_sites(self.folder, division, seed, force, self.progress)
 
+    def fit_privacy_layer(
+        self,
+        *,
+        site: str | None = None,
+        source: str | Path | None = None,
+        auxiliary: str | Path | None = None,
+        bits: int | None = None,
+        channels: int | None = None,
+        size: int | None = None,
+        widths: Sequence[int] | None = None,
+        noise: float | None = None,
+        epochs: int = 50,
+        weight: float = 1.0,
+        distance_weight: float = 0.0,
+        device: str = "auto",
+        seed: int | None = None,
+        force: bool = False,
+    ) -> FittedLayer:
+        """Fit the privacy layer to a short code, before any site encodes.
+
+        Writes `privacy-layer.safetensors` and the settings of the code in study.yaml, for all
+        sites and the server.
+
+        Args:
+            site: fit on its training samples, about which the layer may then tell something.
+            source: fit on public data, in the layout of the study's dataset.
+            auxiliary: fit on a folder of public images without labels.
+            bits: of each value: 8, 4, 2 or 1; 0: not quantised. None: 1, tables 8.
+            channels, size, widths: the code's form; None: 32 channels of 4x4 behind convolutions of
+                24, 48, 96 and 128 channels; for tables half as many values as columns.
+            noise: its standard deviation; None: as in study.yaml, tables 0.2.
+            weight: of the adversary's success, relative to the task's loss.
+            distance_weight: of the distance correlation of samples and codes.
+            seed: None: from the system's entropy.
+
+        Raises:
+            UsageError: not exactly one of `site`, `source` and `auxiliary` is given.
+            StageOrderError: there are shards of the present layer, or no private data.
+            BadDataError: there are too few samples.
+            StudyFileError: a setting is wrong, or the model cannot follow such a code.
+            DivergedError: the loss is not finite.
+        """
+        from sltool.site.fit_layer import FitOptions
+        from sltool.site.fit_stage import CodeOptions, fit_privacy_layer
+
+        return fit_privacy_layer(
+            self.folder,
+            site,
+            None if source is None else Path(source),
+            None if auxiliary is None else Path(auxiliary),
+            CodeOptions(channels, size, None if widths is None else tuple(widths), bits, noise),
+            FitOptions(epochs, weight, distance_weight),
+            seed,
+            pick_device(device),
+            force,
+            self.progress,
+        )
+
     def encode(self, *, device: str = "auto", force: bool = False) -> list[EncodingResult]:
         """`Site.encode` for every site whose data is in this folder."""
         return [site.encode(device=device, force=force) for site in self._here("sltool partition")]
@@ -565,7 +624,7 @@ class Study:
                 where=store.folder,
                 hint="ship the sites' shards, then take them in with `Study.take_in()`",
             )
-        first_views = samples.features[samples.rows].float().numpy()
+        first_views = samples.feature_maps(samples.rows)
         return FeatureMaps(
             maps=first_views,
             labels=samples.labels.numpy(),

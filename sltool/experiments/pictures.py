@@ -41,8 +41,8 @@ def feature_map_picture(trial: Trial, folder: Path) -> None:
     titles = [trial.study.samples.labels.classes[int(originals.labels[row])] for row in rows]
     columns = [
         [
-            _as_picture(originals.features[originals.rows[row]].numpy()),
-            *maps.features[maps.rows[row]].float().numpy()[:CHANNELS],
+            _as_picture(originals.feature_maps(originals.rows[[row]])[0]),
+            *maps.feature_maps(maps.rows[[row]])[0][:CHANNELS],
         ]
         for row in rows
     ]

@@ -123,7 +123,7 @@ class Trial:
         """The same samples, split and views without a privacy layer, of all sites in one store."""
         folder = StudyFolder(self.root / "raw")
         model = self.study.model.model_copy(update={"cut": 0})
-        unprotected = {"dtype": "float32", "clip": None, "noise": 0.0}
+        unprotected = {"dtype": "float32", "bits": None, "clip": None, "noise": 0.0}
         encoding = self.study.encoding.model_copy(update=unprotected)
         study = self.study.model_copy(update={"model": model, "encoding": encoding})
         write_text(folder.study_file, study_text(study), public=True)

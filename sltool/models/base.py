@@ -17,8 +17,9 @@ from torch import nn
 
 from sltool.errors import BadDataError, StorageError, StudyFileError, StudyMismatchError
 from sltool.models.draw import draw
+from sltool.models.learned_layer import code_shape, learned_layer
 from sltool.registry import models
-from sltool.study.schema import Fraction, Section, Study
+from sltool.study.schema import Code, Fraction, Section, Study
 from sltool.study.study_file import validate
 
 # 32-bit words in the state of an MT19937.
@@ -72,6 +73,14 @@ class Model(ABC):
         from a file are created without weights.
         """
 
+    def learned_layer(self, shape: tuple[int, ...], code: Code) -> nn.Module:
+        """The first hidden layer if `model.code` is set: (N, *shape) -> (N, *code_shape)."""
+        return learned_layer(shape, code)
+
+    def layers_after_code(self, shape: tuple[int, ...], outputs: int, cut: int) -> Layers:
+        """As `layers`, for codes (N, *shape) instead of samples: an image's is 4x4 or so."""
+        return self.layers(shape, outputs, cut)
+
     def load_pretrained(  # noqa: B027 - most models have none
         self, layers: Layers, cut: int, folder: Path
     ) -> None:
@@ -106,10 +115,13 @@ def draw_privacy_layer(study: Study, seed: int | None, folder: Path) -> nn.Seque
         StudyFileError: the model's settings or the cut are wrong.
         UnknownNameError: there is no such model.
     """
-    with _seeded(seed):
-        model, layers = _layers(study)
-        layer = cut_network(layers, study.model.cut).privacy_layer
-        if not model.load_privacy_layer(layers, study.model.cut, folder):
+    with seeded(seed):
+        network = _network(study)
+        layer = network.halves.privacy_layer
+        pretrained = network.learned is None and network.model.load_privacy_layer(
+            network.layers, study.model.cut, folder
+        )
+        if not pretrained:
             draw(layer, study.samples)
     return layer
 
@@ -125,16 +137,16 @@ def build(study: Study, seed: int | None, folder: Path | None = None) -> Halves:
         StudyFileError: the model's settings or the cut are wrong.
         UnknownNameError: there is no such model.
     """
-    with _seeded(seed):
-        model, layers = _layers(study)
-    halves = cut_network(layers, study.model.cut)
+    with seeded(seed):
+        network = _network(study)
+    halves = network.halves
     if folder is not None:
-        model.load_pretrained(layers, study.model.cut, folder)
+        network.model.load_pretrained(network.layers, max(network.cut, 0), folder)
     return halves
 
 
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
     """Draw from `seed` or the system's entropy, and restore the state of torch's generator."""
     with torch.random.fork_rng(devices=[]):
         if seed is None:
@@ -164,17 +176,43 @@ def outline(study: Study) -> Halves:
     Weights are loaded with `load_state_dict(..., assign=True)`. Raises the errors of `build`.
     """
     with torch.device("meta"):
-        return cut_network(_layers(study)[1], study.model.cut)
+        return _network(study).halves
 
 
-def _layers(study: Study) -> tuple[Model, Layers]:
+@dataclass(frozen=True)
+class _Network:
+    """A model's layers, behind a learned layer if the study has a code.
+
+    Attributes:
+        cut: how many of `layers.hidden` are at the site; -1: not even the learned layer is.
+    """
+
+    model: Model
+    learned: nn.Module | None
+    layers: Layers
+    cut: int
+
+    @property
+    def halves(self) -> Halves:
+        if self.learned is None:
+            return cut_network(self.layers, self.cut)
+        whole = Layers([self.learned, *self.layers.hidden], self.layers.head)
+        return cut_network(whole, self.cut + 1)
+
+
+def _network(study: Study) -> _Network:
     registered = models.get(study.model.name)
     settings = validate(
         registered.Settings, study.model.settings(), where="study.yaml", prefix="model"
     )
     model: Model = registered(settings)
     shape, outputs = study.samples.shape, study.samples.labels.outputs
-    return model, model.layers(shape, outputs, study.model.cut)
+    cut, code = study.model.cut, study.model.code
+    if code is None:
+        return _Network(model, None, model.layers(shape, outputs, cut), cut)
+    learned = model.learned_layer(shape, code)
+    after = model.layers_after_code(code_shape(shape, code), outputs, max(cut - 1, 0))
+    return _Network(model, learned, after, cut - 1)
 
 
 def cut_network(layers: Layers, cut: int) -> Halves:

@@ -47,19 +47,38 @@ class CovidCNN(Model):
     settings: Settings
 
     def layers(self, shape: tuple[int, ...], outputs: int, cut: int) -> Layers:
+        filters = self.settings.filters
+        check_image("covid-cnn", shape, len(filters))
+        return self._convolutions(shape, filters, len(filters), outputs, cut)
+
+    def layers_after_code(self, shape: tuple[int, ...], outputs: int, cut: int) -> Layers:
+        """The convolutions behind the first, with pooling down to 2x2."""
+        check_image("covid-cnn", shape, 0)
+        poolings = max(0, min(shape[1:]).bit_length() - 2)
+        return self._convolutions(shape, self.settings.filters[1:], poolings, outputs, cut)
+
+    def _convolutions(
+        self,
+        shape: tuple[int, ...],
+        filters: tuple[int, ...],
+        poolings: int,
+        outputs: int,
+        cut: int,
+    ) -> Layers:
+        """Convolutions, of which the first `poolings` halve the image, and a dense layer."""
         options = self.settings
-        depth = len(options.filters)
-        check_image("covid-cnn", shape, depth)
         channels, height, width = shape
         hidden: list[nn.Module] = []
-        for index, filters in enumerate(options.filters):
+        for index, after in enumerate(filters):
             norm = options.server.batch_norm and index >= cut
             activation = activation_at(index, cut, options.activation, options.server)
-            hidden.append(convolution(channels, filters, activation, options.pool, norm))
-            channels = filters
+            pool = options.pool if index < poolings else None
+            hidden.append(convolution(channels, after, activation, pool, norm))
+            channels = after
+        halvings = min(poolings, len(filters))
         head = nn.Sequential(
             nn.Flatten(),
             nn.Dropout(options.server.dropout),
-            nn.Linear(channels * (height >> depth) * (width >> depth), outputs),
+            nn.Linear(channels * (height >> halvings) * (width >> halvings), outputs),
         )
         return Layers(hidden, head)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated
 
@@ -11,8 +13,9 @@ from torch import nn
 
 from sltool.errors import StudyFileError
 from sltool.models.base import Activation, Count, Layers, Model, ServerSettings, activation_at
+from sltool.models.learned_layer import learned_layer
 from sltool.registry import models
-from sltool.study.schema import Section
+from sltool.study.schema import Code, Section
 
 Embedding = tuple[Count, Count]
 
@@ -44,20 +47,41 @@ class MLP(Model):
     def layers(self, shape: tuple[int, ...], outputs: int, cut: int) -> Layers:
         if len(shape) != 1:
             raise StudyFileError(f"mlp takes table rows, not samples of shape {shape}")
-        options = self.settings
-        absent = [column for column in options.embeddings if column >= shape[0]]
+        embedded = self._embedded(shape[0])
+        columns = embedded[0].width if embedded else shape[0]
+        return self._dense(embedded, columns, outputs, cut)
+
+    def learned_layer(self, shape: tuple[int, ...], code: Code) -> nn.Module:
+        if len(shape) != 1 or not self.settings.embeddings:
+            return learned_layer(shape, code)
+        embedded = self._embedded(shape[0])[0]
+        return nn.Sequential(embedded, *learned_layer((embedded.width,), code))
+
+    def layers_after_code(self, shape: tuple[int, ...], outputs: int, cut: int) -> Layers:
+        """Dense layers on all values of the code, also of an image."""
+        flat = [nn.Flatten()] if len(shape) == 3 else []
+        return self._dense(flat, math.prod(shape), outputs, cut)
+
+    def _embedded(self, columns: int) -> list[_Embedded]:
+        embeddings = self.settings.embeddings
+        absent = [column for column in embeddings if column >= columns]
         if absent:
             raise StudyFileError(
                 f"model.embeddings: there is no column {absent[0]}",
-                expected=f"0 to {shape[0] - 1}",
+                expected=f"0 to {columns - 1}",
             )
-        embedded = [_Embedded(shape[0], options.embeddings)] if options.embeddings else []
-        columns = embedded[0].width if embedded else shape[0]
+        return [_Embedded(columns, embeddings)] if embeddings else []
+
+    def _dense(
+        self, before_first: Sequence[nn.Module], columns: int, outputs: int, cut: int
+    ) -> Layers:
+        """Dense layers of `widths`, the first behind other modules."""
+        options = self.settings
         hidden: list[nn.Module] = []
         for index, (before, after) in enumerate(pairwise([columns, *options.widths])):
             activation = activation_at(index, cut, options.activation, options.server)
             # (N, before) -> (N, after)
-            own = embedded if index == 0 else []
+            own = before_first if index == 0 else []
             hidden.append(nn.Sequential(*own, nn.Linear(before, after), activation()))
         return Layers(hidden, nn.Linear(options.widths[-1], outputs))
 

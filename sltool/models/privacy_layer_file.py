@@ -1,4 +1,4 @@
-"""The file privacy-layer.safetensors: weights, and the shape of the feature maps.
+"""The file privacy-layer.safetensors: weights, the shape of the feature maps, and their origin.
 
 The shape is in the file's metadata, together with the settings that it was computed for, so that
 the server can check shards without building the network or importing torch.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -23,15 +23,34 @@ KEY = "feature_maps"
 DAMAGED = "take study.yaml and privacy-layer.safetensors from the same study"
 
 
+class Fitted(TypedDict):
+    """What the layer was fitted on, which may tell something about those samples.
+
+    Attributes:
+        site: the site whose training samples it was; '' for public data.
+    """
+
+    site: str
+    samples: int
+
+
 class KnownShape(TypedDict):
-    """The metadata: the shape of a feature map, and the settings that it was computed for."""
+    """The metadata: the shape of a feature map, and the settings that it was computed for.
+
+    Attributes:
+        fitted: None or absent if the layer was drawn.
+    """
 
     shape: list[int]
     of: dict[str, Any]
+    fitted: NotRequired[Fitted | None]
 
 
-def write_layer(path: Path, layer: nn.Module, study: Study) -> None:
+def write_layer(path: Path, layer: nn.Module, study: Study, fitted: Fitted | None = None) -> None:
     """Publish the weights of a privacy layer for this study.
+
+    Args:
+        fitted: the data that it was fitted on; None if it was drawn.
 
     Raises:
         StorageError: no space or no permission.
@@ -42,6 +61,8 @@ def write_layer(path: Path, layer: nn.Module, study: Study) -> None:
 
     weights = {name: value.contiguous() for name, value in layer.state_dict().items()}
     known = {"shape": output_shape(layer.eval(), study), "of": _settings(study)}
+    if fitted is not None:
+        known["fitted"] = fitted
     # A single key, because safetensors writes several in a random order.
     metadata = {KEY: json.dumps(known, sort_keys=True)}
     with publish(path, public=True) as part:
@@ -79,6 +100,21 @@ def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:
     Raises:
         BadDataError: the metadata is damaged.
     """
+    known = _metadata(path)
+    return tuple(known["shape"]) if known and known["of"] == _settings(study) else None
+
+
+def fitted_on(path: Path) -> Fitted | None:
+    """What a privacy layer was fitted on, as its file says; None if it was drawn.
+
+    Raises:
+        BadDataError: the metadata is damaged.
+    """
+    known = _metadata(path)
+    return known.get("fitted") if known else None
+
+
+def _metadata(path: Path) -> KnownShape | None:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -89,8 +125,7 @@ def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:
         return None
     if text is None:
         return None
-    known = parse_json(text, KnownShape, path, "the privacy layer's metadata", DAMAGED)
-    return tuple(known["shape"]) if known["of"] == _settings(study) else None
+    return parse_json(text, KnownShape, path, "the privacy layer's metadata", DAMAGED)
 
 
 def feature_shape(path: Path, study: Study) -> tuple[int, ...]:

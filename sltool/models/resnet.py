@@ -14,6 +14,8 @@ from sltool.registry import models
 from sltool.study.schema import Section
 
 LARGEST_SIDE = 32  # of the residual blocks' inputs; strided convolutions reduce larger ones
+SMALLEST_SIDE = 1  # of what a stage of blocks halves
+SMALLEST_CODE = 4  # to which a code is halved
 
 
 @models.register("resnet")
@@ -38,17 +40,35 @@ class ResNet(base.Model):
     settings: Settings
 
     def layers(self, shape: tuple[int, ...], outputs: int, cut: int) -> base.Layers:
+        base.check_image("resnet", shape, len(self.settings.widths))
+        return self._blocks(shape, outputs, cut, self.settings.pool, SMALLEST_SIDE)
+
+    def layers_after_code(self, shape: tuple[int, ...], outputs: int, cut: int) -> base.Layers:
+        """Without the first pooling; blocks halve the code down to 4x4."""
+        base.check_image("resnet", shape, 0)
+        return self._blocks(shape, outputs, cut, None, 2 * SMALLEST_CODE)
+
+    def _blocks(
+        self,
+        shape: tuple[int, ...],
+        outputs: int,
+        cut: int,
+        pool: base.Pool | None,
+        smallest: int,
+    ) -> base.Layers:
+        """A convolution and the blocks, which halve images of at least `smallest` pixels a side."""
         options = self.settings
-        base.check_image("resnet", shape, len(options.widths))
-        first = partial(base.convolution, pool=options.pool)
+        first = partial(base.convolution, pool=pool)
         plan: list[tuple[Callable[..., nn.Module], int, int]] = [(first, options.channels, 1)]
-        side = max(shape[1:]) // 2
+        side = max(shape[1:]) // (2 if pool else 1)
         while side > LARGEST_SIDE:
             plan.append((partial(base.convolution, pool=None), (options.widths[0] + 1) // 2, 2))
             side = (side + 1) // 2
         for stage, width in enumerate(options.widths):
-            strides = [2 if stage else 1, *[1] * (options.blocks - 1)]
+            halved = stage > 0 and side >= smallest
+            strides = [2 if halved else 1, *[1] * (options.blocks - 1)]
             plan += [(_Block, width, stride) for stride in strides]
+            side = (side + 1) // 2 if halved else side
         hidden, channels = nn.ModuleList(), shape[0]
         for index, (kind, width, stride) in enumerate(plan):
             activation = base.activation_at(index, cut, options.activation, options.server)

@@ -74,6 +74,12 @@ class VGG19(Model):
 
     settings: Settings
 
+    def layers_after_code(self, shape: tuple[int, ...], outputs: int, cut: int) -> Layers:
+        raise StudyFileError(
+            "vgg19 cannot follow a code, which is too small for its poolings",
+            expected="model.name: resnet, covid-cnn or mlp",
+        )
+
     def layers(self, shape: tuple[int, ...], outputs: int, cut: int) -> Layers:
         options = self.settings
         check_image("vgg19", shape, 1 + len(BLOCKS))

@@ -1,6 +1,6 @@
 """The store: accepted feature maps in plain arrays that training reads at memory speed.
 
-For each split there are four append-only files: `SPLIT.features` (in the study's dtype),
+For each split there are four append-only files: `SPLIT.features` (rows as in the shards),
 `SPLIT.labels` (float32 or int64), `SPLIT.pseudonyms` and `SPLIT.groups` (fixed-length bytes).
 `index.json` lists the segments, one per shard. It is replaced atomically; a shard is in the store
 from then on. Rows after the last segment are left over from a crash and are overwritten.
@@ -25,9 +25,10 @@ from typing_extensions import TypedDict
 from sltool.errors import BadDataError, StorageError
 from sltool.files import open_in_place, read_json, remove, write_json
 from sltool.models.privacy_layer_file import feature_shape
+from sltool.shard.packing import unpack_values
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES
 from sltool.study.layout import StudyFolder
-from sltool.study.schema import Study
+from sltool.study.schema import Levels, Study
 
 if TYPE_CHECKING:
     import torch
@@ -79,16 +80,27 @@ class Index(TypedDict):
 
 @dataclass(frozen=True)
 class Shape:
-    """Shape and dtype of one row of the store, and the kind of its label."""
+    """Shape and dtype of one feature map in the store, and the kind of its label.
+
+    With a `scale`, feature maps are quantised: a row has packed bytes, and the dtype is 'uint8'.
+    """
 
     feature_shape: tuple[int, ...]
     dtype: str
     regression: bool
+    scale: Levels | None = None
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of a row of the features' file."""
+        if self.scale is None:
+            return self.feature_shape
+        return (self.scale.packed_bytes(math.prod(self.feature_shape)),)
 
     @property
     def row_bytes(self) -> int:
         """Size of one feature map in bytes."""
-        return math.prod(self.feature_shape) * np.dtype(self.dtype).itemsize
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,8 @@ class StoredSamples:
     """The samples of one split and some sites, in an order independent of their arrival.
 
     Attributes:
-        features: (all rows of the split's file, *feature_shape), memory-mapped.
+        features: (all rows of the split's file, *row_shape), memory-mapped; `feature_maps` gives
+            values.
         rows: (N,) int64, the first row of each sample in `features`; its other views follow.
         views: feature maps per sample.
         labels: (N,) float32 or int64.
@@ -112,9 +125,17 @@ class StoredSamples:
     sites: list[str]
     pseudonyms: NDArray[np.bytes_]
     groups: NDArray[np.bytes_]
+    shape: Shape
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def feature_maps(self, rows: torch.Tensor) -> NDArray[np.float32]:
+        """The feature maps of these rows of `features`, (n, *feature_shape)."""
+        found: NDArray[Any] = self.features[rows].numpy()
+        if self.shape.scale is None:
+            return found.astype(np.float32)
+        return unpack_values(found, self.shape.scale, self.shape.feature_shape)
 
 
 class Store:
@@ -222,6 +243,7 @@ class Store:
             sites=names,
             pseudonyms=self._column(split, "pseudonyms", ID_DTYPE, length)[index],
             groups=self._column(split, "groups", GROUP_DTYPE, length)[index],
+            shape=self.shape,
         )
 
     def pseudonyms(self, segment: Segment) -> NDArray[np.bytes_]:
@@ -261,7 +283,7 @@ class Store:
     def _features(self, split: str, rows: int) -> torch.Tensor:
         import torch
 
-        shape = (rows, *self.shape.feature_shape)
+        shape = (rows, *self.shape.row_shape)
         if rows == 0:
             return torch.empty(shape, dtype=getattr(torch, self.shape.dtype))
         # torch refuses read-only arrays; mode "c" (copy on write) opens the file for reading only.
@@ -332,7 +354,9 @@ def open_store(folder: StudyFolder, study: Study) -> Store:
     shape = feature_shape(folder.privacy_layer, study)
     encoding = study.encoding_digest(folder.privacy_layer)
     regression = study.samples.labels.kind == "regression"
-    return Store(folder.store, encoding, Shape(shape, study.encoding.dtype, regression))
+    levels = study.encoding.levels
+    dtype = study.encoding.dtype if levels is None else "uint8"
+    return Store(folder.store, encoding, Shape(shape, dtype, regression, levels))
 
 
 def is_lost(store: Store, folder: StudyFolder) -> bool:

@@ -108,13 +108,14 @@ def _message(kind: int, content: bytes, *, flags: int = 0, more: int = 0) -> byt
 
 
 def _datatype(dtype: np.dtype[Any]) -> bytes:
-    """The datatype message of IEEE little-endian floats, int32 and null-padded ASCII strings."""
+    """The datatype message of little-endian IEEE floats and integers, and of padded ASCII."""
     if dtype.kind == "S":
         return struct.pack("<4BI", 0x13, 1, 0, 0, dtype.itemsize)
     return {
         "float16": bytes.fromhex("11200f00 02000000 0000 1000 0a 05 00 0a 0f000000"),
         "float32": bytes.fromhex("11201f00 04000000 0000 2000 17 08 00 17 7f000000"),
         "int32": bytes.fromhex("10080000 04000000 0000 2000"),
+        "uint8": bytes.fromhex("10000000 01000000 0000 0800"),
     }[dtype.name]
 
 

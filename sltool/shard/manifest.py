@@ -2,7 +2,7 @@
 
 The user block is the first 4096 bytes of the file (docs/shard-format.md):
 
-    sltool-shard 1 \\n
+    sltool-shard FORMAT \\n
     the manifest as canonical JSON \\n
     ed25519:BASE64 of the signature over the manifest's bytes \\n
     zero bytes to the end
@@ -18,13 +18,14 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from sltool.errors import ShardRefusedError
 from sltool.files import canonical_json
-from sltool.study.schema import Section, SiteName, Study
+from sltool.study.schema import Levels, Section, SiteName, Study
 
 USER_BLOCK = 4096
 # Limits of a shard, so that a malicious one takes bounded time and memory.
 MAX_PAYLOAD = 5 * 2**28
 MAX_SAMPLES = 2**20
-MAGIC = b"sltool-shard 1"
+# Format 2 is that of quantised feature maps.
+MAGICS = {1: b"sltool-shard 1", 2: b"sltool-shard 2"}
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0, lt=2**40)]
@@ -47,23 +48,43 @@ class Payload(Section):
 class Content(Section):
     """Type and shape of a shard's rows; the same for all shards of an encoding and split.
 
-    The `views` feature maps of a sample are consecutive rows.
+    The `views` feature maps of a sample are consecutive rows. With a `scale`, feature maps are
+    quantised, and a row is `row_bytes` bytes of packed values (`sltool.shard.packing`).
     """
 
     study: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     encoding: Digest
     feature_shape: tuple[Count, ...]
-    dtype: Literal["float16", "float32"]
-    scale: None = None
+    dtype: Literal["float16", "float32", "uint8"]
+    scale: Levels | None = None
     views: Count
     label: Literal["regression", "binary", "multiclass"]
     classes: int = Field(ge=0)
     noise: Noise
 
+    @model_validator(mode="after")
+    def _bytes_are_quantised(self) -> Content:
+        if (self.dtype == "uint8") != (self.scale is not None):
+            raise ValueError("exactly quantised feature maps are bytes")
+        return self
+
+    @property
+    def format(self) -> Literal[1, 2]:
+        """The version of the shard format."""
+        return 1 if self.scale is None else 2
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of a row in the file: `feature_shape`, or (bytes,) if it is quantised."""
+        if self.scale is None:
+            return self.feature_shape
+        return (self.scale.packed_bytes(math.prod(self.feature_shape)),)
+
     @property
     def sample_bytes(self) -> int:
         """Bytes of a sample's feature maps, all views together."""
-        return math.prod(self.feature_shape) * (2 if self.dtype == "float16" else 4) * self.views
+        itemsize = {"float16": 2, "float32": 4, "uint8": 1}[self.dtype]
+        return math.prod(self.row_shape) * itemsize * self.views
 
     @classmethod
     def from_study(cls, study: Study, digest: str, feature_shape: tuple[int, ...]) -> Content:
@@ -72,7 +93,8 @@ class Content(Section):
             study=study.id,
             encoding=digest,
             feature_shape=feature_shape,
-            dtype=study.encoding.dtype,
+            dtype=study.encoding.dtype if study.encoding.levels is None else "uint8",
+            scale=study.encoding.levels,
             views=study.encoding.views,
             label=study.samples.labels.kind,
             classes=len(study.samples.labels.classes),
@@ -126,7 +148,7 @@ class Manifest(Section):
     The key `accepted_risk` is left out of the file if it is None.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2]
     content: Content
     place: ShardId
     previous: Digest | None
@@ -138,6 +160,8 @@ class Manifest(Section):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Manifest:
+        if self.format != self.content.format:
+            raise ValueError("exactly quantised feature maps are of format 2")
         if (self.previous is None) != (self.place.sequence == 0):
             raise ValueError("exactly shard 0 has no previous shard")
         if self.samples > 1 and self.samples * self.content.sample_bytes > MAX_PAYLOAD:
@@ -157,7 +181,9 @@ class Manifest(Section):
 
 def pack(manifest: Manifest, signature: str) -> bytes:
     """The user block, `USER_BLOCK` bytes."""
-    block = b"\n".join([MAGIC, manifest.to_bytes(), signature.encode("ascii"), b""])
+    block = b"\n".join(
+        [MAGICS[manifest.format], manifest.to_bytes(), signature.encode("ascii"), b""]
+    )
     if len(block) > USER_BLOCK:
         raise ValueError(f"the manifest takes {len(block)} of {USER_BLOCK} bytes")
     return block.ljust(USER_BLOCK, b"\0")
@@ -170,9 +196,10 @@ def unpack(block: bytes) -> tuple[Manifest, str]:
         ShardRefusedError: the block differs from the output of `pack`.
     """
     lines = block.split(b"\n", 3)
-    if len(block) != USER_BLOCK or lines[0] != MAGIC or len(lines) != 4:
+    if len(block) != USER_BLOCK or lines[0] not in MAGICS.values() or len(lines) != 4:
         raise ShardRefusedError(
-            "the file does not begin like a shard", expected=f"'{MAGIC.decode()}' on its first line"
+            "the file does not begin like a shard",
+            expected=f"'{MAGICS[1].decode()}' or '{MAGICS[2].decode()}' on its first line",
         )
     try:
         manifest = Manifest.model_validate_json(lines[1])

@@ -56,12 +56,12 @@ def members(content: Content, samples: int) -> dict[str, Member]:
 
 def _features(content: Content, samples: int) -> Member:
     rows, dtype = samples * content.views, np.dtype(content.dtype)
-    if len(content.feature_shape) == 3:
+    shape = content.row_shape
+    if len(shape) == 3:
         per_chunk = IMAGES_PER_CHUNK
     else:
-        per_chunk = max(1, CHUNK_BYTES // (math.prod(content.feature_shape) * dtype.itemsize))
-    chunks = (min(rows, per_chunk), *content.feature_shape)
-    return Member((rows, *content.feature_shape), dtype, chunks)
+        per_chunk = max(1, CHUNK_BYTES // (math.prod(shape) * dtype.itemsize))
+    return Member((rows, *shape), dtype, (min(rows, per_chunk), *shape))
 
 
 def _column(samples: int, dtype: DTypeLike) -> Member:

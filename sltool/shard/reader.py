@@ -25,6 +25,7 @@ from sltool.shard.filters import unpack_chunk
 from sltool.shard.hdf5_parser import Chunks, find_chunks
 from sltool.shard.keys import is_signed_by, key_id
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, unpack
+from sltool.shard.packing import has_padding
 from sltool.shard.payload import ID_BYTES, Member, Rows, members
 from sltool.shard.untrusted_file import UntrustedFile
 from sltool.study.schema import Study
@@ -70,7 +71,7 @@ class ShardReader:
         return Rows(labels, pseudonyms, groups)
 
     def features(self, rows_at_once: int) -> Iterator[NDArray[Any]]:
-        """Blocks of feature maps (n, *feature_shape) in the shard's dtype, checked to be finite.
+        """Blocks of rows (n, *row_shape) in the shard's dtype: finite, or packed without padding.
 
         The blocks are decompressed in threads, a few ahead of the one that is yielded.
 
@@ -85,7 +86,7 @@ class ShardReader:
             try:
                 for start in starts:
                     part = slice(start, start + step)
-                    pending.append(pool.submit(self._finite_block, member, chunks, part))
+                    pending.append(pool.submit(self._checked_block, member, chunks, part))
                     if len(pending) > available_cpus():
                         yield pending.popleft().result()
                 while pending:
@@ -94,10 +95,13 @@ class ShardReader:
                 pool.shutdown(cancel_futures=True)
         self._file.check_unchanged()
 
-    def _finite_block(self, member: Member, chunks: Chunks, part: slice) -> NDArray[Any]:
-        block = self._block("features", member, chunks, part)
-        if not _are_finite(block):
-            raise self._file.refused("has feature maps that are not finite")
+    def _checked_block(self, member: Member, chunks: Chunks, part: slice) -> NDArray[Any]:
+        block, content = self._block("features", member, chunks, part), self.manifest.content
+        if content.scale is None:
+            if not _are_finite(block):
+                raise self._file.refused("has feature maps that are not finite")
+        elif has_padding(block, content.scale.bits, math.prod(content.feature_shape)):
+            raise self._file.refused("has unused bits that are not zero after a feature map")
         return block
 
     def _column(self, name: str) -> NDArray[Any]:

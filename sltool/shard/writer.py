@@ -42,7 +42,7 @@ def write_shard(
     """Write and sign `folder/SITE-SPLIT-NNNNN.h5`; the same input gives the same bytes.
 
     Args:
-        features: blocks (n, *feature_shape) in `content.dtype`, N * views rows in all.
+        features: blocks (n, *row_shape) in `content.dtype`, N * views rows in all.
         previous: the digest of the previous shard of the same site and split.
 
     Raises:
@@ -53,6 +53,7 @@ def write_shard(
         _write_payload(part, layout, features, rows)
         _check_layout(part, layout)
         manifest = Manifest(
+            format=content.format,
             content=content,
             place=place,
             previous=previous,

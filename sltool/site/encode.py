@@ -16,9 +16,11 @@ from sltool.errors import BadDataError, StudyMismatchError
 from sltool.files import remove, sha256, write_json
 from sltool.models.base import output_shape
 from sltool.models.privacy_layer_file import known_shape, load_privacy_layer
+from sltool.models.quantise import nearest_level, quantise
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, ShardId
+from sltool.shard.packing import pack_levels
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 from sltool.shard.writer import write_shard
 from sltool.site import log
@@ -165,7 +167,7 @@ def _clear_outbox(site: SiteFolder) -> None:
 
 
 class Encoder:
-    """Encodes samples: standardisation, privacy layer, clipping, noise, conversion to the dtype.
+    """Encodes samples: standardisation, privacy layer, clipping, noise, rounding to what ships.
 
     `liveness` counts dead values in the output of the privacy layer.
 
@@ -187,25 +189,30 @@ class Encoder:
 
     @torch.inference_mode()
     def __call__(self, inputs: NDArray[Any], views: int = 1) -> NDArray[Any]:
-        """(n, *shape) in the source's units -> (n * views, *feature_shape) in the shard's dtype.
+        """(n, *shape) in the source's units -> (n * views, *row_shape) in the shard's dtype.
 
         The first view of a sample is the sample itself, the others are random versions of it.
 
         Raises:
-            BadDataError: a value does not fit the dtype.
+            BadDataError: a value does not fit the dtype, or is not a number.
         """
         x = torch.from_numpy(inputs).to(self._device, torch.float32)
         x = self._augment(x, views)
         maps = self._layer((x - self._mean) / self._sd)
-        self.liveness.add(maps)
+        levels = self._settings.levels
+        # Of quantised maps the index of the level counts, from 1: zero is dead.
+        self.liveness.add(maps if levels is None else nearest_level(maps, levels).float() + 1)
         maps = clip_and_add_noise(maps, self._settings, fresh_noise)
-        maps = maps.to(self._dtype).contiguous()
+        if levels is None:
+            maps = maps.to(self._dtype)
         if not torch.isfinite(maps).all():
             raise BadDataError(
                 f"a feature map does not fit {self._settings.dtype}",
                 hint="set encoding.dtype to float32 in study.yaml, for all sites",
             )
-        return np.asarray(maps.cpu().numpy())
+        if levels is not None:
+            return pack_levels(nearest_level(maps, levels).cpu().numpy(), levels.bits)
+        return np.asarray(maps.contiguous().cpu().numpy())
 
 
 def clip_and_add_noise(
@@ -222,6 +229,14 @@ def clip_and_add_noise(
     if settings.noise:
         maps = torch.add(maps, noise(maps), alpha=settings.noise)
     return maps
+
+
+def as_shipped(maps: torch.Tensor, settings: Encoding) -> torch.Tensor:
+    """Output of the privacy layer (n, ...) -> feature maps as a reader of the shard has them.
+
+    Differentiable. The dtype is not rounded to float16.
+    """
+    return quantise(clip_and_add_noise(maps, settings, fresh_noise), settings.levels)
 
 
 def _write_shards(

@@ -183,7 +183,7 @@ def _write_inputs(
     inputs: h5py.Dataset | None = None
     written: list[int] = []
     with progress.bar("prepare", len(scan)) as advance:
-        for arrays, rows, unreadable in _batches(scan, check, workers):
+        for arrays, rows, unreadable in decoded_batches(scan, check, workers):
             check.check(arrays, rows)
             advance(len(rows) + len(unreadable))
             selected = allowed[rows]
@@ -212,7 +212,7 @@ def _create_inputs(file: h5py.File, arrays: NDArray[Any]) -> h5py.Dataset:
     )
 
 
-def _batches(scan: Scan, check: InputCheck, workers: int) -> Iterator[Batch]:
+def decoded_batches(scan: Scan, check: InputCheck, workers: int) -> Iterator[Batch]:
     """The scan's samples in order, at most a few batches in memory at a time."""
     spans = [range(start, min(start + BATCH, len(scan))) for start in range(0, len(scan), BATCH)]
     if isinstance(scan.inputs, np.ndarray):

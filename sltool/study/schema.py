@@ -17,7 +17,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
+    model_serializer,
     model_validator,
 )
 
@@ -59,13 +61,38 @@ class Choice(Section):
         return dict(self.model_extra or {})
 
 
+class Code(Section):
+    """A privacy layer that ends in a short code; its values are from -1 to 1."""
+
+    channels: int = Field(gt=0, description="Channels of the code of an image; values of a row.")
+    size: int = Field(
+        default=4, gt=0, description="Height and width of the code of an image; not for tables."
+    )
+    widths: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(),
+        description="Channels of the convolutions before the code, of which each halves an image "
+        "until it has `size`; units of the dense layers before it.",
+    )
+
+
 class ModelChoice(Choice):
+    """The network; `code` is left out of records and digests if it is not set."""
+
     cut: int = Field(
         default=1,
         ge=0,
         description="How many hidden layers are at the site. 0 ships the input itself: "
         "only for comparisons.",
     )
+    code: Code | None = Field(
+        default=None,
+        description="A first hidden layer that `sltool fit-privacy-layer` fits: channels, size and "
+        "widths. The model's own layers follow it at the server; null: the model's own layers.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(dump(self), ("code",) if self.code is None else ())
 
 
 class Labels(Section):
@@ -160,9 +187,49 @@ class Augment(Section):
     )
 
 
+Bits = Literal[1, 2, 4, 8]
+
+
+class Levels(Section):
+    """Quantisation: 2 ** bits levels at equal distances, from `low` to `high`."""
+
+    bits: Bits
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _is_range(self) -> Levels:
+        if not self.low < self.high:
+            raise ValueError("the lowest level has to be below the highest")
+        return self
+
+    @property
+    def step(self) -> float:
+        """The distance between two levels."""
+        return (self.high - self.low) / (2**self.bits - 1)
+
+    def packed_bytes(self, values: int) -> int:
+        """Bytes of a feature map of this many values."""
+        return -(-values * self.bits // 8)
+
+
 class Encoding(Section):
+    """How feature maps are computed; without `bits`, records and digests have no quantisation."""
+
     dtype: Literal["float16", "float32"] = Field(
-        default="float16", description="Data type of shipped feature maps: float16 or float32."
+        default="float16",
+        description="Data type of shipped feature maps without `bits`: float16 or float32.",
+    )
+    bits: Bits | None = Field(
+        default=None,
+        description="Bits of each shipped value, after clipping and noise: 8, 4, 2 or 1 (which of "
+        "the two ends of `range` is nearer: with -1 to 1 the sign); null: a number of type "
+        "`dtype`.",
+    )
+    range: tuple[float, float] = Field(
+        default=(-1.0, 1.0),
+        description="The lowest and highest level of quantised values; others are clamped. Agreed "
+        "on, never computed from private data.",
     )
     clip: Positive | None = Field(
         default=None, description="Greatest L2 norm of one sample's feature map; null: no limit."
@@ -183,6 +250,28 @@ class Encoding(Section):
     augment: Augment = Field(
         default=Augment(), description="Changes in a random version; not used with views: 1."
     )
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> Encoding:
+        if not self.range[0] < self.range[1]:
+            raise ValueError("encoding.range: the first value has to be below the second")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(dump(self), ("bits", "range") if self.bits is None else ())
+
+    @property
+    def levels(self) -> Levels | None:
+        """The quantisation of feature maps; None: they are not quantised."""
+        if self.bits is None:
+            return None
+        return Levels(bits=self.bits, low=self.range[0], high=self.range[1])
+
+
+def _without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """Without keys that later versions added, so that digests of earlier ones stay valid."""
+    return {name: value for name, value in values.items() if name not in keys}
 
 
 class FeatureAugment(Section):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_jsonable_python
 
 from sltool.errors import StageOrderError, StorageError, StudyFileError
 from sltool.files import publish
@@ -60,11 +61,11 @@ def _fields(section: BaseModel, indent: int, prefix: str, remarks: Mapping[str, 
             parts.append(f"{' ' * indent}{name}:\n{fields}")
         elif _is_mapping_of_sections(value):
             # A line for each section, so that it is easy to find and edit.
-            content = section.model_dump(mode="json")[name].items()
+            content = to_jsonable_python(value).items()
             lines = [f"{' ' * (indent + 2)}{plain(key)}: {plain(item)}\n" for key, item in content]
             parts.append(f"{' ' * indent}{name}:\n{''.join(lines)}")
         else:
-            parts.append(f"{' ' * indent}{name}: {plain(section.model_dump(mode='json')[name])}\n")
+            parts.append(f"{' ' * indent}{name}: {plain(to_jsonable_python(value))}\n")
     return "".join(parts)
 
 
@@ -113,8 +114,40 @@ def replace_sections(path: Path, **sections: Section) -> None:
     _publish_edited(path, text, wanted, "\n".join(lines))
 
 
+def with_settings(
+    path: Path, sections: Mapping[str, Mapping[str, Any]]
+) -> tuple[Study, Callable[[], None]]:
+    """study.yaml with other values in some sections; keys that a section lacks are added.
+
+    Args:
+        sections: JSON values by section and key.
+
+    Returns:
+        The changed study, and a function that publishes it.
+
+    Raises:
+        StorageError: the file could not be read.
+        StudyFileError: a value is wrong, or the file's style cannot be edited automatically.
+    """
+    text = _read(path)
+    wanted = _parsed(text, path).model_dump(mode="json")
+    for section, values in sections.items():
+        wanted[section] = {**wanted[section], **values}
+        text = replace_values(text, section, values)
+        present = parse_yaml(text, where=path).get(section) or {}
+        text = add_entries(text, section, {k: v for k, v in values.items() if k not in present})
+    study = validate(Study, wanted, where=path)
+    _check_edited(path, text, study, plain(sections))
+    return study, lambda: _publish(path, text)
+
+
 def _publish_edited(path: Path, text: str, wanted: Study, lines: str) -> None:
-    """Publish `text` if it parses to `wanted`; anchors, for example, can prevent that."""
+    _check_edited(path, text, wanted, lines)
+    _publish(path, text)
+
+
+def _check_edited(path: Path, text: str, wanted: Study, lines: str) -> None:
+    """Raise `StudyFileError` unless `text` parses to `wanted`; anchors can prevent that."""
     try:
         correct = _parsed(text, path) == wanted
     except StudyFileError:
@@ -126,6 +159,9 @@ def _publish_edited(path: Path, text: str, wanted: Study, lines: str) -> None:
             expected=lines,
             hint="enter these values by hand and run the command again",
         )
+
+
+def _publish(path: Path, text: str) -> None:
     with publish(path, public=True) as part:
         # Bytes, so that line endings are not converted.
         part.write_bytes(text.encode("utf-8"))

@@ -112,8 +112,8 @@ class _Edit(NamedTuple):
     text: str
 
 
-def add_entries(text: str, section: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Add mappings to the mapping under the top-level key `section`, which may be missing.
+def add_entries(text: str, section: str, entries: Mapping[str, Any]) -> str:
+    """Add entries to the mapping under the top-level key `section`, which may be missing.
 
     Nothing is deleted except the braces of an empty mapping.
 
@@ -194,7 +194,7 @@ def _into_flow(text: str, mapping: MappingNode, inner: str) -> _Edit:
     return _Edit(start, start, inner)
 
 
-def _into_block(text: str, mapping: MappingNode, entries: Mapping[str, Mapping[str, Any]]) -> _Edit:
+def _into_block(text: str, mapping: MappingNode, entries: Mapping[str, Any]) -> _Edit:
     last_key, last = mapping.value[-1]
     column = last_key.start_mark.column
     inside = isinstance(last, MappingNode) and not last.flow_style and last.value
@@ -205,9 +205,12 @@ def _into_block(text: str, mapping: MappingNode, entries: Mapping[str, Mapping[s
     return _new_lines(text, comments.end() if comments else end, _block(entries, column, indent))
 
 
-def _block(entries: Mapping[str, Mapping[str, Any]], column: int, indent: int) -> list[str]:
+def _block(entries: Mapping[str, Any], column: int, indent: int) -> list[str]:
     lines = []
     for name, entry in entries.items():
+        if not isinstance(entry, Mapping):
+            lines.append(f"{' ' * column}{name}: {plain(entry)}")
+            continue
         lines.append(f"{' ' * column}{name}:")
         lines += [f"{' ' * (column + indent)}{key}: {plain(value)}" for key, value in entry.items()]
     return lines

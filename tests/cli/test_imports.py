@@ -57,6 +57,7 @@ ROWS: dict[str, set[str]] = {
     "prepare cholesterol": {"pandas", "scipy", "sklearn"},
     "prepare": {"pandas"},
     "partition --site A": NOTHING,
+    "fit-privacy-layer --site A --epochs 1": {"torch"},
     "withdraw --site A --patient PATIENT": NOTHING,
     "reproduce cholesterol --arms friedewald --seeds 1": SLOW,
 }

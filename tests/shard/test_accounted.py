@@ -25,10 +25,12 @@ from sltool.shard.hdf5_headers import lookup3, superblock
 from sltool.shard.hdf5_parser import find_chunks
 from sltool.shard.keys import SigningKey, is_signed_by
 from sltool.shard.manifest import USER_BLOCK, Content, Manifest, Noise, ShardId, unpack
+from sltool.shard.packing import pack_levels
 from sltool.shard.payload import Rows, members
 from sltool.shard.reader import ShardReader
 from sltool.shard.untrusted_file import UntrustedFile
 from sltool.shard.writer import write_shard
+from sltool.study.schema import Levels
 
 SUPERBLOCK_BYTES = 48
 # A low bit and a high one.
@@ -81,10 +83,13 @@ class Shard:
                 yield slice(start, start + size)
 
 
-def make(folder: Path, samples: int, feature_shape: tuple[int, ...]) -> Shard:
+def make(
+    folder: Path, samples: int, feature_shape: tuple[int, ...], scale: Levels | None = None
+) -> Shard:
     rng = np.random.default_rng(0)
     content = Content(
-        study="0" * 32, encoding="0" * 64, feature_shape=feature_shape, dtype="float16", views=1,
+        study="0" * 32, encoding="0" * 64, feature_shape=feature_shape, views=1,
+        dtype="uint8" if scale else "float16", scale=scale,
         label="regression", classes=0, noise=Noise(clip=None, sd=0.0),
     )  # fmt: skip
     hexes = [rng.bytes(16).hex().encode() for _ in range(2 * samples)]
@@ -94,6 +99,9 @@ def make(folder: Path, samples: int, feature_shape: tuple[int, ...]) -> Shard:
         np.array(hexes[samples:], "S65"),
     )
     features: NDArray[Any] = rng.normal(size=(samples, *feature_shape)).astype(np.float16)
+    if scale:
+        levels = rng.integers(0, 2**scale.bits, features.shape, np.uint8)
+        features = pack_levels(levels, scale.bits)
     key = SigningKey.load_or_create(folder / "key")
     place = ShardId(site="A", split="train", sequence=0)
     manifest = write_shard(folder, content, place, None, [features], rows, key)
@@ -219,10 +227,10 @@ def test_values_behind_the_last_row_are_refused(small: Shard, hidden: float) -> 
         list(ShardReader(InMemory(data), small.manifest).features(64))
 
 
-def with_last_chunk(data: bytes, chunk: slice, values: NDArray[Any]) -> bytes:
-    """The file with other values in its last chunk, which begins with row 16."""
+def with_last_chunk(data: bytes, chunk: slice, values: NDArray[Any], first_row: int = 16) -> bytes:
+    """The file with other values in its last chunk."""
     packed = pack_chunk(values)
-    old, new = (struct.pack("<IIQ", size, 0, 16) for size in (len(data[chunk]), len(packed)))
+    old, new = (struct.pack("<IIQ", size, 0, first_row) for size in (len(data[chunk]), len(packed)))
     entry = data.rindex(old)
     data = data[:entry] + new + data[entry + len(new) : chunk.start] + packed
     head = superblock(len(data)).fill([SUPERBLOCK_BYTES])

@@ -29,7 +29,7 @@ def run(trial: Trial, target: Path) -> TrainingSummary:
 
 def columns(samples: StoredSamples, study: Study) -> Any:
     """(N, columns) float64 in the units of the source."""
-    standardised = samples.features[samples.rows].numpy().astype(np.float64)
+    standardised = samples.feature_maps(samples.rows).astype(np.float64)
     return standardised * np.array(study.samples.sd) + np.array(study.samples.mean)
 
 

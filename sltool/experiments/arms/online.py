@@ -26,6 +26,7 @@ from sltool.experiments.training_loop import (
 from sltool.experiments.trial import Trial
 from sltool.models.base import build
 from sltool.models.privacy_layer_file import load_privacy_layer
+from sltool.models.quantise import quantise
 from sltool.server.store import StoredSamples
 from sltool.site.encode import clip_and_add_noise
 from sltool.study.schema import Encoding
@@ -101,7 +102,8 @@ class _Protection(nn.Module):
         self._encoding = encoding
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return clip_and_add_noise(maps, self._encoding, torch.randn_like)
+        maps = clip_and_add_noise(maps, self._encoding, torch.randn_like)
+        return quantise(maps, self._encoding.levels)
 
 
 def _select(samples: StoredSamples, selected: torch.Tensor) -> StoredSamples:

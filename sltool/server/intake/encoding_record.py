@@ -73,9 +73,15 @@ def _recorded(folder: StudyFolder, digest: str) -> dict[str, Any] | None:
 
 def _manifest_settings(content: Content) -> dict[str, Any]:
     """The settings of the encoding that a shard's manifest contains, with the keys of `_flat`."""
+    scale = content.scale
+    quantisation = (
+        {"encoding.dtype": content.dtype}
+        if scale is None
+        else {"encoding.bits": scale.bits, "encoding.range": [scale.low, scale.high]}
+    )
     return {
         NAMES["study"]: content.study,
-        "encoding.dtype": content.dtype,
+        **quantisation,
         "encoding.clip": content.noise.clip,
         "encoding.noise": content.noise.sd,
         "samples.labels.kind": content.label,

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.server.store import Segment
+from sltool.shard.manifest import Content
+from sltool.shard.packing import unpack_values
 from sltool.shard.payload import ID_BYTES
 
 # A shard's scale must differ from the site's usual one by less than this factor.
@@ -23,9 +25,14 @@ FALSE_ALARM_RATE = 0.01
 
 
 class ShardStatistics:
-    """Statistics of a shard's feature maps, gathered while they are read."""
+    """Statistics of a shard's feature maps, gathered while they are read.
 
-    def __init__(self) -> None:
+    Args:
+        content: the shard's; None: feature maps that are not quantised.
+    """
+
+    def __init__(self, content: Content | None = None) -> None:
+        self._content = content
         self._squares = 0.0
         self._values = 0
         self._first: NDArray[Any] | None = None
@@ -42,9 +49,13 @@ class ShardStatistics:
         return self._constant and self._values > 0
 
     def watch(self, blocks: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-        """Yield the blocks (n, *feature_shape) unchanged, and update the statistics."""
+        """Yield the blocks (n, *row_shape) unchanged, and update the statistics."""
+        content = self._content
         for block in blocks:
-            flat = block[::ROW_STRIDE].reshape(-1).astype(np.float32)
+            rows = block[::ROW_STRIDE]
+            if content is not None and content.scale is not None:
+                rows = unpack_values(rows, content.scale, content.feature_shape)
+            flat = rows.reshape(-1).astype(np.float32)
             self._squares += float(flat @ flat)
             self._values += flat.size
             if self._first is None:

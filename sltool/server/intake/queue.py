@@ -244,7 +244,8 @@ class Queue:
 
     def _stage(self, reader: ShardReader) -> tuple[Segment, ShardStatistics]:
         """Check every row, and append those that were not withdrawn to the store."""
-        manifest, rows, statistics = reader.manifest, reader.rows(), ShardStatistics()
+        manifest, rows = reader.manifest, reader.rows()
+        statistics = ShardStatistics(manifest.content)
         keep = self._withdrawn.keep_mask(manifest.place.site, rows.pseudonyms)
         pseudonyms = rows.pseudonyms[keep]
         self._duplicates.check(pseudonyms, reader.path)

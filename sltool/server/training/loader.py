@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from copy import copy
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from sltool.server.store import StoredSamples
+from sltool.shard.packing import byte_values
 
 # The share of a GPU's free memory that feature maps may take.
 GPU_SHARE = 0.5
@@ -18,13 +21,18 @@ class FeatureLoader:
 
     On a GPU, all feature maps are kept in its memory if they take at most half of what is free;
     otherwise batches are copied from pinned memory. On a CPU, they are read from the store's
-    memory-mapped file, through the operating system's page cache.
+    memory-mapped file, through the operating system's page cache. Quantised feature maps are
+    unpacked on the device, a batch at a time.
     """
 
     def __init__(self, samples: StoredSamples, device: torch.device) -> None:
         self._device = device
         self._features = samples.features
         self._labels = samples.labels.to(device)
+        self._shape = samples.shape.feature_shape
+        scale = samples.shape.scale
+        # (256, values a byte)
+        self._values = None if scale is None else torch.from_numpy(byte_values(scale)).to(device)
         if device.type == "cuda" and self._fits():
             self._features = samples.features.to(device)
 
@@ -44,7 +52,12 @@ class FeatureLoader:
         batch = self._features.index_select(0, rows.to(self._features.device))
         if self._device.type == "cuda" and batch.device.type == "cpu":
             batch = batch.pin_memory()
-        batch = batch.to(self._device, torch.float32, non_blocking=True)
+        if self._values is None:
+            batch = batch.to(self._device, torch.float32, non_blocking=True)
+        else:
+            packed = batch.to(self._device, non_blocking=True).int()
+            values = F.embedding(packed, self._values).flatten(1)
+            batch = values[:, : math.prod(self._shape)].reshape(-1, *self._shape)
         return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
 
     def labels(self, positions: torch.Tensor) -> torch.Tensor:

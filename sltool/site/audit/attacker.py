@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sltool.site.audit.measures import Figure
+from sltool.study.schema import Levels
 
 Array = NDArray[Any]
 
@@ -80,8 +81,10 @@ class Scene:
         labels: (n,), shipped together with `maps`.
         layer: the privacy layer, in inference mode.
         standardise: inputs as in `Pairs` -> inputs of the layer; differentiable.
-        clip_and_add_noise: output of the layer -> feature maps, without noise; differentiable.
+        clip_and_add_noise: output of the layer -> feature maps as shipped, but without noise;
+            differentiable.
         noise: the standard deviation of the noise on the maps.
+        levels: of quantised maps, which are given as values here; None: they are not quantised.
         views: makes another view of each input, such as a second image of the same patient.
         columns: names of a table's columns; () for images.
         classes: number of classes; 0 for regression.
@@ -96,6 +99,7 @@ class Scene:
     standardise: Callable[[torch.Tensor], torch.Tensor]
     clip_and_add_noise: Callable[[torch.Tensor], torch.Tensor]
     noise: float
+    levels: Levels | None
     views: Callable[[Array], Array]
     columns: tuple[str, ...]
     classes: int

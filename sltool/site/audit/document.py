@@ -47,6 +47,7 @@ def document(result: AuditResult) -> dict[str, Any]:
             for inference in result.inferences
         ],
         "left_out": result.left_out,
+        "layer_fitted_on": result.fitted,
         "seconds": round(result.seconds, 1),
     }
 
@@ -97,6 +98,12 @@ def warnings(result: AuditResult) -> list[str]:
     grouping = result.evidence.grouping
     if not grouping.named:
         messages.append(f"Which samples share a patient is a guess: {grouping.description}.")
+    if result.fitted is not None and result.fitted["site"]:
+        messages.append(
+            f"The privacy layer was fitted on training samples of site {result.fitted['site']} and "
+            "is known to all sites and the server: what it tells about these patients is not part "
+            "of these figures."
+        )
     return messages
 
 

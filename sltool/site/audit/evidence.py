@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sltool.errors import BadDataError
 from sltool.models.base import feature_shape
 from sltool.shard.manifest import Content
+from sltool.shard.packing import unpack_values
 from sltool.shard.reader import open_shard
 from sltool.site.audit.attacker import Budget, Pairs
 from sltool.site.audit.patients import Grouping, by_name, by_similarity, names_patients
@@ -117,8 +118,12 @@ def _maps(
             selected[::views] = in_audit
             start = 0
             for block in reader.features(ROWS):
-                yield block[selected[start : start + len(block)]].astype(np.float32)
+                maps = block[selected[start : start + len(block)]]
                 start += len(block)
+                if content.scale is None:
+                    yield maps.astype(np.float32)
+                else:
+                    yield unpack_values(maps, content.scale, content.feature_shape)
 
 
 def _evidence(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from sltool.models.privacy_layer_file import Fitted, fitted_on
 from sltool.progress import Progress
 from sltool.registry import Entry, attackers
 from sltool.site.audit import measures
@@ -68,6 +69,7 @@ class AuditResult:
         baselines: the same figures for guesses without a shard.
         truth: the held-out samples.
         left_out: attacker -> why it did not run.
+        fitted: what the privacy layer was fitted on; None if it was drawn.
     """
 
     site: str
@@ -80,6 +82,7 @@ class AuditResult:
     inferences: list[Inference]
     distance_correlation: float
     left_out: dict[str, str]
+    fitted: Fitted | None
     seconds: float
 
 
@@ -141,6 +144,7 @@ def audit(
             truth.inputs[correlated], truth.maps[correlated]
         ),
         left_out=left_out,
+        fitted=fitted_on(folder.privacy_layer),
         seconds=time.monotonic() - started,
     )
 

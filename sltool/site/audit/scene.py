@@ -18,8 +18,7 @@ from sltool.site.audit.attacker import Budget, Pairs, Scene
 from sltool.site.audit.evidence import Evidence
 from sltool.site.audit.patients import hold_out
 from sltool.site.augment import Augmenter
-from sltool.site.encode import clip_and_add_noise
-from sltool.site.noise import fresh_noise
+from sltool.site.encode import as_shipped
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Encoding, Study
 from sltool.study.study_file import validate
@@ -73,8 +72,9 @@ def make_scene(
         labels=truth.labels,
         layer=layer,
         standardise=standardise,
-        clip_and_add_noise=lambda maps: clip_and_add_noise(maps, noiseless, fresh_noise),
+        clip_and_add_noise=lambda maps: as_shipped(maps, noiseless),
         noise=study.encoding.noise,
+        levels=study.encoding.levels,
         views=_views(study.encoding, pairs.inputs.ndim == 4, evidence.seed),
         columns=_columns(study),
         classes=len(study.samples.labels.classes),
@@ -151,10 +151,9 @@ def _public(
     inputs = images.astype(np.float32) / 255
     with torch.inference_mode():
         maps = [
-            clip_and_add_noise(
+            as_shipped(
                 layer(standardise(torch.from_numpy(inputs[start : start + 256]).to(device))),
                 study.encoding,
-                fresh_noise,
             ).cpu()
             for start in range(0, len(inputs), 256)
         ]

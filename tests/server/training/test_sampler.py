@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sltool.errors import UsageError
-from sltool.server.store import StoredSamples
+from sltool.server.store import Shape, StoredSamples
 from sltool.server.training.sampler import Sampler, SiteControl
 from tests.server.conftest import Server
 
@@ -29,6 +29,7 @@ def samples_of(sizes: Mapping[str, int], views: int = 1) -> StoredSamples:
         sites=list(sizes),
         pseudonyms=np.zeros(total, "S32"),
         groups=np.zeros(total, "S65"),
+        shape=Shape((1,), "float32", regression=False),
     )
 
 

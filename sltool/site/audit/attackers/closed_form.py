@@ -33,6 +33,8 @@ class ClosedForm(Reconstructor):
             return "for table rows"
         if any(type(step) not in (*_INVERSES, nn.Linear) for step in _steps(scene.layer)):
             return "the privacy layer has modules other than dense layers and common activations"
+        if scene.levels is not None and scene.levels.bits == 1:
+            return "a value of one bit determines no value before it"
         return ""
 
     def rebuild(self, scene: Scene) -> Iterator[Attempt]:
@@ -61,7 +63,7 @@ def _invert(scene: Scene, known: Array) -> Array:
     for step in steps:
         before.append(_apply(step, before[-1]))
     values = torch.from_numpy(scene.maps).double()
-    variance = scene.noise**2 + (ROUNDING * values) ** 2 + SMALLEST**2
+    variance = scene.noise**2 + _rounding(scene, values) ** 2 + SMALLEST**2
     for step, samples in zip(reversed(steps), reversed(before[:-1]), strict=True):
         if isinstance(step, nn.Linear):
             values, variance = _linear(step, values, variance, samples)
@@ -70,6 +72,13 @@ def _invert(scene: Scene, known: Array) -> Array:
     if not steps:
         values = _posterior(torch.eye(values.shape[1]).double(), values, variance, before[0])
     return np.asarray(values.float().numpy())
+
+
+def _rounding(scene: Scene, values: torch.Tensor) -> torch.Tensor:
+    """The standard deviation of each value's rounding error, uniform in a unit or a step."""
+    if scene.levels is None:
+        return ROUNDING * values
+    return torch.full_like(values, scene.levels.step / 12**0.5)
 
 
 def _apply(step: nn.Module, samples: torch.Tensor) -> torch.Tensor:

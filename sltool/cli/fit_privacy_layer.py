@@ -1,0 +1,151 @@
+"""`sltool fit-privacy-layer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sltool.cli.command import DeviceOption, ForceOption, Terminal, command
+
+if TYPE_CHECKING:
+    from sltool.site.fit_stage import FittedLayer
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "fit-privacy-layer")(fit_privacy_layer)
+
+
+def fit_privacy_layer(
+    terminal: Terminal,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", metavar="NAME", help="Fit on this site's training samples."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--source", metavar="PATH", help="Fit on public data in the dataset's layout."
+        ),
+    ] = None,
+    auxiliary: Annotated[
+        Path | None,
+        typer.Option(
+            "--auxiliary", metavar="DIR", help="Fit on a folder of public images without labels."
+        ),
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            "--bits",
+            metavar="N",
+            help="Bits of each value: 8, 4, 2, 1; 0: not quantised. Default: 1, tables 8.",
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            "--channels",
+            min=1,
+            help="Channels of the code. Default: 32; tables: half as many values as columns.",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", min=1, help="Its height and width. Default: 4.")
+    ] = None,
+    widths: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--widths",
+            min=1,
+            metavar="N",
+            help="Channels of the convolutions before it. Default: 24 48 96 128; tables: none.",
+        ),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            "--noise",
+            min=0,
+            help="Standard deviation of the noise; values are from -1 to 1. Default: as in "
+            "study.yaml; tables 0.2.",
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples.")] = 50,
+    weight: Annotated[
+        float, typer.Option("--weight", min=0, help="Weight of the adversary's success.")
+    ] = 1.0,
+    distance_weight: Annotated[
+        float,
+        typer.Option(
+            "--distance-weight",
+            min=0,
+            help="Weight of the distance correlation of samples and codes.",
+        ),
+    ] = 0.0,
+    device: DeviceOption = "auto",
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", min=0, metavar="N", help="Repeatable. Default: from the system's entropy."
+        ),
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Fit the privacy layer to a short code, before any site encodes.
+
+    Writes privacy-layer.safetensors and the settings of its code in study.yaml: both are for all
+    sites and the server. A layer that was fitted on a site's samples may tell something about them.
+    """
+    from sltool.api import Study
+
+    done = Study.open(terminal.study, progress=terminal).fit_privacy_layer(
+        site=site,
+        source=source,
+        auxiliary=auxiliary,
+        bits=bits,
+        channels=channels,
+        size=size,
+        widths=widths,
+        noise=noise,
+        epochs=epochs,
+        weight=weight,
+        distance_weight=distance_weight,
+        device=device,
+        seed=seed,
+        force=force,
+    )
+    terminal.note(_origin(done))
+    terminal.result(
+        {
+            "fitted_on": done.site or "public data",
+            "samples": done.samples,
+            "code": done.code.model_dump(mode="json"),
+            "bits": done.bits,
+            "noise": done.noise,
+            "bytes_per_sample": done.bytes,
+            "task": round(done.fit.task, 4),
+            "adversary_leak": round(done.fit.leak, 4),
+            "seconds": round(done.seconds, 1),
+        },
+        f"fitted on {done.samples} samples of {_where(done)}, in {done.seconds:.0f} s: "
+        f"{done.bytes} bytes a sample; on these samples the task reaches {done.fit.task:.3f} and "
+        f"the adversary a leak of {done.fit.leak:.3f}",
+        "next: hand study.yaml and privacy-layer.safetensors to every site; after client-encode, "
+        "`sltool audit` measures what leaks",
+    )
+
+
+def _where(done: FittedLayer) -> str:
+    return f"site {done.site}" if done.site else "public data"
+
+
+def _origin(done: FittedLayer) -> str:
+    if not done.site:
+        return "the privacy layer was fitted on public data, so that it tells nothing of a patient"
+    return (
+        f"the privacy layer was fitted on the training samples of site {done.site} and is handed "
+        "to all sites and the server: it may tell something about these patients. No audit "
+        "measures that, and no noise covers it; its file says so"
+    )
