@@ -93,8 +93,10 @@ def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
         name: site.model_dump(mode="json", exclude_defaults=True) for name, site in sites.items()
     }
     text = _read(path)
-    content = _parsed(text, path).model_dump(mode="json")
-    content["sites"] |= {name: site.model_dump(mode="json") for name, site in sites.items()}
+    study = _parsed(text, path)
+    # Not from JSON, where the keys of a setting such as {1: [2, 4]} would turn into text.
+    content = study.model_dump()
+    content["sites"] |= {name: site.model_dump() for name, site in sites.items()}
     wanted = validate(Study, content, where=path)
     _publish_edited(path, add_entries(text, "sites", entries), wanted, f"sites: {plain(entries)}")
 
