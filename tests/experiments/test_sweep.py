@@ -9,24 +9,24 @@ from sltool.experiments.sweep import grid
 
 
 def test_no_sweep_is_one_cell() -> None:
-    assert [cell.name for cell in grid([])] == ["base"]
+    assert [cell.name for cell in grid([], {})] == ["base"]
 
 
 def test_a_grid() -> None:
-    cells = grid(["cut=0..2", "noise=0,0.5"])
+    cells = grid(["cut=0..2", "noise=0,0.5"], {})
     assert len(cells) == 6
     assert cells[1].name == "cut=0,noise=0.5"
-    assert cells[1].settings() == ("model.cut=0", "encoding.noise=0.5")
+    assert cells[1].settings({}) == ("model.cut=0", "encoding.noise=0.5")
 
 
 def test_sites_share_alike_and_ratios_are_taken_as_they_are() -> None:
-    assert [cell.ratios("7:2:1") for cell in grid(["sites=1,3"])] == ["1", "1:1:1"]
-    assert [cell.ratios("7:2:1") for cell in grid(["ratios=5:3:2,8:1:1"])] == ["5:3:2", "8:1:1"]
-    assert grid(["cut=1"])[0].ratios("7:2:1") == "7:2:1"
+    assert [cell.ratios("7:2:1") for cell in grid(["sites=1,3"], {})] == ["1", "1:1:1"]
+    assert [cell.ratios("7:2:1") for cell in grid(["ratios=5:3:2,8:1:1"], {})] == ["5:3:2", "8:1:1"]
+    assert grid(["cut=1"], {})[0].ratios("7:2:1") == "7:2:1"
 
 
 def test_any_key_of_the_study_file() -> None:
-    assert grid(["training.batch_size=32,64"])[1].settings() == ("training.batch_size=64",)
+    assert grid(["training.batch_size=32,64"], {})[1].settings({}) == ("training.batch_size=64",)
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,4 @@ def test_any_key_of_the_study_file() -> None:
 )
 def test_mistakes(sweeps: list[str]) -> None:
     with pytest.raises(UsageError, match=r"sweep|swept"):
-        grid(sweeps)
+        grid(sweeps, {})
