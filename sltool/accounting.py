@@ -17,7 +17,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import ModuleType
+from importlib.util import find_spec
+from typing import Any
 
 from sltool.errors import UsageError
 
@@ -72,12 +73,17 @@ def noise_for(target: float, clip: float, maps: int = 1, delta: float = DELTA) -
     return 2 * clip * math.sqrt(maps) * multiplier
 
 
+def is_available() -> bool:
+    """Whether dp-accounting is installed."""
+    return find_spec("dp_accounting") is not None
+
+
 def _check_delta(delta: float) -> None:
     if not 0 < delta < 1:
         raise UsageError(f"delta {delta:g} is not between 0 and 1", expected="such as 1e-5")
 
 
-def _dp_accounting() -> ModuleType:
+def _dp_accounting() -> Any:
     try:
         import dp_accounting
     except ImportError as error:

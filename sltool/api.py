@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sltool.accounting import DELTA
 from sltool.errors import StageOrderError, UnknownNameError
 from sltool.machine import available_cpus, pick_device
 from sltool.progress import Progress, RichProgress, Silent
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from sltool.server.training.run import TrainingResult
     from sltool.server.training.run_settings import RunOptions
     from sltool.site.encode import EncodingResult
+    from sltool.site.guarantee import Guarantee
     from sltool.site.partition_stage import PartitionResult
     from sltool.site.prepare import PreparationResult
     from sltool.site.ship import ShippingResult
@@ -551,6 +553,19 @@ class Site:
             force,
             accept_risk,
         )
+
+    def guarantee(self, delta: float = DELTA) -> Guarantee:
+        """The differential privacy of the site's shards, shipped and in the outbox.
+
+        Raises:
+            StageOrderError: nothing is encoded.
+            UsageError: dp-accounting is not installed, or delta is not between 0 and 1.
+        """
+        from sltool.site.guarantee import site_guarantee
+
+        study = self.study
+        study.settings.check_sites([self.name])
+        return site_guarantee(study.folder, study.settings, self.name, delta)
 
     def withdraw(self, patient: str) -> WithdrawalResult:
         """Take a patient's samples back; `ship` sends the signed withdrawal.

@@ -89,6 +89,7 @@ def evaluate(
             "level": level,
             "sites": list(question.sites) or "all",
             **whole,
+            **({"corrected": done.corrected} if done.corrected else {}),
             **({"by_site": of_sites} if by == "site" else {}),
         },
         ["metric", *(f"{name} ({found['samples']} {UNITS[level]})" for name, found in columns)],

@@ -49,8 +49,12 @@ def reproduce(
         str | None, typer.Option("--ratios", metavar="N:N:N", help="Default: 7:2:1.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="In the place of the case's; privacy: "
-        "covid-ct, fracatlas or cholesterol.")
+        str | None,
+        typer.Option(
+            "--dataset",
+            metavar="NAME",
+            help="In the place of the case's; privacy: covid-ct, fracatlas or cholesterol.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

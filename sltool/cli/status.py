@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from sltool.accounting import DELTA
 from sltool.cli.command import Terminal, command
 
 
@@ -34,6 +35,11 @@ def status(terminal: Terminal) -> None:
     for file in found.withdrawals:
         runs = " ".join(file["runs"]) or "none"
         terminal.note(f"{file['file']} was taken in; runs that saw the rows: {runs}")
+    if found.epsilon is not None:
+        terminal.note(
+            f"the feature maps of one record in one encoding have epsilon {found.epsilon:.3g} at "
+            f"delta {DELTA:g}; each site states that of a patient and of several encodings"
+        )
     if found.waiting:
         terminal.note(f"{found.waiting} files wait in the inbox")
     terminal.table(

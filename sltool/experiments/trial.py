@@ -21,7 +21,7 @@ from safetensors.torch import save
 
 from sltool.coordinator.create import study_text
 from sltool.experiments.arm_files import CellAudit, TrainingSummary
-from sltool.experiments.training_loop import ServerData, take_in, train_run
+from sltool.experiments.training_loop import ServerData, restore_labels, take_in, train_run
 from sltool.files import private_folder, publish, read_csv, sha256, write_text
 from sltool.progress import Progress
 from sltool.site.audit.site import audit_site
@@ -121,7 +121,7 @@ class Trial:
         """The same samples, split and views without a privacy layer, of all sites in one store."""
         folder = StudyFolder(self.root / "raw")
         model = self.study.model.model_copy(update={"cut": 0})
-        unprotected = {"dtype": "float32", "clip": None, "noise": 0.0}
+        unprotected = {"dtype": "float32", "clip": None, "noise": 0.0, "label_epsilon": None}
         encoding = self.study.encoding.model_copy(update=unprotected)
         study = self.study.model_copy(update={"model": model, "encoding": encoding})
         write_text(folder.study_file, study_text(study), public=True)
@@ -141,8 +141,15 @@ class Trial:
     def train(
         self, data: ServerData, name: str, sites: Sequence[str], target: Path
     ) -> TrainingSummary:
-        """Train a run on the shards of these sites ([]: all); see `train_run`."""
-        return train_run(data, name, sites, self.seed, self.device, self.progress, target)
+        """Train a run on the shards of these sites ([]: all); see `train_run`.
+
+        It is scored against the true labels, which a simulation has, also where the shards have
+        randomised responses.
+        """
+        summary = train_run(data, name, sites, self.seed, self.device, self.progress, target)
+        if data.study.encoding.label_epsilon is not None:
+            restore_labels(target, self.raw.store.samples("test"))
+        return summary
 
     def audit(self, budget: str) -> CellAudit:
         """Attack the shards of the site that has most samples."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -24,10 +24,14 @@ DAMAGED = "take study.yaml and privacy-layer.safetensors from the same study"
 
 
 class KnownShape(TypedDict):
-    """The metadata: the shape of a feature map, and the settings that it was computed for."""
+    """The metadata: the shape of a feature map, and the settings that it was computed for.
+
+    `fitted_on` says on which data the weights were fitted, if they were not drawn.
+    """
 
     shape: list[int]
     of: dict[str, Any]
+    fitted_on: NotRequired[str]
 
 
 def write_layer(path: Path, layer: nn.Module, study: Study) -> None:
@@ -79,18 +83,18 @@ def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:
     Raises:
         BadDataError: the metadata is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    known = _metadata(path)
+    return tuple(known["shape"]) if known and known["of"] == _settings(study) else None
 
-    try:
-        with safe_open(path, "np") as file:
-            text = (file.metadata() or {}).get(KEY)
-    except (OSError, SafetensorError):
-        # Reading the weights reports what is wrong with the file.
-        return None
-    if text is None:
-        return None
-    known = parse_json(text, KnownShape, path, "the privacy layer's metadata", DAMAGED)
-    return tuple(known["shape"]) if known["of"] == _settings(study) else None
+
+def fitted_on(path: Path) -> str | None:
+    """The data that the weights were fitted on; '' if they were drawn; None if it is not known.
+
+    Raises:
+        BadDataError: the metadata is damaged.
+    """
+    known = _metadata(path)
+    return None if known is None else known.get("fitted_on", "")
 
 
 def feature_shape(path: Path, study: Study) -> tuple[int, ...]:
@@ -106,6 +110,20 @@ def feature_shape(path: Path, study: Study) -> tuple[int, ...]:
     from sltool.models.base import feature_shape as built_shape
 
     return built_shape(study)
+
+
+def _metadata(path: Path) -> KnownShape | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except (OSError, SafetensorError):
+        # Reading the weights reports what is wrong with the file.
+        return None
+    if text is None:
+        return None
+    return parse_json(text, KnownShape, path, "the privacy layer's metadata", DAMAGED)
 
 
 def _settings(study: Study) -> dict[str, Any]:

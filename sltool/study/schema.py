@@ -17,7 +17,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
+    model_serializer,
     model_validator,
 )
 
@@ -153,6 +155,11 @@ class Encoding(Section):
         description="Standard deviation of the Gaussian noise added at the site, in feature units; "
         "drawn anew for every encoding.",
     )
+    label_epsilon: Positive | None = Field(
+        default=None,
+        description="Epsilon of the labels, which are randomised at the site, once for each "
+        "record; the server's loss is corrected for it. Classes only; null: shipped unchanged.",
+    )
     views: int = Field(
         default=1,
         ge=1,
@@ -163,6 +170,15 @@ class Encoding(Section):
     augment: Augment = Field(
         default=Augment(), description="Changes in a random version; not used with views: 1."
     )
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(dump(self), ("label_epsilon",) if self.label_epsilon is None else ())
+
+
+def _without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """Without keys that later versions added, so that digests of earlier ones stay valid."""
+    return {name: value for name, value in values.items() if name not in keys}
 
 
 class Training(Section):
@@ -278,6 +294,16 @@ class Study(Section):
     def _views_are_of_images(self) -> Study:
         if self.encoding.views > 1 and len(self.samples.shape) != 3:
             raise ValueError("encoding.views has to be 1: only images have random versions")
+        return self
+
+    @model_validator(mode="after")
+    def _responses_are_classes(self) -> Study:
+        if self.encoding.label_epsilon is not None and self.samples.labels.kind == "regression":
+            raise ValueError(
+                "encoding.label_epsilon is for classes: a randomised response is one of a few "
+                "answers, which a regression label is not; leave the key out, and take into "
+                "account that the labels are shipped unchanged"
+            )
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_jsonable_python
 
 from sltool.errors import StageOrderError, StorageError, StudyFileError
 from sltool.files import publish
@@ -55,11 +56,11 @@ def _fields(section: BaseModel, indent: int) -> str:
             parts.append(f"{' ' * indent}{name}:\n{_fields(value, indent + 2)}")
         elif _is_mapping_of_sections(value):
             # A line for each section, so that it is easy to find and edit.
-            content = section.model_dump(mode="json")[name].items()
+            content = to_jsonable_python(value).items()
             lines = [f"{' ' * (indent + 2)}{plain(key)}: {plain(item)}\n" for key, item in content]
             parts.append(f"{' ' * indent}{name}:\n{''.join(lines)}")
         else:
-            parts.append(f"{' ' * indent}{name}: {plain(section.model_dump(mode='json')[name])}\n")
+            parts.append(f"{' ' * indent}{name}: {plain(to_jsonable_python(value))}\n")
     return "".join(parts)
 
 

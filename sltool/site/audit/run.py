@@ -19,6 +19,7 @@ from sltool.site.audit.judge import Judge
 from sltool.site.audit.measures import Figure
 from sltool.site.audit.record import AuditSubject, audit_subject
 from sltool.site.audit.scene import make_scene
+from sltool.site.guarantee import Guarantee, stated_guarantee
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study
 
@@ -68,6 +69,7 @@ class AuditResult:
         baselines: the same figures for guesses without a shard.
         truth: the held-out samples.
         left_out: attacker -> why it did not run.
+        guarantee: the differential privacy of the shards; None: the study asks for none.
     """
 
     site: str
@@ -81,6 +83,7 @@ class AuditResult:
     distance_correlation: float
     left_out: dict[str, str]
     seconds: float
+    guarantee: Guarantee | None
 
 
 def audit(
@@ -142,6 +145,7 @@ def audit(
         ),
         left_out=left_out,
         seconds=time.monotonic() - started,
+        guarantee=stated_guarantee(folder, study, site_name, progress),
     )
 
 

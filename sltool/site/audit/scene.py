@@ -70,7 +70,7 @@ def make_scene(
         fit=known.part(np.flatnonzero(~checked)),
         check=known.part(np.flatnonzero(checked)),
         maps=truth.maps,
-        labels=truth.labels,
+        labels=evidence.shipped_labels[held_out],
         layer=layer,
         standardise=standardise,
         clip_and_add_noise=lambda maps: clip_and_add_noise(maps, noiseless, fresh_noise),

@@ -1,0 +1,160 @@
+"""The differential privacy of a site's shards: epsilon of a record and of a patient, in words.
+
+An epsilon is stated only where clipping makes it true. It covers every encoding that was shipped,
+and the one in the outbox.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sltool.accounting import DELTA, Release, epsilon, is_available
+from sltool.models.privacy_layer_file import fitted_on
+from sltool.progress import Progress
+from sltool.site.audit.patients import names_patients, patient_of
+from sltool.site.private_file import open_private
+from sltool.site.releases import ReleaseRecord, with_outbox
+from sltool.study.layout import StudyFolder
+from sltool.study.schema import Study
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What differential privacy says of a site's shards.
+
+    Attributes:
+        record: epsilon of the feature maps of one record, of all releases together; infinite if
+            a release was not clipped, or had no noise.
+        patient: the same for all records of the patient who has most.
+        records: the number of records of that patient.
+        named: whether the source names patients; if not, `patient` is that of one record.
+        encodings: how many were shipped, with the one in the outbox.
+        maps: feature maps of one training record in all these encodings.
+        labels: epsilon of one record's label; None: labels were shipped unchanged.
+        layer: `fitted_on` of the privacy layer.
+    """
+
+    delta: float
+    record: float
+    patient: float
+    records: int
+    named: bool
+    encodings: int
+    maps: int
+    labels: float | None
+    layer: str | None
+
+    def document(self) -> dict[str, Any]:
+        """As JSON; None for an epsilon that is infinite."""
+        values = {**vars(self), "covered": self.sentences()}
+        for name in ("record", "patient"):
+            values[name] = values[name] if math.isfinite(values[name]) else None
+        return values
+
+    def sentences(self) -> list[str]:
+        """What is covered and what is not."""
+        return [self._feature_maps(), self._layer(), self._labels()]
+
+    def _feature_maps(self) -> str:
+        if not math.isfinite(self.record):
+            return (
+                "Differential privacy: none. An epsilon needs encoding.clip and encoding.noise in "
+                "every encoding that was shipped."
+            )
+        maps = f"{self.maps} feature map{'s' * (self.maps > 1)} of a record"
+        who = (
+            f"and epsilon {self.patient:.3g} for the patient with most records here "
+            f"({self.records})"
+            if self.named
+            else "of a patient with several records more, which the source does not name"
+        )
+        return (
+            f"Differential privacy of the feature maps: epsilon {self.record:.3g} for one record, "
+            f"{who}, at delta {self.delta:g}; {maps} in {self.encodings} encoding"
+            f"{'s' * (self.encodings > 1)}, whose content is replaced by any other. However many "
+            "epochs are trained, it stays the same. That the record exists is not covered."
+        )
+
+    def _layer(self) -> str:
+        if self.layer == "":
+            return "The privacy layer was drawn at random and depends on no patient: it is covered."
+        if self.layer is None:
+            return (
+                "How the privacy layer's weights were made is not known: if they were fitted on "
+                "patients, what the layer reveals of those is not covered."
+            )
+        return (
+            f"The privacy layer was fitted on {self.layer}: what it reveals of the patients in "
+            "that data is not covered."
+        )
+
+    def _labels(self) -> str:
+        if self.labels is None:
+            return "The labels are shipped as they are: they are not covered."
+        return (
+            f"The label of a record is a randomised response: epsilon {self.labels:.3g} for one "
+            f"record, {self.records * self.labels:.3g} for that patient, in addition."
+        )
+
+
+def site_guarantee(
+    folder: StudyFolder, study: Study, site_name: str, delta: float = DELTA
+) -> Guarantee:
+    """The guarantee of a site's shards, those in the outbox included.
+
+    Raises:
+        StageOrderError: nothing is encoded.
+        UsageError: dp-accounting is not installed, or delta is not between 0 and 1.
+        BadDataError: a record of the site is damaged.
+    """
+    site = folder.site(site_name)
+    releases = with_outbox(site)
+    with open_private(site.private, study.id, "sltool partition") as private:
+        groups = private.text("group_pseudonyms")
+    records = max(Counter(map(patient_of, groups)).values(), default=1)
+    return Guarantee(
+        delta=delta,
+        record=epsilon(_of(releases, 1), delta),
+        patient=epsilon(_of(releases, records), delta),
+        records=records,
+        named=names_patients(groups),
+        encodings=len(releases),
+        maps=sum(release["views"] for release in releases),
+        labels=_label_epsilon(releases),
+        layer=fitted_on(folder.privacy_layer),
+    )
+
+
+def stated_guarantee(
+    folder: StudyFolder, study: Study, site_name: str, progress: Progress
+) -> Guarantee | None:
+    """`site_guarantee` at the usual delta, if the study's settings make it say anything.
+
+    Without dp-accounting, a note says that it is missing.
+    """
+    encoding = study.encoding
+    protects_maps = encoding.clip is not None and encoding.noise > 0
+    if not protects_maps and encoding.label_epsilon is None:
+        return None
+    if not is_available():
+        progress.note("no epsilon is stated without dp-accounting: install sltool[dp]")
+        return None
+    return site_guarantee(folder, study, site_name)
+
+
+def _of(releases: Sequence[ReleaseRecord], records: int) -> list[Release]:
+    """The releases of `records` training records, of which each has all views."""
+    return [
+        Release(release["clip"], release["noise"], records * release["views"])
+        for release in releases
+    ]
+
+
+def _label_epsilon(releases: Sequence[ReleaseRecord]) -> float | None:
+    """A response that was drawn for one epsilon is the same in every encoding."""
+    found = {release["label_epsilon"] for release in releases}
+    return None if None in found else sum(value for value in found if value is not None)
