@@ -65,18 +65,20 @@ class Guarantee:
                 "Differential privacy: none. An epsilon needs encoding.clip and encoding.noise in "
                 "every encoding that was shipped."
             )
-        maps = f"{self.maps} feature map{'s' * (self.maps > 1)} of a record"
-        who = (
-            f"and epsilon {self.patient:.3g} for the patient with most records here "
-            f"({self.records})"
+        patient = (
+            f"and {self.patient:.3g} for the patient with most records ({self.records})"
             if self.named
-            else "of a patient with several records more, which the source does not name"
+            else "and more for a patient with several records: the source names no patients"
+        )
+        maps, encodings = (
+            f"{count} {name}{'s' * (count > 1)}"
+            for count, name in ((self.maps, "feature map"), (self.encodings, "encoding"))
         )
         return (
-            f"Differential privacy of the feature maps: epsilon {self.record:.3g} for one record, "
-            f"{who}, at delta {self.delta:g}; {maps} in {self.encodings} encoding"
-            f"{'s' * (self.encodings > 1)}, whose content is replaced by any other. However many "
-            "epochs are trained, it stays the same. That the record exists is not covered."
+            f"Differential privacy of the feature maps at delta {self.delta:g}: epsilon "
+            f"{self.record:.3g} for one record, with {maps} in {encodings}, {patient}. Covered is "
+            "the content of a record against any other, not that the record exists. Epochs of "
+            "training do not change it."
         )
 
     def _layer(self) -> str:
@@ -97,7 +99,7 @@ class Guarantee:
             return "The labels are shipped as they are: they are not covered."
         return (
             f"The label of a record is a randomised response: epsilon {self.labels:.3g} for one "
-            f"record, {self.records * self.labels:.3g} for that patient, in addition."
+            f"record, {self.records * self.labels:.3g} for {self.records} of a patient, in addition."
         )
 
 
