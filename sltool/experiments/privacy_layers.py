@@ -1,5 +1,8 @@
 """The privacy layers that `reproduce privacy` compares, by dataset: a line for each.
 
+A layer's name begins with its kind (random, noisy, quantised, dp, learned), which has a marker of
+its own in the figure.
+
 All layers of a dataset share its training settings, split and seeds. Those with an epsilon have
 outputs that are centred on zero (tanh): clipping limits the distance from zero, so that a constant
 part of the feature map would use up the norm and carry nothing. They have few outputs, since the
@@ -21,13 +24,11 @@ class Layer:
     """A privacy layer in a comparison.
 
     Attributes:
-        kind: random, noisy, quantised, dp or learned: its colour in the figure.
         keys: 'key=value' of study.yaml, over those of the case.
         clip, epsilon: if set, feature maps are clipped and get the noise at which the release of
             a training sample has this epsilon (`accounting.DELTA`); for layers with one view.
     """
 
-    kind: str
     keys: tuple[str, ...] = ()
     clip: float = 1.0
     epsilon: float | None = None
@@ -41,15 +42,17 @@ class Layer:
 
 
 def _with_epsilons(clip: float, *keys: str) -> dict[str, Layer]:
-    return {f"dp-{value}": Layer("dp", keys, clip, value) for value in EPSILONS}
+    return {f"dp-{value}": Layer(keys, clip, value) for value in EPSILONS}
 
 
+_ROW_CODE = ("model.widths=[7, 128, 128]", "model.activation=tanh")
 CHECK_UPS: Mapping[str, Layer] = {
-    "random": Layer("random"),
-    "narrow": Layer("random", ("model.widths=[4, 128, 128]",)),
-    "noisy-0.5": Layer("noisy", ("encoding.noise=0.5",)),
-    "noisy-2": Layer("noisy", ("encoding.noise=2",)),
-    **_with_epsilons(1.3, "model.widths=[7, 128, 128]", "model.activation=tanh"),
+    "random": Layer(),
+    "random-7": Layer(_ROW_CODE),
+    "random-narrow": Layer(("model.widths=[4, 128, 128]",)),
+    "noisy-0.5": Layer(("encoding.noise=0.5",)),
+    "noisy-2": Layer(("encoding.noise=2",)),
+    **_with_epsilons(1.3, *_ROW_CODE),
 }
 
 _CT_CODE = (
@@ -61,18 +64,17 @@ _CT_CODE = (
     "encoding.views=1",
 )
 COVID_CT: Mapping[str, Layer] = {
-    "random": Layer("random"),
+    "random": Layer(),
     "random-1": Layer(
-        "random",
         (
             "model.filters=[1, 32, 64, 128, 256]",
             "model.activation=sigmoid",
             "model.server.activation=leaky-relu",
         ),
     ),
-    "deep": Layer("random", _CT_CODE),
-    "noisy-1": Layer("noisy", ("encoding.noise=1",)),
-    "noisy-4": Layer("noisy", ("encoding.noise=4",)),
+    "random-deep": Layer(_CT_CODE),
+    "noisy-1": Layer(("encoding.noise=1",)),
+    "noisy-4": Layer(("encoding.noise=4",)),
     **_with_epsilons(5.0, *_CT_CODE),
 }
 
@@ -85,9 +87,9 @@ _XRAY_CODE = (
     "encoding.views=1",
 )
 FRACATLAS: Mapping[str, Layer] = {
-    "random": Layer("random"),
-    "random-1": Layer("random", ("model.channels=1",)),
-    "noisy-1": Layer("noisy", ("encoding.noise=1",)),
-    "noisy-4": Layer("noisy", ("encoding.noise=4",)),
+    "random": Layer(),
+    "random-1": Layer(("model.channels=1",)),
+    "noisy-1": Layer(("encoding.noise=1",)),
+    "noisy-4": Layer(("encoding.noise=4",)),
     **_with_epsilons(5.0, *_XRAY_CODE),
 }

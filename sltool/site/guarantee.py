@@ -98,8 +98,9 @@ class Guarantee:
         if self.labels is None:
             return "The labels are shipped as they are: they are not covered."
         return (
-            f"The label of a record is a randomised response: epsilon {self.labels:.3g} for one "
-            f"record, {self.records * self.labels:.3g} for {self.records} of a patient, in addition."
+            f"The label of a record is a randomised response: in addition, epsilon "
+            f"{self.labels:.3g} for one record, {self.records * self.labels:.3g} for "
+            f"{self.records} of a patient."
         )
 
 
