@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from scipy.stats import norm
 
 from sltool.accounting import Release, epsilon, noise_for
 from sltool.errors import UsageError
-from tests.conftest import Sltool
+from tests.conftest import ROOT, Sltool
 
 
 def delta_of(epsilon: float, sensitivity: float, noise: float) -> float:
@@ -96,3 +97,16 @@ def test_the_command_states_epsilon_and_finds_the_noise(sltool: Sltool) -> None:
 )
 def test_mistakes_of_the_command(sltool: Sltool, words: tuple[object, ...]) -> None:
     assert sltool("privacy", *words).code == 2
+
+
+def test_the_page_s_table_of_epochs_is_that_of_the_accountant() -> None:
+    text = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert [int(row[0]) for row in rows] == [1, 10, 50, 100, 200, 300]
+    noise = noise_for(8, 1)
+    for epochs, once, online, needed in rows:
+        # Training on what was released is post-processing: the epochs are no releases.
+        assert float(once) == pytest.approx(epsilon([Release(1, noise)]), abs=0.05)
+        every_epoch = epsilon([Release(1, noise, int(epochs))])
+        assert float(online) == pytest.approx(every_epoch, abs=0.05)
+        assert float(needed) == pytest.approx(noise_for(8, 1, int(epochs)), abs=0.005)

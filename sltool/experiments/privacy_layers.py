@@ -56,8 +56,8 @@ CHECK_UPS: Mapping[str, Layer] = {
 }
 
 _CT_CODE = (
-    "model.cut=3",
-    "model.filters=[16, 16, 4, 128, 256]",
+    "model.cut=2",
+    "model.filters=[8, 1, 64, 128, 256]",
     "model.activation=tanh",
     "model.server.activation=leaky-relu",
     "model.pool=average",
@@ -75,7 +75,7 @@ COVID_CT: Mapping[str, Layer] = {
     "random-deep": Layer(_CT_CODE),
     "noisy-1": Layer(("encoding.noise=1",)),
     "noisy-4": Layer(("encoding.noise=4",)),
-    **_with_epsilons(5.0, *_CT_CODE),
+    **_with_epsilons(8.0, *_CT_CODE),
 }
 
 _XRAY_CODE = (
@@ -91,5 +91,5 @@ FRACATLAS: Mapping[str, Layer] = {
     "random-1": Layer(("model.channels=1",)),
     "noisy-1": Layer(("encoding.noise=1",)),
     "noisy-4": Layer(("encoding.noise=4",)),
-    **_with_epsilons(5.0, *_XRAY_CODE),
+    **_with_epsilons(20.0, *_XRAY_CODE),
 }

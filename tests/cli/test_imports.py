@@ -51,6 +51,7 @@ ROWS: dict[str, set[str]] = {
     "prepare cholesterol": {"pandas", "scipy", "sklearn"},
     "prepare": {"pandas"},
     "partition --site A": NOTHING,
+    "privacy --clip 1 --noise 4": {"scipy"},
     "withdraw --site A --patient PATIENT": NOTHING,
     "reproduce cholesterol --arms friedewald --seeds 1": SLOW,
 }
