@@ -33,7 +33,9 @@ def audits(folder: Path) -> dict[str, Path]:
     return {path.parts[-3]: path for path in (folder / "out" / "cells").glob("*/*/audit.json")}
 
 
-def test_layers_are_compared_by_accuracy_and_leak(sltool: Sltool) -> None:
+def test_layers_are_compared_by_accuracy_and_leak(
+    sltool: Sltool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = sltool(*ROWS, "--sweep", "layer=random,dp-1", "--json").ok()
     out = sltool.folder / "out"
     by_layer = {arm["sweep"]["layer"]: arm for arm in done.json["arms"]}
@@ -53,6 +55,8 @@ def test_layers_are_compared_by_accuracy_and_leak(sltool: Sltool) -> None:
     found = audits(sltool.folder)
     written = found["layer=dp-1"].stat().st_mtime_ns
     found["layer=random"].unlink()
+    # Drawing the figures once more would take most of the time.
+    monkeypatch.setattr("sltool.experiments.report.draw_all", lambda results, folder: [])
     sltool(*ROWS, "--sweep", "layer=random,dp-1,noisy-2").ok()
     again = audits(sltool.folder)
     assert set(again) == {"layer=random", "layer=dp-1", "layer=noisy-2"}
