@@ -16,7 +16,7 @@ run() {
     if [ -n "$docs" ]; then
         mkdir -p "$docs/$name"
         cp "$out/$name/results.csv" "$docs/$name/"
-        for picture in bars curves errors roc sweep; do
+        for picture in bars curves errors leaks roc sweep; do
             if [ -f "$out/$name/figures/$picture.png" ]; then
                 cp "$out/$name/figures/$picture.png" "$docs/$name/"
             fi
@@ -54,3 +54,9 @@ run fracatlas mura --dataset fracatlas --plugins-dir plugins --source "$data/fra
     training.epochs=80 training.batch_size=16 training.optimizer=adamw \
     training.learning_rate=0.001 training.schedule=one-cycle training.weight_decay=0.01 \
     training.label_smoothing=0.1
+# Accuracy against what an attacker gets, by privacy layer.
+run privacy-check-ups privacy --dataset cholesterol --seeds 3 \
+    --source "$data/cholesterol/korea_checkup_20000.csv"
+run privacy-ct privacy --dataset covid-ct --seeds 3 --source "$data/covid-ct-sao-paulo"
+run privacy-x-rays privacy --dataset fracatlas --seeds 3 --plugins-dir plugins \
+    --source "$data/fracatlas"

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sltool.accounting import DELTA
 from sltool.errors import StageOrderError, UnknownNameError, UsageError
 from sltool.machine import available_cpus, pick_device
 from sltool.progress import Progress, RichProgress, Silent
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from sltool.shard.public_key_file import PublicKeyFile
     from sltool.site.encode import EncodingResult
     from sltool.site.fit_stage import FittedLayer
+    from sltool.site.guarantee import Guarantee
     from sltool.site.inspection import Inspection
     from sltool.site.join import Joined
     from sltool.site.log import SiteLog
@@ -800,6 +802,19 @@ class Site:
         from sltool.site.log import read_log
 
         return read_log(self.study.folder.site(self.name))
+
+    def guarantee(self, delta: float = DELTA) -> Guarantee:
+        """The differential privacy of the site's shards, shipped and in the outbox.
+
+        Raises:
+            StageOrderError: nothing is encoded.
+            UsageError: dp-accounting is not installed, or delta is not between 0 and 1.
+        """
+        from sltool.site.guarantee import site_guarantee
+
+        study = self.study
+        study.settings.check_sites([self.name])
+        return site_guarantee(study.folder, study.settings, self.name, delta)
 
     def withdraw(self, patient: str) -> WithdrawalResult:
         """Take a patient's samples back; `ship` sends the signed withdrawal.

@@ -70,6 +70,7 @@ def _flat(found: dict[str, Any]) -> dict[str, Any]:
         "budget": found["budget"],
         "converged": found["converged"],
         "sentence": found["sentence"],
+        "differential_privacy": found.get("differential_privacy"),
         "warnings": found["warnings"],
     }
 
@@ -81,4 +82,5 @@ def _lines(found: dict[str, Any]) -> list[str]:
         if name in found
     ]
     table = aligned([f"site {found['site']}, {found['attack']}", "value", "low", "high"], rows)
-    return [*table, found["sentence"], *found["warnings"]]
+    guarantee = found.get("differential_privacy") or {"covered": []}
+    return [*table, found["sentence"], *guarantee["covered"], *found["warnings"]]

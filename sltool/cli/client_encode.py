@@ -41,11 +41,16 @@ def client_encode(
     personal data.
     """
     from sltool.api import Site
+    from sltool.site.guarantee import stated_guarantee
 
     study = terminal.open_study()
     done = [
         Site(study, name).encode(device=device, shard_bytes=shard_mib * 2**20, force=force)
         for name in one_or_all(terminal, site, "sltool partition")
+    ]
+    guarantees = [
+        stated_guarantee(terminal.folder, study.settings, encoded.site, terminal)
+        for encoded in done
     ]
     documents = [
         {
@@ -57,10 +62,13 @@ def client_encode(
             "samples_per_second": round(encoded.samples / encoded.seconds, 1),
             "already_encoded": encoded.again,
             "dead_values": None if encoded.dead is None else round(encoded.dead, 4),
+            "differential_privacy": None if guarantee is None else guarantee.document(),
         }
-        for encoded in done
+        for encoded, guarantee in zip(done, guarantees, strict=True)
     ]
-    lines = [_line(encoded, terminal) for encoded in done]
+    lines = []
+    for encoded, guarantee in zip(done, guarantees, strict=True):
+        lines += [_line(encoded, terminal), *(guarantee.sentences() if guarantee else ())]
     terminal.result(documents[0] if len(done) == 1 else {"sites": documents}, *lines)
 
 

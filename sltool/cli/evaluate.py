@@ -84,6 +84,7 @@ def evaluate(
         "level": level,
         "sites": list(question.sites) or "all",
         **whole,
+        **({"corrected": done.corrected} if done.corrected else {}),
     }
     for note in done.notes:
         terminal.note(note)

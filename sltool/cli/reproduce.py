@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,7 +18,7 @@ def add_to(app: typer.Typer) -> None:
 
 def reproduce(
     terminal: Terminal,
-    case: Annotated[str, typer.Argument(help="cholesterol, covid-ct, mura or cifar10.")],
+    case: Annotated[str, typer.Argument(help="cholesterol, covid-ct, mura, cifar10 or privacy.")],
     source: Annotated[
         Path | None, typer.Option("--source", metavar="PATH", help="The dataset's file or folder.")
     ] = None,
@@ -42,7 +42,7 @@ def reproduce(
             metavar="KEY=VALUES",
             help="sites=3,10,30,100, skew=0.1,1,iid, quantity-skew=0.5,iid, ratios=7:2:1,1:1:1, "
             "cut=0..4, noise=0,0.5 or a study.yaml key. Several make a grid: sites=10 "
-            "skew=0.1,iid.",
+            "skew=0.1,iid. privacy: layer=random,dp-8 ...",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many, from --seed on.")] = 5,
@@ -50,7 +50,12 @@ def reproduce(
         str | None, typer.Option("--ratios", metavar="N:N:N", help="Default: 7:2:1.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="In the place of the case's.")
+        str | None,
+        typer.Option(
+            "--dataset",
+            metavar="NAME",
+            help="In the place of the case's; privacy: covid-ct, fracatlas or cholesterol.",
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -63,6 +68,12 @@ def reproduce(
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that decode. 0: one a core.")
     ] = 0,
+    audit: Annotated[
+        Literal["none", "quick", "thorough"] | None,
+        typer.Option(
+            "--audit", help="Attack the shards of each cell. Default: quick for privacy, else none."
+        ),
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep each cell's study, with shards and models.")
     ] = False,
@@ -70,7 +81,7 @@ def reproduce(
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """Run one of the paper's comparisons.
+    """Run one of the paper's comparisons, or `privacy`: accuracy against what an attacker gets.
 
     Goes on where it stopped. Writes report.html, figures, results.json and results.csv in --out,
     which holds private data: it stays where the source is.
@@ -80,7 +91,7 @@ def reproduce(
     from sltool.experiments.comparison import ComparisonPlan, run_plan
     from sltool.experiments.report import report_plan
 
-    found = find_case(case)
+    found = find_case(case, dataset)
     sweeps = tuple(found.sweep if sweep is None else sweep)
     plan = ComparisonPlan(
         case=found,
@@ -95,7 +106,8 @@ def reproduce(
         device=pick_device(device),
         workers=workers or available_cpus(),
         keep=keep,
+        audit=found.audit if audit is None else ("" if audit == "none" else audit),
     )
-    folder = out or terminal.study / "reproduction" / case
+    folder = out or terminal.study / "reproduction" / found.folder
     finished = run_plan(plan, folder, force, terminal)
     show(terminal, report_plan(plan, finished, folder))

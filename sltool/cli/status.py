@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sltool.accounting import DELTA
 from sltool.cli.command import Terminal, aligned, command
 from sltool.study.next_step import NextStep
 
@@ -60,6 +61,11 @@ def _note_server(terminal: Terminal, found: Status) -> None:
     for file in found.withdrawals:
         runs = " ".join(file["runs"]) or "none"
         terminal.note(f"{file['file']} was taken in; runs that saw the rows: {runs}")
+    if found.epsilon is not None:
+        terminal.note(
+            f"the feature maps of one record in one encoding have epsilon {found.epsilon:.3g} at "
+            f"delta {DELTA:g}; each site states that of a patient and of several encodings"
+        )
     if found.waiting:
         terminal.note(f"{found.waiting} files wait in the inbox")
 

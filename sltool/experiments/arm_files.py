@@ -25,6 +25,15 @@ class TrainingSummary:
     best_epoch: int = 0
 
 
+class CellAudit(TypedDict):
+    """A cell's `audit.json`: the main figures of the audit of its largest site."""
+
+    budget: str
+    attack: str
+    converged: bool
+    figures: dict[str, float]
+
+
 @dataclass(frozen=True)
 class FinishedArm:
     """A finished arm of one seed of one cell.
@@ -34,6 +43,7 @@ class FinishedArm:
         seconds: wall time of the arm alone.
         facts: the cell's counts, digests and settings, or a run's settings.
         records: the cell's `records.csv`; None for runs of one study, which share pseudonyms.
+        audit: what an attacker gets from the shards of this cell; None: not audited.
     """
 
     arm: str
@@ -45,6 +55,7 @@ class FinishedArm:
     facts: dict[str, Any]
     question: Question = PLAIN
     records: Path | None = None
+    audit: CellAudit | None = None
 
     @property
     def predictions(self) -> Path:
@@ -74,8 +85,20 @@ class ArmRecord(TypedDict):
     seconds: float
 
 
+def read_audit(path: Path) -> CellAudit:
+    """A cell's `audit.json`; raises `BadDataError` if it is damaged."""
+    hint = "delete the file and run the comparison again"
+    return read_json(path, CellAudit, "the audit of a cell", hint)
+
+
 def read_finished(
-    folder: Path, arm: str, sweep: dict[str, str], seed: int, facts: dict[str, Any], records: Path
+    folder: Path,
+    arm: str,
+    sweep: dict[str, str],
+    seed: int,
+    facts: dict[str, Any],
+    records: Path,
+    audit: CellAudit | None = None,
 ) -> FinishedArm:
     """A finished arm, as recorded by `finish`.
 
@@ -86,4 +109,14 @@ def read_finished(
     hint = "delete the file and run the comparison again"
     record = read_json(path, ArmRecord, "the record of a finished arm", hint)
     outcome = TrainingSummary(record["samples"], record["epochs"], record["best_epoch"])
-    return FinishedArm(arm, sweep, seed, outcome, record["seconds"], folder, facts, records=records)
+    return FinishedArm(
+        arm,
+        sweep,
+        seed,
+        outcome,
+        record["seconds"],
+        folder,
+        facts,
+        records=records,
+        audit=audit,
+    )

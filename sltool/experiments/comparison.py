@@ -4,6 +4,7 @@
     OUT/source.json                        the source's files, sizes and times: private
     OUT/cells/CELL/seed-0/arms/ARM/        predictions.csv, history.csv, arm.json (written last)
     OUT/cells/CELL/seed-0/records.csv      pseudonym, record and patient of the test samples
+    OUT/cells/CELL/seed-0/audit.json       what an attacker gets from the largest site's shards
     OUT/cells/CELL/seed-0/cell.json        counts, digests, settings
 
 An interrupted comparison resumes after the last finished arm; a run that the server was training
@@ -15,13 +16,19 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired
 
 import torch
 from typing_extensions import TypedDict
 
 from sltool.errors import UsageError
-from sltool.experiments.arm_files import FinishedArm, finish, is_finished, read_finished
+from sltool.experiments.arm_files import (
+    FinishedArm,
+    finish,
+    is_finished,
+    read_audit,
+    read_finished,
+)
 from sltool.experiments.arms import check_any_applicable, find_arm, inapplicable
 from sltool.experiments.cases import Case
 from sltool.experiments.pictures import feature_map_picture
@@ -33,6 +40,7 @@ from sltool.progress import DistinctNotes, Progress
 from sltool.site.fingerprint import Fingerprint, fingerprint
 
 RECORDS = "records.csv"
+AUDIT = "audit.json"
 RECORD_COLUMNS = ("pseudonym", "record", "patient")
 RERUN_HINT = "run the comparison again with --force, or in another --out"
 
@@ -68,6 +76,7 @@ class ComparisonPlan:
         settings: study.yaml keys, 'key=value', overriding those of the recipe.
         seeds: of each cell.
         keep: keep each finished cell's study folder, with its shards and models.
+        audit: budget of the audit of each cell; '': none.
     """
 
     case: Case
@@ -82,14 +91,15 @@ class ComparisonPlan:
     device: torch.device
     workers: int
     keep: bool = False
+    audit: Literal["", "quick", "thorough"] = ""
 
     def cells(self) -> list[Cell]:
         """The grid's cells."""
-        return grid(self.sweeps)
+        return grid(self.sweeps, self.case.layers)
 
     def setup(self, cell: Cell, seed: int) -> TrialSettings:
         """The settings of one cell at one seed."""
-        settings = (*self.settings, *cell.settings())
+        settings = (*self.settings, *cell.settings(self.case.layers))
         division = cell.division(self.ratios)
         return TrialSettings(self.dataset, self.recipe, self.source, settings, division, seed)
 
@@ -172,11 +182,16 @@ def _run_cell(
         for arm in todo:
             if arm not in skipped:
                 _run_arm(arm, trial, arm_folder(root, arm))
+    audit = root / AUDIT
+    if plan.audit and not audit.is_file():
+        progress.note(f"{cell.name}, seed {seed}: audit")
+        write_json(audit, trial.audit(plan.audit))
     if not plan.keep:
         trial.tidy()
     facts = _read_facts(facts_file)
+    audited = read_audit(audit) if audit.is_file() else None
     return [
-        read_finished(arm_folder(root, arm), arm, cell.point, seed, facts, root / RECORDS)
+        read_finished(arm_folder(root, arm), arm, cell.point, seed, facts, root / RECORDS, audited)
         for arm in plan.arms
         if arm not in skipped
     ]

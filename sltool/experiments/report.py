@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from sltool.errors import BadDataError, StageOrderError, UnknownNameError
 from sltool.experiments.arm_files import FinishedArm, TrainingSummary
 from sltool.experiments.figures import draw_all
+from sltool.experiments.leak_figures import leaks
 from sltool.experiments.report_page import write_page
 from sltool.experiments.results import REFERENCE, ArmResult, Results, make_rows, write_results
+from sltool.experiments.style import Sheet
 from sltool.files import read_csv
 from sltool.metrics import metrics_for, plugin_metrics
 from sltool.server.training.run_settings import read_settings
@@ -126,6 +128,10 @@ def shown_metrics(kind: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
 
 def _write(results: Results, out: Path) -> Reported:
     drawn = draw_all(results, out / "figures")
+    audited = leaks(results, Sheet(out / "figures"))
+    if audited is not None:
+        leaks(results, Sheet(out / "figures", narrow=True))
+        drawn.insert(0, audited)
     write_results(results, out)
     return Reported(write_page(results, drawn, out), results)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from sltool.experiments import pictures
 from sltool.experiments.figures import metric_label, metric_name
+from sltool.experiments.leak_figures import points
 from sltool.experiments.results import REFERENCE, ArmResult, Results, undefined_draws
 from sltool.experiments.rounding import interval, p_value, rounded, with_spread
 from sltool.experiments.statistics import Difference, Interval
@@ -19,6 +20,14 @@ from sltool.experiments.style import NARROW, Picture
 from sltool.experiments.sweep import baseline
 from sltool.files import write_text
 from sltool.page import Cell, DataTable, TableRow, render
+
+# A figure of the audit -> the head of its column.
+AUDITED = {
+    "leak": "leak L",
+    "linkage_top1": "linkage, top 1",
+    "exact_recovery": "recovered exactly",
+    "ssim": "SSIM",
+}
 
 
 def write_page(results: Results, drawn: Sequence[Picture], out: Path) -> Path:
@@ -43,6 +52,7 @@ def _content(results: Results, drawn: Sequence[Picture], out: Path) -> dict[str,
         "axis": results.axis,
         "changes": _changes(results),
         "baseline": baseline(results.axis, results.axis_values) if results.axis else "",
+        "layers": _layers(results),
         "undefined": "; ".join(undefined_draws(results.rows)),
         "seeds": len({run.seed for row in results.rows for run in row.finished}),
         "published": _published(results),
@@ -53,6 +63,37 @@ def _content(results: Results, drawn: Sequence[Picture], out: Path) -> dict[str,
         "setup": [*results.setup.items(), *skipped],
         "every_seed": _every_seed(results),
     }
+
+
+def _layers(results: Results) -> DataTable | None:
+    """The audited layers: accuracy, and what an attacker gets."""
+    found = points(results)
+    if not found:
+        return None
+    metric = results.metrics[0]
+    names = [name for name in AUDITED if any(point.values(name) for point in found)]
+    columns = ["layer", metric_label(metric, results), *(AUDITED[name] for name in names)]
+    rows = [
+        TableRow(
+            [
+                Cell(point.name),
+                _figure(point.row.figures[metric]),
+                *(_seeds(point.values(name)) for name in names),
+                Cell(point.attackers),
+                Cell("yes" if point.on_front else "no"),
+            ]
+        )
+        for point in found
+    ]
+    return DataTable([*columns, "strongest attacker", "on the front"], rows)
+
+
+def _seeds(values: list[float]) -> Cell:
+    if not values:
+        return Cell("-")
+    mean = sum(values) / len(values)
+    note = f"{min(values):.2f} to {max(values):.2f}" if len(values) > 1 else ""
+    return Cell(f"{mean + 0.0:.2f}", note, mean)
 
 
 def _figures(results: Results) -> DataTable:

@@ -274,6 +274,7 @@ def _row_document(row: ArmResult) -> dict[str, Any]:
         "against_baseline": {
             name: difference_document(change) for name, change in row.changes.items()
         },
+        "audits": [run.audit for run in row.finished if run.audit is not None],
     }
 
 
@@ -327,6 +328,30 @@ def csv_rows(results: Results) -> list[dict[str, Any]]:
                     "p": against.p if against else None,
                 }
             )
+        rows += _audit_rows(row)
+    return rows
+
+
+def _audit_rows(row: ArmResult) -> list[dict[str, Any]]:
+    """A row for each figure of the audits; their lowest and highest value are over the seeds."""
+    audits = [run.audit["figures"] for run in row.finished if run.audit is not None]
+    rows = []
+    for name in dict.fromkeys(name for figures in audits for name in figures):
+        values = [figures[name] for figures in audits if name in figures]
+        rows.append(
+            {
+                "arm": row.arm,
+                **row.sweep,
+                "metric": name,
+                "mean": float(np.mean(values)),
+                "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "low": min(values),
+                "high": max(values),
+                "seeds": len(values),
+                "difference": None,
+                "p": None,
+            }
+        )
     return rows
 
 

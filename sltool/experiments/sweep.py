@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from sltool.errors import UsageError
+from sltool.errors import UnknownNameError, UsageError
+from sltool.experiments.privacy_layers import Layer
 from sltool.site.division import Division
 
 # Short names of frequently swept keys.
@@ -22,6 +23,8 @@ SKEWS = ("skew", "quantity-skew")
 SITE_KEYS = ("sites", "ratios", *SKEWS)
 # The value of a skew for sites that do not differ.
 IID = "iid"
+# The key that is swept over the case's privacy layers.
+LAYER = "layer"
 # File systems limit a name to 255 bytes.
 MAX_NAME_BYTES = 200
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -39,13 +42,15 @@ class Cell:
         text = ",".join(f"{key}={value}" for key, value in self.point.items())
         return re.sub(r"[^A-Za-z0-9_=.,-]", "-", text) or "base"
 
-    def settings(self) -> tuple[str, ...]:
+    def settings(self, layers: Mapping[str, Layer]) -> tuple[str, ...]:
         """The point as `prepare --set` takes it, without the keys of the sites."""
-        return tuple(
+        keys = layers[self.point[LAYER]].settings() if LAYER in self.point else ()
+        others = (
             f"{KEYS.get(key, key)}={value}"
             for key, value in self.point.items()
-            if key not in SITE_KEYS
+            if key not in (*SITE_KEYS, LAYER)
         )
+        return (*keys, *others)
 
     def division(self, ratios: str) -> Division:
         """How the samples are divided; by `ratios` unless the sites or ratios are swept."""
@@ -68,13 +73,22 @@ def _alpha(value: str) -> float | None:
     return None if value == IID else float(value)
 
 
-def grid(sweeps: Sequence[str]) -> list[Cell]:
+def grid(sweeps: Sequence[str], layers: Mapping[str, Layer]) -> list[Cell]:
     """All cells of the sweeps; the last sweep varies fastest.
+
+    Args:
+        layers: the values that `layer` may have.
 
     Raises:
         UsageError: a sweep does not parse, a key is swept twice, or two cells have the same folder.
+        UnknownNameError: there is no such layer.
     """
     axes = [_axis(sweep) for sweep in sweeps]
+    for name in dict(axes).get(LAYER, ()):
+        if name not in layers:
+            raise UnknownNameError.of(
+                "layer", name, layers, hint="only `reproduce privacy` has layers"
+            )
     keys = [key for key, _ in axes]
     if len(set(keys)) < len(keys) or {"sites", "ratios"} <= set(keys):
         raise UsageError(
@@ -110,8 +124,8 @@ def _axis(sweep: str) -> tuple[str, list[str]]:
     found = RANGE.fullmatch(text)
     if found:
         values = [str(value) for value in range(int(found[1]), int(found[2]) + 1)]
-    known = key in KEYS or key in SITE_KEYS or "." in key
-    if not (equals and known and all(_fits(key, value) for value in values)):
+    known = key in KEYS or key in (*SITE_KEYS, LAYER) or "." in key
+    if not (equals and known and values and all(_fits(key, value) for value in values)):
         raise UsageError(f"'--sweep {sweep}' does not parse", expected=EXPECTED)
     return key, values
 

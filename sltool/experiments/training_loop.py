@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from sltool.experiments.arm_files import TrainingSummary
-from sltool.files import copy, write_csv
+from sltool.files import copy, read_csv, write_csv
 from sltool.progress import Progress
 from sltool.server.evaluation.evaluate import evaluate, write_predictions
 from sltool.server.intake.lock import only_server
@@ -76,6 +76,15 @@ def train_run(
     for path in (run.history, run.predictions(PLAIN)):
         copy(path, target / path.name)
     return TrainingSummary(trained.samples, trained.epochs, trained.best_epoch)
+
+
+def restore_labels(target: Path, samples: StoredSamples) -> None:
+    """Put the labels of `samples` in place of those in an arm's `predictions.csv`."""
+    path = RunFolder("arm", target).predictions(PLAIN)
+    rows = read_csv(path, ("pseudonym", "y_true"), "run the comparison again with --force")
+    names = (name.decode("ascii") for name in samples.pseudonyms)
+    true = dict(zip(names, samples.labels.tolist(), strict=True))
+    write_csv(path, [{**row, "y_true": true[row["pseudonym"]]} for row in rows])
 
 
 def take_in(folder: StudyFolder, study: Study, progress: Progress) -> Store:
@@ -220,7 +229,7 @@ class Best:
 
 def make_objective(study: Study) -> Objective:
     """The loss and predictions of the study's labels."""
-    return Objective(study.samples.labels, study.training)
+    return Objective(study.samples.labels, study.training, study.encoding.label_epsilon)
 
 
 def network_outputs(

@@ -20,10 +20,11 @@ import torch
 from safetensors.torch import save
 
 from sltool.coordinator.create import study_text
-from sltool.experiments.arm_files import TrainingSummary
-from sltool.experiments.training_loop import ServerData, take_in, train_run
+from sltool.experiments.arm_files import CellAudit, TrainingSummary
+from sltool.experiments.training_loop import ServerData, restore_labels, take_in, train_run
 from sltool.files import private_folder, publish, read_csv, sha256, write_text
 from sltool.progress import Progress
+from sltool.site.audit.site import audit_site
 from sltool.site.division import Division
 from sltool.site.encode import encode
 from sltool.site.partition_stage import make_sites
@@ -35,6 +36,8 @@ from sltool.study.schema import SPLITS, Study
 from sltool.study.study_file import load_study
 
 SHARD_BYTES = 256 * 2**20
+# Of `audit.json`.
+FIGURES = ("leak", "ssim", "psnr", "exact_recovery", "linkage_top1")
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,13 @@ class Trial:
         """The same samples, split and views without a privacy layer, of all sites in one store."""
         folder = StudyFolder(self.root / "raw")
         model = self.study.model.model_copy(update={"cut": 0})
-        unprotected = {"dtype": "float32", "bits": None, "clip": None, "noise": 0.0}
+        unprotected = {
+            "dtype": "float32",
+            "bits": None,
+            "clip": None,
+            "noise": 0.0,
+            "label_epsilon": None,
+        }
         encoding = self.study.encoding.model_copy(update=unprotected)
         study = self.study.model_copy(update={"model": model, "encoding": encoding})
         write_text(folder.study_file, study_text(study), public=True)
@@ -143,8 +152,31 @@ class Trial:
     def train(
         self, data: ServerData, name: str, sites: Sequence[str], target: Path
     ) -> TrainingSummary:
-        """Train a run on the shards of these sites ([]: all); see `train_run`."""
-        return train_run(data, name, sites, self.seed, self.device, self.progress, target)
+        """Train a run on the shards of these sites ([]: all); see `train_run`.
+
+        It is scored against the true labels, which a simulation has, also where the shards have
+        randomised responses.
+        """
+        summary = train_run(data, name, sites, self.seed, self.device, self.progress, target)
+        if data.study.encoding.label_epsilon is not None:
+            restore_labels(target, self.raw.store.samples("test"))
+        return summary
+
+    def audit(self, budget: str) -> CellAudit:
+        """Attack the shards of the site that has most samples."""
+        folder, study = self.feature_maps.folder, self.feature_maps.study
+        store = self.feature_maps.store
+        largest = max(study.sites, key=lambda site: len(store.samples("train", [site])))
+        found = audit_site(
+            folder, study, largest, budget, None, self.device, self.progress, force=False
+        )
+        figures = {name: found[name]["value"] for name in FIGURES if name in found}
+        return CellAudit(
+            budget=budget,
+            attack=found["attack"],
+            converged=found["converged"],
+            figures={**figures, "distance_correlation": found["distance_correlation"]},
+        )
 
     def facts(self) -> dict[str, Any]:
         """The settings, counts and digests for `cell.json`."""

@@ -114,20 +114,6 @@ def fitted_on(path: Path) -> Fitted | None:
     return known.get("fitted") if known else None
 
 
-def _metadata(path: Path) -> KnownShape | None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as file:
-            text = (file.metadata() or {}).get(KEY)
-    except (OSError, SafetensorError):
-        # Reading the weights reports what is wrong with the file.
-        return None
-    if text is None:
-        return None
-    return parse_json(text, KnownShape, path, "the privacy layer's metadata", DAMAGED)
-
-
 def feature_shape(path: Path, study: Study) -> tuple[int, ...]:
     """The shape of a feature map; computed by the network if the file does not state it.
 
@@ -141,6 +127,20 @@ def feature_shape(path: Path, study: Study) -> tuple[int, ...]:
     from sltool.models.base import feature_shape as built_shape
 
     return built_shape(study)
+
+
+def _metadata(path: Path) -> KnownShape | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except (OSError, SafetensorError):
+        # Reading the weights reports what is wrong with the file.
+        return None
+    if text is None:
+        return None
+    return parse_json(text, KnownShape, path, "the privacy layer's metadata", DAMAGED)
 
 
 def _settings(study: Study) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sltool.models.base import output_shape
 from sltool.models.privacy_layer_file import known_shape, load_privacy_layer
 from sltool.models.quantise import nearest_level, quantise
 from sltool.progress import Advance, Progress
+from sltool.randomised_response import RandomisedResponse
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, ShardId
 from sltool.shard.packing import pack_levels
@@ -30,6 +31,7 @@ from sltool.site.liveness import MANY_DEAD, Liveness
 from sltool.site.noise import fresh_noise
 from sltool.site.outbox import is_complete
 from sltool.site.private_file import PrivateFile, open_private
+from sltool.site.responses import responses
 from sltool.site.stage_records import EncodedRecord, read_record
 from sltool.site.withdrawals import Withdrawals, describe_withdrawn
 from sltool.study.layout import SiteFolder, StudyFolder
@@ -93,10 +95,13 @@ def encode(
         layer = load_privacy_layer(folder, study)
         content = Content.from_study(study, digest, _feature_shape(folder, study, layer))
         encoder = Encoder(study, layer.to(device), device, private.seed)
+        labels = _labels_to_ship(site, private, study)
         _clear_outbox(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
             shards = list(
-                _write_shards(site, private, allowed, content, encoder, key, shard_bytes, advance)
+                _write_shards(
+                    site, private, labels, allowed, content, encoder, key, shard_bytes, advance
+                )
             )
     record: EncodedRecord = {
         "state": state,
@@ -105,6 +110,8 @@ def encode(
         "withdrawn": withdrawn,
         "dead": encoder.liveness.dead,
     }
+    if study.encoding.label_epsilon is not None:
+        record["label_epsilon"] = study.encoding.label_epsilon
     if encoder.liveness.dead >= MANY_DEAD:
         progress.note(_dead_values_warning(site_name, encoder.liveness.dead))
     log.append(
@@ -157,6 +164,15 @@ def _dead_values_warning(site: str, dead: float) -> str:
         "sample here, so that the server has little to learn from; `sltool prepare --force` draws "
         "another layer, for all sites, and model.activation=leaky-relu leaves fewer values at zero"
     )
+
+
+def _labels_to_ship(site: SiteFolder, private: PrivateFile, study: Study) -> NDArray[Any]:
+    """(N,) the labels of `private.h5`, or the randomised responses that stand for them."""
+    epsilon = study.encoding.label_epsilon
+    if epsilon is None:
+        return private.labels
+    method = RandomisedResponse(len(study.samples.labels.classes), epsilon)
+    return responses(site, private.text("pseudonyms"), private.labels, method)
 
 
 def _clear_outbox(site: SiteFolder) -> None:
@@ -242,6 +258,7 @@ def as_shipped(maps: torch.Tensor, settings: Encoding) -> torch.Tensor:
 def _write_shards(
     site: SiteFolder,
     private: PrivateFile,
+    labels: NDArray[Any],
     allowed: NDArray[np.bool_],
     content: Content,
     encoder: Encoder,
@@ -252,11 +269,11 @@ def _write_shards(
     """Write the shards of the allowed rows, split by split.
 
     Args:
-        allowed: (N,) which rows of `private.h5` may be encoded.
+        labels: (N,) the labels to ship, of the rows of `private.h5`.
+        allowed: (N,) which rows may be encoded.
         content: of all shards of the site.
         shard_bytes: size of a shard's feature maps, at most.
     """
-    labels = private.labels
     splits = np.array(private.text("split"))
     pseudonyms = np.array(private.text("pseudonyms"), dtype=f"S{ID_BYTES}")
     groups = np.array(private.text("group_pseudonyms"), dtype=f"S{GROUP_BYTES}")

@@ -20,7 +20,8 @@ ShardName = Annotated[str, StringConstraints(pattern=SHARD_NAME)]
 class EncodedRecord(TypedDict):
     """`encoded.json`: the inputs and the shards of the last encoding.
 
-    `withdrawn` counts the rows left out; `dead` as in `sltool.site.encode.EncodingResult`.
+    `withdrawn` counts the rows left out; `dead` as in `sltool.site.encode.EncodingResult`;
+    `label_epsilon` is there if the labels are randomised responses.
     """
 
     state: dict[str, Any]
@@ -28,6 +29,7 @@ class EncodedRecord(TypedDict):
     shards: list[ShardName]
     withdrawn: NotRequired[int]
     dead: NotRequired[float]
+    label_epsilon: NotRequired[float]
 
 
 class Sent(TypedDict):

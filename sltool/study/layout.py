@@ -63,6 +63,16 @@ class SiteFolder:
         return self.private_dir / "audit.html"
 
     @property
+    def releases(self) -> Path:
+        """Every encoding that was shipped, for the accounting of epsilon."""
+        return self.private_dir / "releases.json"
+
+    @property
+    def responses(self) -> Path:
+        """The randomised responses that stand for labels; drawn once for each record."""
+        return self.private_dir / "responses.csv"
+
+    @property
     def shipped(self) -> Path:
         """The record of the files that `ship` sent, and their destinations."""
         return self.private_dir / "shipped.json"

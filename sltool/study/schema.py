@@ -240,6 +240,11 @@ class Encoding(Section):
         description="Standard deviation of the Gaussian noise added at the site, in feature units; "
         "drawn anew for every encoding.",
     )
+    label_epsilon: Positive | None = Field(
+        default=None,
+        description="Epsilon of the labels, which are randomised at the site, once for each "
+        "record; the server's loss is corrected for it. Classes only; null: shipped unchanged.",
+    )
     views: int = Field(
         default=1,
         ge=1,
@@ -259,7 +264,10 @@ class Encoding(Section):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without(dump(self), ("bits", "range") if self.bits is None else ())
+        absent = ("bits", "range") if self.bits is None else ()
+        return _without(
+            dump(self), absent if self.label_epsilon is not None else (*absent, "label_epsilon")
+        )
 
     @property
     def levels(self) -> Levels | None:
@@ -440,6 +448,16 @@ class Study(Section):
             raise ValueError(
                 f"training.augment.{keys[0]} has to be 0: only images have height and width; a "
                 "table takes mixup"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _responses_are_classes(self) -> Study:
+        if self.encoding.label_epsilon is not None and self.samples.labels.kind == "regression":
+            raise ValueError(
+                "encoding.label_epsilon is for classes: a randomised response is one of a few "
+                "answers, which a regression label is not; leave the key out, and take into "
+                "account that the labels are shipped unchanged"
             )
         return self
 

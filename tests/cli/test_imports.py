@@ -58,6 +58,7 @@ ROWS: dict[str, set[str]] = {
     "prepare": {"pandas"},
     "partition --site A": NOTHING,
     "fit-privacy-layer --site A --epochs 1": {"torch"},
+    "privacy --clip 1 --noise 4": {"scipy"},
     "withdraw --site A --patient PATIENT": NOTHING,
     "reproduce cholesterol --arms friedewald --seeds 1": SLOW,
 }

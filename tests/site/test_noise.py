@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from scipy import stats
 
-from sltool.site.noise import BLOCK, fresh_noise, standard_normal
+from sltool.site.noise import BLOCK, _box_muller, fresh_noise, standard_normal
 
 KEY = bytes(range(32))
 
@@ -56,3 +58,15 @@ def test_the_seeds_of_torch_and_numpy_do_not_affect_the_noise() -> None:
         np.random.seed(0)
         drawn.append(fresh_noise(torch.zeros(100)))
     assert not torch.equal(*drawn)
+
+
+def test_the_tail_is_as_long_as_a_stated_epsilon_needs() -> None:
+    """Noise that cannot exceed 6.8 would show a shift of several deviations for certain."""
+    excess = []
+    for key in range(3000):
+        stream = Cipher(ChaCha20(key.to_bytes(32), bytes(16)), mode=None).encryptor()
+        # The radius word 0 is drawn once in 2**32; the angle 0 has the cosine 1.
+        draw = _box_muller(np.zeros(2, "<u4"), stream)[0]
+        excess.append(draw**2 / 2 - 32 * np.log(2))
+    # The square of the radius beyond any point of the tail is exponentially distributed.
+    assert stats.kstest(excess, "expon").pvalue > 0.001

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from sltool.errors import StageOrderError, StudyMismatchError
 from sltool.files import read_json, write_csv, write_json
 from sltool.metrics import Array, compute, metrics_for
+from sltool.randomised_response import RandomisedResponse
 from sltool.server.evaluation.aggregate import aggregate, group_indices
 from sltool.server.store import Store, StoredSamples
 from sltool.server.training.run import find_run, run_settings
@@ -56,6 +57,8 @@ class Evaluation:
         notes: which metrics are not defined, and why.
         absent: the sites that have sent samples, but none for this question.
         scored, scored_by_site: the labels and predictions behind the figures.
+        corrected: accuracy and AUROC against true labels, as estimated where the shipped labels
+            are randomised responses.
     """
 
     run: str
@@ -66,6 +69,7 @@ class Evaluation:
     absent: list[str]
     scored: Scored
     scored_by_site: dict[str, Scored]
+    corrected: dict[str, float]
 
 
 def evaluate(
@@ -110,8 +114,14 @@ def evaluate(
 
     def figures(scored: Scored) -> dict[str, Any]:
         values = compute(names, scored.y_true, scored.y_pred)
-        notes = _undefined_notes(values, scored.y_true, study)
-        return {"samples": len(scored.y_true), "metrics": values, "notes": notes}
+        corrected = {} if groups is not None else _corrected(values, scored.y_true, study)
+        notes = _undefined_notes(values, scored.y_true, study) + _response_notes(corrected, study)
+        return {
+            "samples": len(scored.y_true),
+            "metrics": values,
+            "notes": notes,
+            "corrected": corrected,
+        }
 
     everyone = score(slice(None))
     sites = {site: score(samples.site == index) for index, site in enumerate(samples.sites)}
@@ -148,6 +158,39 @@ def _undefined_notes(figures: dict[str, float | None], y_true: Array, study: Stu
     present = [f"'{classes[int(index)]}'" for index in np.unique(y_true)] if classes else []
     why = f", where all are of the class {' '.join(present)}" if len(present) < len(classes) else ""
     return [f"not defined for these {len(y_true)} samples{why}: {names}"]
+
+
+def _corrected(figures: dict[str, float | None], y_true: Array, study: Study) -> dict[str, float]:
+    """Accuracy and AUROC against true labels, estimated from those against the responses."""
+    response = _response(study)
+    if response is None:
+        return {}
+    corrected = {}
+    if (accuracy := figures.get("accuracy")) is not None:
+        corrected["accuracy"] = response.true_accuracy(accuracy)
+    if response.classes == 2 and (auroc := figures.get("auroc")) is not None:
+        corrected["auroc"] = response.true_auroc(auroc, float(np.mean(y_true)))
+    return corrected
+
+
+def _response_notes(corrected: dict[str, float], study: Study) -> list[str]:
+    """A note on the labels, if they are randomised responses."""
+    response = _response(study)
+    if response is None:
+        return []
+    values = ", ".join(f"{name} {value:.4f}" for name, value in corrected.items())
+    return [
+        f"the labels are randomised responses (epsilon {response.epsilon:g}: "
+        f"{1 - response.keep:.1%} are wrong), and every metric is against them"
+        + (f"; estimated against the true labels: {values}" if values else "")
+    ]
+
+
+def _response(study: Study) -> RandomisedResponse | None:
+    epsilon = study.encoding.label_epsilon
+    return (
+        None if epsilon is None else RandomisedResponse(len(study.samples.labels.classes), epsilon)
+    )
 
 
 def ask(study: Study, split: str, level: Level, sites: Sequence[str]) -> Question:
@@ -192,7 +235,7 @@ def _predict(run: RunFolder, study: Study, samples: StoredSamples, device: torch
     network = outline(study).server_network
     hint = f"train again with `sltool server-train --run {run.name} --force`"
     load_weights(network, run.model, "the run's model", hint)
-    objective = Objective(study.samples.labels, study.training)
+    objective = Objective(study.samples.labels, study.training, study.encoding.label_epsilon)
     return objective.predict(predict(network.to(device), samples, device)).numpy()
 
 
@@ -224,6 +267,7 @@ def _write_metrics(run: RunFolder, question: Question, result: Evaluation) -> No
         "samples": result.samples,
         "metrics": result.metrics,
         "by_site": result.by_site,
+        "corrected": result.corrected,
     }
     write_json(run.metrics(question), {question.name: entry})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from sltool.accounting import Release, epsilon, is_available
 from sltool.files import read_json
 from sltool.server.intake.inbox import REASON, waiting
 from sltool.server.intake.withdrawals import RUNS
@@ -60,6 +62,8 @@ class Status:
     Attributes:
         encodings: maps each site to the encoding digests of its accepted shards.
         division: how `partition` divided the samples, where that was done in this folder, else ''.
+        epsilon: of the feature maps of one record in one encoding, by the manifests and for
+            `accounting.DELTA`; None if any were not clipped or had no noise.
     """
 
     arrived: list[Arrived]
@@ -72,6 +76,7 @@ class Status:
     runs: list[str]
     encodings: dict[str, list[str]]
     next: NextStep
+    epsilon: float | None
     division: str = ""
 
     def document(self) -> dict[str, Any]:
@@ -101,6 +106,7 @@ def read_status(folder: StudyFolder) -> Status:
         rejected=_records(folder.rejected, REASON, ReasonRecord),
         withdrawals=_records(folder.accepted, RUNS, WithdrawalRecord),
         runs=runs,
+        epsilon=_epsilon(manifests),
         encodings=_encodings(manifests),
         next=_next(folder, quarantined, waits, bool(manifests), runs),
         division=partition["division"] if partition else "",
@@ -168,6 +174,15 @@ def _risks(manifests: dict[tuple[str, str], list[Manifest]]) -> list[AcceptedRis
         if manifest.accepted_risk is not None
     )
     return [AcceptedRisk(*risk, shards) for risk, shards in sorted(counts.items())]
+
+
+def _epsilon(manifests: dict[tuple[str, str], list[Manifest]]) -> float | None:
+    contents = [manifest.content for accepted in manifests.values() for manifest in accepted]
+    releases = [Release(each.noise.clip, each.noise.sd, each.views) for each in contents]
+    weakest = max(releases, key=lambda release: release.mu_squared, default=None)
+    if weakest is None or not math.isfinite(weakest.mu_squared) or not is_available():
+        return None
+    return epsilon([weakest])
 
 
 class ReasonRecord(TypedDict):

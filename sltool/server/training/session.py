@@ -59,7 +59,7 @@ class TrainingSession:
         self._settings = settings_of(study, store, options, precision)
         self.trainer = Trainer(
             network.to(device),
-            Objective(study.samples.labels, study.training),
+            Objective(study.samples.labels, study.training, study.encoding.label_epsilon),
             study.training,
             options.seed,
             precision,

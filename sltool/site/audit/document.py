@@ -26,6 +26,7 @@ def document(result: AuditResult) -> dict[str, Any]:
         "r2": best.r2,
         "sentence": sentence(result),
         "warnings": warnings(result),
+        "differential_privacy": result.guarantee.document() if result.guarantee else None,
         "patients": result.evidence.grouping.description,
         "samples": {
             "shipped": result.evidence.shipped,

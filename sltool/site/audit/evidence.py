@@ -34,12 +34,15 @@ class Evidence:
 
     Attributes:
         pairs: at most `Budget.samples` of the site's samples, in random order.
+        shipped_labels: (n,) the labels of `pairs` as shipped; other than theirs if they are
+            randomised responses.
         shipped: number of samples in the shards.
         low, high: the values in the source's units that 0 and 1 stand for; of images.
         seed: the site's seed, which determines all random choices of the audit.
     """
 
     pairs: Pairs
+    shipped_labels: Array
     grouping: Grouping
     shipped: int
     low: float
@@ -62,7 +65,7 @@ def gather(folder: StudyFolder, study: Study, site: SiteFolder, budget: Budget) 
         rows = {name: row for row, name in enumerate(private.text("pseudonyms"))}
         names = private.text("group_pseudonyms")
         shards = outbox_shards(site)
-        order = _shipped_rows(shards, study, content, rows)
+        order, labels = _shipped_rows(shards, study, content, rows)
         if len(order) < FEWEST:
             raise BadDataError(
                 f"site {site.name} has shipped {len(order)} samples, too few to audit",
@@ -72,21 +75,24 @@ def gather(folder: StudyFolder, study: Study, site: SiteFolder, budget: Budget) 
         rng = np.random.default_rng([private.seed, 0x41554449])
         chosen = _choose(order, names, budget.samples, rng)
         maps = np.concatenate(list(_maps(shards, study, content, rows, set(chosen.tolist()))))
-        return _evidence(private, study, chosen, order, names, maps, rng)
+        return _evidence(private, study, chosen, order, names, maps, labels, rng)
 
 
 def _shipped_rows(
     shards: list[Path], study: Study, content: Content, rows: dict[str, int]
-) -> Array:
-    """The rows of `private.h5` that the shards contain, in the shards' order."""
+) -> tuple[Array, dict[int, Any]]:
+    """The rows of `private.h5` that the shards contain, in the shards' order, and their labels."""
     shipped = []
+    labels: dict[int, Any] = {}
     for path in shards:
         with open_shard(path, study, content, arriving=False) as reader:
-            for name in reader.rows().pseudonyms:
+            arrived = reader.rows()
+            for name, label in zip(arrived.pseudonyms, arrived.labels, strict=True):
                 if name.decode() not in rows:
                     raise _other_samples(path)
                 shipped.append(rows[name.decode()])
-    return np.array(shipped, dtype=np.int64)
+                labels[shipped[-1]] = label
+    return np.array(shipped, dtype=np.int64), labels
 
 
 def _other_samples(path: Path) -> BadDataError:
@@ -133,6 +139,7 @@ def _evidence(
     order: Array,
     names: list[str],
     maps: Array,
+    labels: dict[int, Any],
     rng: np.random.Generator,
 ) -> Evidence:
     raw = _read_inputs(private, chosen)
@@ -148,7 +155,8 @@ def _evidence(
         grouping = by_similarity(inputs)
     shuffled = rng.permutation(len(chosen))
     pairs = Pairs(inputs, maps, private.labels[chosen], grouping.groups).part(shuffled)
-    return Evidence(pairs, grouping, len(order), low, high, private.seed)
+    shipped_labels = np.array([labels[row] for row in chosen[shuffled]])
+    return Evidence(pairs, shipped_labels, grouping, len(order), low, high, private.seed)
 
 
 def _read_inputs(private: PrivateFile, chosen: Array) -> Array:

@@ -18,6 +18,7 @@ from sltool.site import log
 from sltool.site.audit.record import DAMAGED, AuditRecord, audit_subject
 from sltool.site.enrol import site_key
 from sltool.site.outbox import outbox_shards
+from sltool.site.releases import record_release
 from sltool.site.ship import ShippingResult, ship
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import Study
@@ -63,6 +64,9 @@ def ship_within_limits(
                 ship(site, destination, recipient, progress, force, only_withdrawals=True)
                 progress.note(f"site {name}: the withdrawals were shipped, the shards were not")
             raise refused
+    if site.encoded.is_file():
+        # Counted before the first byte leaves.
+        record_release(site)
     return ship(site, destination, recipient, progress, force)
 
 

@@ -28,6 +28,7 @@ def page(result: AuditResult) -> str:
         "title": f"What an attacker gets from the shards of site {result.site}",
         "sentence": sentence(result),
         "warnings": warnings(result),
+        "guarantee": result.guarantee.sentences() if result.guarantee else [],
         "headline": _headline(result),
         "attacked": len(result.truth),
         "cases": cases(result),

@@ -20,6 +20,7 @@ from sltool.site.audit.judge import Judge
 from sltool.site.audit.measures import Figure
 from sltool.site.audit.record import AuditSubject, audit_subject
 from sltool.site.audit.scene import make_scene
+from sltool.site.guarantee import Guarantee, stated_guarantee
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study
 
@@ -70,6 +71,7 @@ class AuditResult:
         truth: the held-out samples.
         left_out: attacker -> why it did not run.
         fitted: what the privacy layer was fitted on; None if it was drawn.
+        guarantee: the differential privacy of the shards; None: the study asks for none.
     """
 
     site: str
@@ -84,6 +86,7 @@ class AuditResult:
     left_out: dict[str, str]
     fitted: Fitted | None
     seconds: float
+    guarantee: Guarantee | None
 
 
 def audit(
@@ -146,6 +149,7 @@ def audit(
         left_out=left_out,
         fitted=fitted_on(folder.privacy_layer),
         seconds=time.monotonic() - started,
+        guarantee=stated_guarantee(folder, study, site_name, progress),
     )
 
 

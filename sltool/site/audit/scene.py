@@ -69,7 +69,7 @@ def make_scene(
         fit=known.part(np.flatnonzero(~checked)),
         check=known.part(np.flatnonzero(checked)),
         maps=truth.maps,
-        labels=truth.labels,
+        labels=evidence.shipped_labels[held_out],
         layer=layer,
         standardise=standardise,
         clip_and_add_noise=lambda maps: as_shipped(maps, noiseless),

@@ -1,0 +1,116 @@
+"""`sltool reproduce privacy`: accuracy against what an attacker gets, by privacy layer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sltool.accounting import Release, epsilon
+from sltool.api import Study
+from sltool.experiments.cases import PRIVACY_CASES
+from sltool.progress import Silent
+from sltool.registry import load_plugins
+from sltool.site.audit import attacker
+from tests.conftest import ROOT, Sltool
+from tests.images import two_classes
+
+pytest.importorskip("matplotlib", reason="pictures need sltool[report]")
+
+FEW = ("--set", "training.epochs=2", "--seeds", 1, "--out", "out")
+ROWS = ("reproduce", "privacy", "--dataset", "cholesterol", *FEW)
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = attacker.Budget("quick", 200, 40, steps=8, descent=8, optimised=4, rows=1000)
+    monkeypatch.setitem(attacker.BUDGETS, "quick", small)
+
+
+def audits(folder: Path) -> dict[str, Path]:
+    return {path.parts[-3]: path for path in (folder / "out" / "cells").glob("*/*/audit.json")}
+
+
+def test_layers_are_compared_by_accuracy_and_leak(
+    sltool: Sltool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = sltool(*ROWS, "--sweep", "layer=random,dp-1", "--json").ok()
+    out = sltool.folder / "out"
+    by_layer = {arm["sweep"]["layer"]: arm for arm in done.json["arms"]}
+    assert list(by_layer) == ["random", "dp-1"]
+    leaks = {name: arm["audits"][0]["figures"]["leak"] for name, arm in by_layer.items()}
+    assert leaks["random"] > 0.9 > 0.2 > leaks["dp-1"]
+    frame = pd.read_csv(out / "results.csv").set_index(["layer", "metric"])
+    assert frame.loc[("random", "leak"), "mean"] == pytest.approx(leaks["random"])
+    assert (out / "figures" / "leaks.png").stat().st_size > 0
+    page = (out / "report.html").read_text()
+    assert "Privacy layers" in page
+    assert "The line joins the front" in page
+    facts = json.loads((out / "cells" / "layer=dp-1" / "seed-0" / "cell.json").read_text())
+    encoding = facts["encoding"]
+    assert epsilon([Release(encoding["clip"], encoding["noise"])]) == pytest.approx(1, rel=1e-4)
+    # Goes on where it stopped: one audit is missing, one layer is new.
+    found = audits(sltool.folder)
+    written = found["layer=dp-1"].stat().st_mtime_ns
+    found["layer=random"].unlink()
+    # Drawing the figures once more would take most of the time.
+    monkeypatch.setattr("sltool.experiments.report.draw_all", lambda results, folder: [])
+    sltool(*ROWS, "--sweep", "layer=random,dp-1,noisy-2").ok()
+    again = audits(sltool.folder)
+    assert set(again) == {"layer=random", "layer=dp-1", "layer=noisy-2"}
+    assert again["layer=dp-1"].stat().st_mtime_ns == written
+
+
+def test_an_unknown_layer_is_named(sltool: Sltool) -> None:
+    ran = sltool(*ROWS, "--sweep", "layer=dp-9")
+    assert ran.code == 2
+    assert "dp-8" in ran.err
+    assert sltool("reproduce", "privacy", "--dataset", "mura").code == 2
+    ran = sltool("reproduce", "cholesterol", *FEW, "--sweep", "layer=random")
+    assert ran.code == 2
+    assert "reproduce privacy" in ran.err
+
+
+@pytest.mark.parametrize("dataset", PRIVACY_CASES)
+def test_every_layer_makes_a_study(tmp_path: Path, dataset: str) -> None:
+    load_plugins([ROOT / "plugins" / "fracatlas.py"] if dataset == "fracatlas" else [])
+    case = PRIVACY_CASES[dataset]
+    kinds = {name.partition("-")[0] for name in case.layers}
+    assert {"random", "noisy", "dp"} <= kinds
+    for name, layer in case.layers.items():
+        keys = [*case.settings, *layer.settings()]
+        settings = dict(key.split("=", 1) for key in keys)
+        study = Study.create(
+            tmp_path / name,
+            dataset,
+            settings={key: json.loads(_json(value)) for key, value in settings.items()},
+            progress=Silent(),
+        )
+        encoding = study.settings.encoding
+        if layer.epsilon is None:
+            continue
+        release = Release(encoding.clip, encoding.noise, encoding.views)
+        assert epsilon([release]) == pytest.approx(layer.epsilon, rel=1e-4), name
+
+
+def _json(value: str) -> str:
+    try:
+        json.loads(value)
+    except json.JSONDecodeError:
+        return json.dumps(value)
+    return value
+
+
+def test_labels_as_responses_are_scored_against_the_truth(sltool: Sltool) -> None:
+    two_classes(sltool.folder / "slices", 60, ("non-COVID", "COVID"))
+    typed = ("reproduce", "covid-ct", "--source", "slices", "--arms", "multi", "pooled")
+    keys = ("dataset.size=32", "training.epochs=1", "encoding.views=1", "encoding.label_epsilon=1")
+    sltool(*typed, *FEW[2:], "--set", *keys).ok()
+    arms = sltool.folder / "out" / "cells" / "base" / "seed-0" / "arms"
+    multi, pooled = (
+        pd.read_csv(arms / name / "predictions.csv").sort_values("pseudonym", ignore_index=True)
+        for name in ("multi", "pooled")
+    )
+    assert multi[["pseudonym", "y_true"]].equals(pooled[["pseudonym", "y_true"]])
