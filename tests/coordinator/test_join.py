@@ -119,7 +119,7 @@ def test_people_read_what_to_do_and_what_to_compare(parties: Parties) -> None:
     for text in (
         "pseudonymised personal data",
         "a row of 7 numbers, from the columns age, sex, bmi, bp, TC, HDL, TG",
-        "16 values (float16)",
+        "64 values (float32)",
         "a number in mg/dL",
         "no limits",
         fingerprint(key),

@@ -80,8 +80,7 @@ def test_every_layer_makes_a_study(tmp_path: Path, dataset: str) -> None:
     kinds = {name.partition("-")[0] for name in case.layers}
     assert {"random", "noisy", "dp"} <= kinds
     for name, layer in case.layers.items():
-        keys = [*case.settings, *layer.settings()]
-        settings = dict(key.split("=", 1) for key in keys)
+        settings = dict(key.split("=", 1) for key in layer.settings())
         study = Study.create(
             tmp_path / name,
             dataset,

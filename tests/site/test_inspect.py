@@ -20,6 +20,8 @@ from tests.images import two_classes
 SHARD = "outbox/B/B-train-00000.h5"
 CHECKS = ("signature", "content", "study", "layout")
 
+SMALL = ["--set", "dataset.size=32"]
+
 
 @pytest.fixture(scope="module")
 def image_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -27,7 +29,7 @@ def image_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     two_classes(folder.parent / "slices", 30, ("non-COVID", "COVID"))
     for stage in (
-        ["prepare", "covid-ct", "--source", "../slices", "--set", "dataset.size=32"],
+        ["prepare", "covid-ct", "--recipe", "paper", "--source", "../slices", *SMALL],
         ["partition"],
         ["client-encode"],
     ):
