@@ -129,6 +129,15 @@ def feature_shape(path: Path, study: Study) -> tuple[int, ...]:
     return built_shape(study)
 
 
+def states_origin(path: Path) -> bool:
+    """Whether a privacy layer's file says how its weights were made; old versions do not.
+
+    Raises:
+        BadDataError: the metadata is damaged.
+    """
+    return _metadata(path) is not None
+
+
 def _metadata(path: Path) -> KnownShape | None:
     from safetensors import SafetensorError, safe_open
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sltool.accounting import DELTA, Release, epsilon, is_available
-from sltool.models.privacy_layer_file import Fitted, fitted_on
+from sltool.models.privacy_layer_file import Fitted, fitted_on, states_origin
 from sltool.progress import Progress
 from sltool.site.audit.patients import names_patients, patient_of
 from sltool.site.private_file import open_private
@@ -35,7 +35,8 @@ class Guarantee:
         encodings: how many were shipped, with the one in the outbox.
         maps: feature maps of one training record in all these encodings.
         labels: epsilon of one record's label; None: labels were shipped unchanged.
-        layer: what the privacy layer was fitted on; None: it was drawn.
+        layer: what the privacy layer was fitted on; None: it was drawn, or that is not known.
+        layer_known: whether the layer's file says how its weights were made.
     """
 
     delta: float
@@ -47,6 +48,7 @@ class Guarantee:
     maps: int
     labels: float | None
     layer: Fitted | None
+    layer_known: bool
 
     def document(self) -> dict[str, Any]:
         """As JSON; None for an epsilon that is infinite."""
@@ -82,6 +84,11 @@ class Guarantee:
         )
 
     def _layer(self) -> str:
+        if not self.layer_known:
+            return (
+                "How the privacy layer's weights were made is not known: if they were fitted on "
+                "patients, what the layer reveals of those is not covered."
+            )
         if self.layer is None:
             return "The privacy layer was drawn at random and depends on no patient: it is covered."
         if not self.layer["site"]:
@@ -129,6 +136,7 @@ def site_guarantee(
         maps=sum(release["views"] for release in releases),
         labels=_label_epsilon(releases),
         layer=fitted_on(folder.privacy_layer),
+        layer_known=states_origin(folder.privacy_layer),
     )
 
 

@@ -108,10 +108,10 @@ def test_a_fitted_or_unknown_layer_is_not_covered(site: Sltool) -> None:
     with safe_open(path, "np") as file:
         known = json.loads(file.metadata()["feature_maps"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    known["fitted_on"] = "samples of site A"
+    known["fitted"] = {"site": "A", "samples": 9}
     save_file(weights, path, metadata={"feature_maps": json.dumps(known)})
     encode(site)
-    assert "was fitted on samples of site A" in site("privacy").ok().out
+    assert "was fitted on the patients of site A" in site("privacy").ok().out
     save_file(weights, path)
     encode(site)
     assert "is not known" in site("privacy").ok().out
