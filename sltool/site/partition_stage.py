@@ -11,6 +11,7 @@ from sltool.files import canonical_json, remove
 from sltool.names import check_site_name
 from sltool.progress import Progress
 from sltool.site.enrol import enrol
+from sltool.site.grow import grow
 from sltool.site.partition import partition
 from sltool.site.private_file import open_private
 from sltool.site.split import parse_ratios, site_names
@@ -21,10 +22,15 @@ from sltool.study.study_file import load_study
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """Samples of each split at each site; `again` if the sites had been made before."""
+    """Samples of each split at each site; `again` if the sites had been made before.
+
+    `new` counts the samples of each split that joined a site whose source has grown; None if the
+    sites were made, or had been made before.
+    """
 
     counts: dict[str, dict[str, int]]
     again: bool
+    new: dict[str, int] | None = None
 
 
 def make_sites(
@@ -37,6 +43,8 @@ def make_sites(
 ) -> PartitionResult:
     """Make `sites/NAME` and a key for each site, and list the sites in study.yaml.
 
+    The new samples of a real site whose source has grown join those that are there (`grow`).
+
     Args:
         ratios: shares of simulated sites A, B, C ..., such as '7:2:1'.
         site: the real site that all rows belong to; then `ratios` is not used.
@@ -46,6 +54,7 @@ def make_sites(
     Raises:
         StageOrderError: nothing is prepared.
         UsageError: the ratios do not parse or leave a site empty, or the folder holds other sites.
+        BadDataError: the real site was made from another source.
     """
     seed = _chosen_seed(site, seed, progress)
     study = load_study(folder)
@@ -61,6 +70,10 @@ def make_sites(
             return PartitionResult(
                 {name: _counts(folder, study, name) for name in names}, again=True
             )
+        if site is not None and before and not _is_simulated(folder, study, site):
+            new = grow(folder, study, folder.site(site), progress, state)
+            enrol(folder, study, names)
+            return PartitionResult({site: _counts(folder, study, site)}, again=False, new=new)
         if set(before.values()) - {state}:
             raise UsageError(
                 f"there are sites here ({', '.join(before)}) that were made from other samples, "
@@ -118,6 +131,11 @@ def _before(folder: StudyFolder, study: Study, names: list[str]) -> dict[str, st
             with open_private(path, study.id, "sltool partition") as private:
                 states[name] = private.state
     return states
+
+
+def _is_simulated(folder: StudyFolder, study: Study, name: str) -> bool:
+    with open_private(folder.site(name).private, study.id, "sltool partition") as private:
+        return private.is_simulated
 
 
 def _counts(folder: StudyFolder, study: Study, name: str) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 For N samples, both contain `inputs` (N, *shape) uint8 or float32 in the source's units, `labels`
 (N,) float32 or int64, and text columns: `prepared.h5` has `records`, `groups`, `examinations` and
-`official`; `private.h5` has `split`, `pseudonyms` and `group_pseudonyms`, rows in shipping order.
+`official`; `private.h5` has `split`, `pseudonyms` and `group_pseudonyms`, rows in shipping order,
+and `versions` if it has grown.
 Neither file ever leaves the hospital.
 """
 
@@ -17,13 +18,22 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from sltool.errors import BadDataError, StageOrderError
-from sltool.files import Document, parse_json, publish
+from sltool.files import Document, canonical_json, parse_json, publish
 from sltool.shard.hdf5_file import create_hdf5
+from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 
 BATCH_ROWS = 1024
 TEXT = h5py.string_dtype()
+
+
+class Version(TypedDict):
+    """An earlier `private.h5` of a site that has grown: its hex SHA-256 and its rows."""
+
+    sha256: str
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -56,10 +66,28 @@ class PrivateFile:
             return int(self.file.attrs["seed"])
 
     @property
+    def is_simulated(self) -> bool:
+        """Whether the site is simulated: the seed of a real one has 128 random bits."""
+        return self.seed < 2**64
+
+    @property
+    def versions(self) -> list[Version]:
+        """The file's earlier versions, oldest first: their rows are this one's first rows."""
+        with self._checked:
+            stored = "versions" in self.file
+        return self.document("versions", list[Version]) if stored else []
+
+    @property
     def state(self) -> str:
         """A digest of what the file was made from, to recognise finished work."""
         with self._checked:
             return str(self.file.attrs["state"])
+
+    def rows(self, rows: NDArray[np.int64]) -> Rows:
+        """Labels, pseudonyms and groups of these rows, as a shard has them."""
+        pseudonyms = np.array(self.text("pseudonyms"), dtype=f"S{ID_BYTES}")
+        groups = np.array(self.text("group_pseudonyms"), dtype=f"S{GROUP_BYTES}")
+        return Rows(self.labels[rows], pseudonyms[rows], groups[rows])
 
     def document(self, name: str, kind: type[Document]) -> Document:
         """A JSON document, stored as a dataset if it may be long, else as an attribute."""
@@ -132,3 +160,8 @@ def create_private(path: Path, study_id: str, state: str) -> Iterator[h5py.File]
 def write_text_column(file: h5py.File, name: str, values: list[str]) -> None:
     """Add a text column."""
     file.create_dataset(name, data=np.array(values, dtype=object), dtype=TEXT)
+
+
+def write_versions(file: h5py.File, versions: list[Version]) -> None:
+    """Add the list of the file's earlier versions."""
+    file["versions"] = np.frombuffer(canonical_json(versions), np.uint8)

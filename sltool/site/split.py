@@ -78,6 +78,7 @@ def assign(
     ratios: Sequence[float],
     names: list[str],
     seed: int | None,
+    known: NDArray[np.int64] | None = None,
 ) -> Assignment:
     """Draw the splits, then distribute each split over the sites, stratified by label.
 
@@ -90,6 +91,8 @@ def assign(
         ratios: each site's share.
         names: the sites' names.
         seed: None: draw from the system's entropy.
+        known: (N,) the split that a sample's patient already has, as an index into `SPLITS`, or -1.
+            The others are drawn so that all samples together have the shares of `split`.
 
     Raises:
         UsageError: a site would have no training sample.
@@ -100,10 +103,11 @@ def assign(
     shares = [1 - split.validation - split.test, split.validation, split.test]
     if shares[0] <= 0:
         raise UsageError("split.validation and split.test leave nothing for training")
+    known = np.full(len(labels), -1) if known is None else known
     if split.official and any(official):
-        splits = _official_splits(official, patients, strata, shares, rng)
+        splits = _official_splits(official, patients, strata, shares, rng, known)
     else:
-        splits = _draw_parts(patients, strata, shares, rng)
+        splits = _draw_parts(patients, strata, shares, rng, known)
     sites = np.zeros(len(labels), dtype=np.int64)
     for code in range(len(SPLITS)):
         rows = np.flatnonzero(splits == code)
@@ -132,8 +136,11 @@ def _draw_parts(
     strata: NDArray[np.int64],
     shares: list[float],
     rng: np.random.Generator,
+    known: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Draw a part (split or site) for every group; returns the index of each sample's part.
+
+    Groups that have a part already (`known`, -1 for the others) keep it, and its seats are taken.
 
     Every part has seats for each stratum, in proportion to its share. The groups, in random order,
     draw a part with a probability in proportion to the free seats that it has for their samples.
@@ -148,9 +155,14 @@ def _draw_parts(
     # Plain lists: numpy is several times slower on arrays of a few elements.
     free = _seats(table.sum(axis=0), np.asarray(shares) / sum(shares)).tolist()
     samples = [[(code, size) for code, size in enumerate(row) if size] for row in table.tolist()]
-    part = np.zeros(len(table), dtype=np.int64)
+    part = _known_parts(groups, known)
+    for chosen, sizes in zip(part, samples, strict=True):
+        for code, size in sizes if chosen >= 0 else ():
+            free[chosen][code] -= size
     draws = rng.random(len(table)).tolist()
     for group in rng.permutation(len(table)).tolist():
+        if part[group] >= 0:
+            continue
         sizes = samples[group]
         weights = [sum(max(seats[code], 0) * size for code, size in sizes) for seats in free]
         if not any(weights):
@@ -160,7 +172,15 @@ def _draw_parts(
         part[group] = chosen
         for code, size in sizes:
             free[chosen][code] -= size
-    return part[groups]
+    return np.array(part, np.int64)[groups]
+
+
+def _known_parts(groups: NDArray[np.int64], known: NDArray[np.int64] | None) -> list[int]:
+    """The part that each group has already, or -1."""
+    parts = np.full(groups.max() + 1, -1)
+    if known is not None:
+        np.maximum.at(parts, groups, known)
+    return [int(part) for part in parts]
 
 
 def _seats(sizes: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -181,6 +201,7 @@ def _official_splits(
     strata: NDArray[np.int64],
     shares: list[float],
     rng: np.random.Generator,
+    known: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """The splits of the source's own lists; one that they lack is drawn from the training samples.
 
@@ -190,10 +211,10 @@ def _official_splits(
     splits = np.array([SPLITS.index(name) if name else 0 for name in official])
     patient_split = np.zeros(patients.max() + 1, dtype=np.int64)
     np.maximum.at(patient_split, patients, splits)
-    splits = patient_split[patients]
+    splits = np.where(known >= 0, known, patient_split[patients])
     for code in (1, 2):
         if not (splits == code).any() and shares[code] > 0:
-            rows = np.flatnonzero(splits == 0)
+            rows = np.flatnonzero((splits == 0) & (known < 0))
             drawn = _draw_parts(patients[rows], strata[rows], [1 - shares[code], shares[code]], rng)
             splits[rows[drawn == 1]] = code
     return splits

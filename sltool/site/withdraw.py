@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sltool.errors import BadDataError, StageOrderError
-from sltool.files import remove
+from sltool.files import remove, write_json
 from sltool.shard.withdrawal import write_withdrawal
 from sltool.site.enrol import site_key
+from sltool.site.outbox import batches_of, was_shipped, with_batches
+from sltool.site.stage_records import EncodedRecord, read_record
 from sltool.site.withdrawals import add_withdrawn, site_people
 from sltool.study.layout import SiteFolder
 from sltool.study.schema import Study
@@ -52,10 +54,23 @@ def withdraw(site: SiteFolder, study: Study, patient: str) -> WithdrawalResult:
 
 
 def _discard_unshipped(site: SiteFolder) -> bool:
-    """Stop the shards in the outbox from being shipped, if none was yet; True if there were any."""
-    if site.shipped.is_file() or not site.encoded.is_file():
+    """Stop shards that were not shipped from being shipped; True if there were any.
+
+    A batch of which any shard was shipped stays: the server excludes its withdrawn rows.
+    """
+    record = read_record(site.encoded, EncodedRecord)
+    if record is None:
         return False
-    remove(site.encoded)
+    batches = batches_of(record)
+    kept = list(batches)
+    while kept and not any(was_shipped(site, name) for name in kept[-1]["shards"]):
+        kept.pop()
+    if len(kept) == len(batches):
+        return False
+    if kept:
+        write_json(site.encoded, with_batches(record, kept))
+    else:
+        remove(site.encoded)
     return True
 
 

@@ -59,6 +59,8 @@ class Withdrawals:
     pseudonyms: frozenset[str]
     records: frozenset[str]
     patients: frozenset[str]
+    # Records of patients without a name of their own in the source.
+    nameless: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, folder: StudyFolder) -> Withdrawals:
@@ -68,15 +70,21 @@ class Withdrawals:
             BadDataError: a list is damaged.
         """
         rows = [row for path in folder.withdrawn_lists() for row in read_people(path)]
-        return cls(*(frozenset(row[column] for row in rows) for column in COLUMNS))
+        nameless = frozenset(row["record"] for row in rows if row["record"] == row["patient"])
+        pseudonyms, records, patients = (frozenset(row[name] for row in rows) for name in COLUMNS)
+        return cls(pseudonyms, records, patients, nameless)
 
     def allowed(self, records: Sequence[str], patients: Sequence[str]) -> NDArray[np.bool_]:
-        """(N,) True for samples whose record and whose patient are not withdrawn."""
-        pairs = zip(records, patients, strict=True)
+        """(N,) True for samples whose patient is not withdrawn.
+
+        A record, such as the line of a table, stands for the patient only where the source names
+        none, now or when the patient withdrew: in a table that grows it may be another's.
+        """
         return np.array(
             [
-                record not in self.records and patient not in self.patients
-                for record, patient in pairs
+                patient not in self.patients
+                and record not in (self.records if record == patient else self.nameless)
+                for record, patient in zip(records, patients, strict=True)
             ],
             np.bool_,
         )

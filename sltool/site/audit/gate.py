@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sltool.errors import PrivacyLimitError, UsageError
-from sltool.files import read_json
+from sltool.files import read_json, write_json
 from sltool.progress import Progress
 from sltool.shard.manifest import AcceptedRisk
 from sltool.shard.reader import read_manifest
@@ -16,8 +16,9 @@ from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
 from sltool.shard.writer import sign_again
 from sltool.site.audit.record import DAMAGED, AuditRecord, audit_subject
 from sltool.site.enrol import site_key
-from sltool.site.outbox import outbox_shards
+from sltool.site.outbox import last_batch, outbox_shards, was_shipped
 from sltool.site.ship import ShippingResult, ship
+from sltool.site.stage_records import EncodedRecord, read_record
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import Study
 
@@ -68,10 +69,14 @@ def ship_within_limits(
 def _risk_accepted(
     study: Study, site: SiteFolder, refused: PrivacyLimitError, accept_risk: str | None
 ) -> bool:
-    """Whether the risk is accepted: by `accept_risk`, or in the manifests of all shards."""
+    """Whether the risk is accepted: by `accept_risk`, or in the manifests of the last encoding.
+
+    Shards that were shipped before are not signed again: the server has them as they are.
+    """
     shards = outbox_shards(site)
     if accept_risk is None:
-        accepted = [read_manifest(path)[0].accepted_risk for path in shards]
+        last = last_batch(site)
+        accepted = [read_manifest(path)[0].accepted_risk for path in shards if path.name in last]
         return all(risk is not None and risk.refusal == refused.reason for risk in accepted)
     try:
         risk = AcceptedRisk(reason=accept_risk, refusal=refused.reason)
@@ -80,21 +85,28 @@ def _risk_accepted(
             "the reason of --accept-risk is not valid in a manifest",
             expected="1 to 200 printable characters on one line",
         ) from error
-    _sign_all(shards, risk, study, site)
+    new = [path for path in shards if not was_shipped(site, path.name)]
+    _sign_all(new, risk, study, site)
     return True
 
 
 def _sign_all(shards: Sequence[Path], risk: AcceptedRisk, study: Study, site: SiteFolder) -> None:
-    """Add the accepted risk to every manifest and sign it again, with its predecessor's digest."""
+    """Add the accepted risk to these manifests and sign them again, in their new series."""
     key = site_key(site, study)
     previous: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for path in shards:
         manifest = read_manifest(path)[0]
-        changes = {"accepted_risk": risk, "previous": previous.get(manifest.place.split)}
+        split = manifest.place.split
+        changes = {"accepted_risk": risk, "previous": previous.get(split, manifest.previous)}
         new = manifest.model_copy(update=changes)
         if new != manifest:
             sign_again(path, new, key)
-        previous[manifest.place.split] = new.digest
+        digests[path.name] = previous[split] = new.digest
+    record = read_record(site.encoded, EncodedRecord)
+    if record is not None and digests:
+        known = record.get("digests", {})
+        write_json(site.encoded, {**record, "digests": {**known, **digests}})
 
 
 def _refusal(folder: StudyFolder, study: Study, site: SiteFolder) -> PrivacyLimitError | None:
