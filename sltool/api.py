@@ -322,7 +322,8 @@ class Study:
 
         settings = self.settings
         for run in options:
-            settings.check_sites([*run.sites, *run.control.weights, *wait_for])
+            settings.check_sites(run.control.weights)
+            settings.check_taking_part([*run.sites, *wait_for])
             self.folder.run(run.run)  # A bad name is refused before anything is taken in.
         where = local_device(pick_device(device))
         with (
@@ -330,6 +331,8 @@ class Study:
             only_server(self.folder) if ranks.is_first else nullcontext(),
         ):
             progress = self.progress if ranks.is_first else Silent()
+            for site in settings.left_sites():
+                progress.note(f"site {site} left the study: its shards are not used")
             queue = self._queue()
             report = on_intake or self._report
             intakes = _take_in(queue, options[0], wait_for, ranks, progress, report)
@@ -524,13 +527,19 @@ class Site:
         )
 
     def ship(
-        self, to: str | None = None, *, accept_risk: str | None = None, force: bool = False
+        self,
+        to: str | None = None,
+        *,
+        accept_risk: str | None = None,
+        only_new: bool = False,
+        force: bool = False,
     ) -> ShippingResult:
         """Copy the shards and withdrawals to the server's inbox.
 
         Args:
             to: a folder or `s3://bucket/prefix`; by default `server/inbox` of this folder.
             accept_risk: why to ship although the study's privacy limits forbid it.
+            only_new: leave out what was shipped before, wherever to.
 
         Raises:
             StageOrderError: nothing is encoded.
@@ -550,6 +559,7 @@ class Site:
             study.progress,
             force,
             accept_risk,
+            only_new,
         )
 
     def withdraw(self, patient: str) -> WithdrawalResult:

@@ -38,7 +38,7 @@ def client_encode(
     """Run the privacy layer over a site's samples.
 
     Writes signed shards to outbox/SITE: what may leave the hospital. They are pseudonymised
-    personal data.
+    personal data. For a site that has grown it adds shards of the new samples alone.
     """
     from sltool.api import Site
 
@@ -54,7 +54,11 @@ def client_encode(
             "shards": encoded.shards,
             "bytes": encoded.bytes,
             "seconds": round(encoded.seconds, 3),
-            "samples_per_second": round(encoded.samples / encoded.seconds, 1),
+            "samples_per_second": round(
+                (encoded.samples if encoded.again else encoded.new_samples) / encoded.seconds, 1
+            ),
+            "new_samples": encoded.new_samples,
+            "new_shards": encoded.new_shards,
             "already_encoded": encoded.again,
             "dead_values": None if encoded.dead is None else round(encoded.dead, 4),
         }
@@ -66,6 +70,8 @@ def client_encode(
 
 def _line(encoded: EncodingResult, terminal: Terminal) -> str:
     again = "already encoded, " if encoded.again else ""
+    if 0 < encoded.new_shards < encoded.shards:
+        again = f"{encoded.new_samples} new samples in {encoded.new_shards} shards; in all "
     return (
         f"site {encoded.site}: {again}{encoded.samples} samples in {encoded.shards} shards, "
         f"{human_bytes(encoded.bytes)}, in {terminal.folder.site(encoded.site).outbox}"

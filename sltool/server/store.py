@@ -118,12 +118,19 @@ class StoredSamples:
 
 
 class Store:
-    """The store in `folder`, for one encoding."""
+    """The store in `folder`, for one encoding.
 
-    def __init__(self, folder: Path, encoding: str, shape: Shape) -> None:
+    Args:
+        left: sites that left the study: their segments stay in the store and are not used.
+    """
+
+    def __init__(
+        self, folder: Path, encoding: str, shape: Shape, left: Collection[str] = ()
+    ) -> None:
         self.folder = folder
         self.encoding = encoding
         self.shape = shape
+        self.left = frozenset(left)
         self.segments = self._read_index()
 
     def __contains__(self, digest: object) -> bool:
@@ -131,7 +138,7 @@ class Store:
 
     def sites(self) -> list[str]:
         """The sites with training samples in the store."""
-        training = (segment for segment in self.segments if segment.split == "train")
+        training = self.select("train")
         return sorted({segment.site for segment in training if segment.samples})
 
     def stage(
@@ -178,6 +185,8 @@ class Store:
     ) -> list[Segment]:
         """The segments of `split` at `sites` (default: all), sorted by site and sequence.
 
+        Sites that left the study are left out in any case.
+
         Args:
             shards: digests of the shards to include; None: all.
         """
@@ -185,6 +194,7 @@ class Store:
             segment
             for segment in self.segments
             if segment.split == split
+            and segment.site not in self.left
             and (not sites or segment.site in sites)
             and (shards is None or segment.digest in shards)
         )
@@ -332,7 +342,8 @@ def open_store(folder: StudyFolder, study: Study) -> Store:
     shape = feature_shape(folder.privacy_layer, study)
     encoding = study.encoding_digest(folder.privacy_layer)
     regression = study.samples.labels.kind == "regression"
-    return Store(folder.store, encoding, Shape(shape, study.encoding.dtype, regression))
+    layout = Shape(shape, study.encoding.dtype, regression)
+    return Store(folder.store, encoding, layout, study.left_sites())
 
 
 def is_lost(store: Store, folder: StudyFolder) -> bool:

@@ -164,6 +164,12 @@ def _verify(file: UntrustedFile, study: Study, content: Content, arriving: bool)
     check_signer(
         study, place.site, manifest.key, signature, manifest.to_bytes(), file.path, arriving
     )
+    if arriving and study.sites[place.site].has_left:
+        raise NotTrustedError(
+            f"site {place.site} left the study on {study.sites[place.site].left}",
+            where=file.path,
+            hint=f"remove sites.{place.site}.left from study.yaml if it takes part again",
+        )
     _check_content(manifest.content, content.for_split(place.split), file.path)
     _check_digest(file, manifest)
     return manifest

@@ -22,13 +22,17 @@ from sltool.study.layout import SiteFolder
 
 @dataclass(frozen=True)
 class ShippingResult:
-    """What `ship` did; `again` if the destination already had everything."""
+    """What `ship` did; `again` if the destination already had everything.
+
+    `shards` and `bytes` are those of the outbox; `sent` counts the files that were copied now.
+    """
 
     site: str
     shards: int
     bytes: int
     destination: str
     again: bool
+    sent: int
 
 
 def ship(
@@ -38,6 +42,7 @@ def ship(
     progress: Progress,
     force: bool,
     only_withdrawals: bool = False,
+    only_new: bool = False,
 ) -> ShippingResult:
     """Copy every shard and withdrawal of the outbox that `destination` does not contain yet.
 
@@ -48,6 +53,7 @@ def ship(
         destination: a folder, or a URL that fsspec understands, such as s3://bucket/prefix.
         recipient: the server's age recipient, to encrypt for; None: do not encrypt.
         only_withdrawals: do not ship shards.
+        only_new: leave out what was shipped before, wherever to.
 
     Raises:
         StageOrderError: nothing is encoded and nothing withdrawn.
@@ -61,12 +67,15 @@ def ship(
     before = record.get(destination, {})
     digests = {path: sha256(path) for path in [*withdrawals, *shards]}
     known = [sent for files in record.values() for sent in files.values()]
+    if only_new:
+        old = {sent["outbox"] for sent in known}
+        digests = {path: digest for path, digest in digests.items() if digest not in old}
     todo = [
         path
         for path, digest in digests.items()
         if force or not storage.has(path.name, digest, known, before.get(path.name))
     ]
-    sent = {path.name: before[path.name] for path in digests if path.name in before}
+    sent = dict(before)
     with progress.bar(f"ship {site.name}", len(todo)) as advance:
         for path in todo:
             with _file_to_send(site, path, recipient) as outgoing:
@@ -79,7 +88,16 @@ def ship(
             advance(1)
     write_json(site.shipped, {**record, destination: sent})
     size = sum(path.stat().st_size for path in shards)
-    return ShippingResult(site.name, len(shards), size, destination, again=not todo)
+    if with_shards and _is_newer(site.private, site.encoded):
+        progress.note(
+            f"site {site.name} was made anew or has grown since its samples were encoded: run "
+            f"`sltool client-encode --site {site.name}`, and ship again"
+        )
+    return ShippingResult(site.name, len(shards), size, destination, not todo, len(todo))
+
+
+def _is_newer(path: Path, than: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime_ns > than.stat().st_mtime_ns
 
 
 @contextmanager

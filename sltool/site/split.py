@@ -140,7 +140,7 @@ def _draw_parts(
 ) -> NDArray[np.int64]:
     """Draw a part (split or site) for every group; returns the index of each sample's part.
 
-    Groups that have a part already (`known`, -1 for the others) keep it, and its seats are taken.
+    Groups that have a part already (`known`, -1 for the others) keep it.
 
     Every part has seats for each stratum, in proportion to its share. The groups, in random order,
     draw a part with a probability in proportion to the free seats that it has for their samples.
@@ -153,12 +153,9 @@ def _draw_parts(
     table = np.zeros((groups.max() + 1, strata.max() + 1))
     np.add.at(table, (groups, strata), 1)
     # Plain lists: numpy is several times slower on arrays of a few elements.
-    free = _seats(table.sum(axis=0), np.asarray(shares) / sum(shares)).tolist()
-    samples = [[(code, size) for code, size in enumerate(row) if size] for row in table.tolist()]
     part = _known_parts(groups, known)
-    for chosen, sizes in zip(part, samples, strict=True):
-        for code, size in sizes if chosen >= 0 else ():
-            free[chosen][code] -= size
+    free = _free_seats(table, np.array(part), np.asarray(shares) / sum(shares)).tolist()
+    samples = [[(code, size) for code, size in enumerate(row) if size] for row in table.tolist()]
     draws = rng.random(len(table)).tolist()
     for group in rng.permutation(len(table)).tolist():
         if part[group] >= 0:
@@ -173,6 +170,22 @@ def _draw_parts(
         for code, size in sizes:
             free[chosen][code] -= size
     return np.array(part, np.int64)[groups]
+
+
+def _free_seats(
+    table: NDArray[np.float64], part: NDArray[np.int64], shares: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Seats (parts, strata) for the groups without a part, so that each part gets its share of all.
+
+    Args:
+        table: (groups, strata) samples.
+        part: (groups,) the part that a group has already, or -1.
+    """
+    taken = np.array([table[part == index].sum() for index in range(len(shares))])
+    missing = np.maximum(shares * table.sum() - taken, 0)
+    if missing.sum() > 0:
+        shares = missing / missing.sum()
+    return _seats(table[part < 0].sum(axis=0), shares)
 
 
 def _known_parts(groups: NDArray[np.int64], known: NDArray[np.int64] | None) -> list[int]:

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
-from sltool.errors import StageOrderError, StudyMismatchError
+from sltool.errors import StageOrderError, StudyMismatchError, UnknownNameError
 from sltool.files import read_json, write_csv, write_json
 from sltool.metrics import Array, compute, metrics_for
 from sltool.server.evaluation.aggregate import aggregate, group_indices
 from sltool.server.store import Store, StoredSamples
 from sltool.server.training.run import find_run, run_settings
 from sltool.study.layout import Level, Question, RunFolder, StudyFolder
-from sltool.study.schema import Study
+from sltool.study.schema import SPLITS, Study
 
 if TYPE_CHECKING:
     import torch
@@ -119,11 +119,14 @@ def ask(study: Study, split: str, level: Level, sites: Sequence[str]) -> Questio
     """The question about the samples of `sites`; naming all sites is the same as naming none.
 
     Raises:
-        UnknownNameError: the study has no site of that name.
+        UnknownNameError: the study has no site of that name, or the samples no such split.
+        UsageError: a site left the study.
     """
-    study.check_sites(sites)
-    named = set(sites)
-    return Question(split, level, () if named >= study.sites.keys() else tuple(sorted(named)))
+    if split not in SPLITS:
+        raise UnknownNameError.of("split", split, SPLITS)
+    study.check_taking_part(sites)
+    named, present = set(sites), study.sites.keys() - study.left_sites()
+    return Question(split, level, () if named >= present else tuple(sorted(named)))
 
 
 def check_run(run: RunFolder, study: Study, store: Store) -> None:

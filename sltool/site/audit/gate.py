@@ -38,6 +38,7 @@ def ship_within_limits(
     progress: Progress,
     force: bool,
     accept_risk: str | None,
+    only_new: bool = False,
 ) -> ShippingResult:
     """`ship`, unless the study's `privacy` section forbids it.
 
@@ -63,7 +64,7 @@ def ship_within_limits(
                 ship(site, destination, recipient, progress, force, only_withdrawals=True)
                 progress.note(f"site {name}: the withdrawals were shipped, the shards were not")
             raise refused
-    return ship(site, destination, recipient, progress, force)
+    return ship(site, destination, recipient, progress, force, only_new=only_new)
 
 
 def _risk_accepted(
