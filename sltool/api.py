@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from sltool.server.evaluation.compare import RunFigures
     from sltool.server.evaluation.evaluate import Evaluation
+    from sltool.server.evaluation.predict import SiteAnswer
     from sltool.server.intake.queue import Queue
     from sltool.server.intake.result import IntakeResult
     from sltool.server.intake.status import Status
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from sltool.site.encode import EncodingResult
     from sltool.site.partition_stage import PartitionResult
     from sltool.site.prepare import PreparationResult
+    from sltool.site.resolve import Resolved
     from sltool.site.ship import ShippingResult
     from sltool.site.withdraw import WithdrawalResult
     from sltool.study.schema import Study as Settings
@@ -344,6 +346,74 @@ class Study:
             ]
         return Training(results, intakes, ranks.is_first)
 
+    def predict(
+        self,
+        run: str = "default",
+        *,
+        sites: Sequence[str] = (),
+        device: str = "auto",
+        force: bool = False,
+    ) -> list[SiteAnswer]:
+        """Take in what has arrived, and answer the sites' new cases with a run's best network.
+
+        Writes a file signed by the server for each site, in `server/answers`.
+
+        Args:
+            sites: whose cases; none: all.
+            force: also answer cases that the run's model has answered.
+
+        Raises:
+            UnknownNameError: there is no such run or site.
+            StudyMismatchError: the run was trained with another encoding.
+        """
+        from sltool.server.evaluation.predict import answer_cases
+        from sltool.server.intake.inbox import waiting
+        from sltool.server.training.run import find_run
+
+        found = find_run(self.folder, run)
+        self._store(found)
+        if waiting(self.folder):
+            self.take_in()
+        return answer_cases(
+            self.folder,
+            self.settings,
+            self._store(found),
+            run,
+            list(sites),
+            pick_device(device),
+            force,
+        )
+
+    def predict_here(
+        self, run: str, site: str, source: str | Path, *, device: str = "auto"
+    ) -> Resolved:
+        """Both halves in one place: encode a site's cases, predict them, resolve the answer.
+
+        The site's data, its key and the server are in this folder.
+
+        Raises:
+            StageOrderError: every case was answered before by this run.
+        """
+        from sltool.server.training.run import find_run
+
+        find_run(self.folder, run)
+        here = Site(self, site)
+        here.encode_cases(source, device=device)
+        here.ship()
+        answers = self.predict(run, sites=[site], device=device)
+        if not answers:
+            raise StageOrderError(
+                f"run '{run}' has answered all these cases before",
+                where=self.folder.site(site).cases,
+                hint="see the tables there; `sltool predict --force` answers every case again",
+            )
+        return here.resolve(answers[0].file, server_key=self._server_key())
+
+    def _server_key(self) -> str:
+        from sltool.shard.keys import SigningKey
+
+        return SigningKey.load(self.folder.server_key).public
+
     @property
     def runs(self) -> list[str]:
         """The names of the runs that have begun."""
@@ -451,7 +521,7 @@ class Study:
         store = open_store(self.folder, settings)
         check_encoding(self.folder, settings, store.encoding)
         if run is not None:
-            check_run(run, settings, store)
+            check_run(run, settings, store, settings.meaning(self.folder.privacy_layer))
         if is_lost(store, self.folder):
             self.restore_store()
             store = open_store(self.folder, settings)
@@ -497,6 +567,64 @@ class Site:
             shard_bytes,
             force,
         )
+
+    def encode_cases(
+        self,
+        source: str | Path,
+        *,
+        device: str = "auto",
+        workers: int = 0,
+        shard_bytes: int = SHARD_BYTES,
+        force: bool = False,
+    ) -> EncodingResult:
+        """Encode new cases, whose labels are not known, for the server to predict.
+
+        Args:
+            source: in the dataset's layout; labels are not read.
+            force: also cases that were encoded before.
+
+        Raises:
+            StageOrderError: there is no key of this site.
+            BadDataError: there is no usable case.
+        """
+        from sltool.site.cases import encode_cases
+
+        study = self.study
+        return encode_cases(
+            study.folder,
+            study.settings,
+            self.name,
+            Path(source),
+            study.progress,
+            pick_device(device),
+            workers or available_cpus(),
+            shard_bytes,
+            force,
+        )
+
+    def resolve(
+        self,
+        answer: str | Path,
+        *,
+        server_key: str | None = None,
+        out: str | Path | None = None,
+    ) -> Resolved:
+        """Check the server's predictions, and join them to this site's patients in a private table.
+
+        Args:
+            answer: the file that `Study.predict` wrote.
+            server_key: by default the one in study.yaml.
+            out: the table; by default in `sites/SITE/prediction`.
+
+        Raises:
+            NotTrustedError: the server has not signed it.
+            StudyMismatchError: it is of another study, site or encoding.
+        """
+        from sltool.site.resolve import resolve
+
+        study = self.study
+        table = None if out is None else Path(out)
+        return resolve(study.folder, study.settings, self.name, Path(answer), server_key, table)
 
     def audit(
         self,

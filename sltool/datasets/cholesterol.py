@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -142,33 +143,49 @@ class Cholesterol(Dataset):
         )
 
     def scan(self, source: Path | None) -> Scan:
-        table, records, notes = self._table(source)
-        values = table[[*self.settings.columns, TARGET]]
+        return self._scan(source, (*self.settings.columns, TARGET))
+
+    def cases(self, source: Path | None) -> Scan:
+        """As `scan`; the source needs no LDL."""
+        scan = self._scan(source, self.settings.columns)
+        return replace(scan, notes=[])
+
+    def _scan(self, source: Path | None, names: tuple[str, ...]) -> Scan:
+        """Read the columns of these names; without LDL the labels are 0."""
+        table, records, notes = self._table(source, names)
+        values = table[list(names)]
         reasons = self._reasons(values)
         good = [row for row, reason in enumerate(reasons) if not reason]
         array = values.to_numpy(dtype=np.float32)[good]
         patients = table["patient"].astype(str).tolist() if "patient" in table else records
+        inputs = array[:, : len(self.settings.columns)]
+        labels = array[:, -1] if TARGET in names else np.zeros(len(array), np.float32)
         return Scan(
-            inputs=np.ascontiguousarray(array[:, :-1]),
-            labels=np.ascontiguousarray(array[:, -1]),
+            inputs=np.ascontiguousarray(inputs),
+            labels=np.ascontiguousarray(labels),
             records=[records[row] for row in good],
             groups=[patients[row] for row in good],
             refused=[Refused(records[row], reason) for row, reason in enumerate(reasons) if reason],
             notes=notes,
         )
 
-    def _table(self, source: Path | None) -> tuple[pd.DataFrame, list[str], list[str]]:
-        """The columns that are used and LDL, lipids in mg/dL; the rows' names; and notes."""
+    def _table(
+        self, source: Path | None, names: tuple[str, ...]
+    ) -> tuple[pd.DataFrame, list[str], list[str]]:
+        """The columns of these names, lipids in mg/dL; the rows' names; and notes."""
         if source is None:
             return bundled_table()
         if self.need_source(source).is_dir():
-            return read_nhanes(source, (*self.settings.columns, TARGET), MG_PER_MMOL)
-        table, records = self._csv(source)
+            return read_nhanes(source, names, MG_PER_MMOL)
+        table, records = self._csv(source, names)
         return table, records, friedewald_notes(table)
 
-    def _csv(self, source: Path) -> tuple[pd.DataFrame, list[str]]:
+    def _csv(self, source: Path, names: tuple[str, ...]) -> tuple[pd.DataFrame, list[str]]:
         raw = _read_csv(source)
-        headers = self._headers()
+        headers = self._headers(names)
+        if TARGET not in names and headers.get("patient") not in raw.columns:
+            # Cases may come without the names of their patients.
+            headers.pop("patient", None)
         missing = [header for header in headers.values() if header not in raw.columns]
         if missing:
             raise BadDataError(
@@ -180,16 +197,15 @@ class Cholesterol(Dataset):
                 "column out of dataset.columns",
             )
         table = pd.DataFrame({name: raw[header] for name, header in headers.items()})
-        for name in (*self.settings.columns, TARGET):
+        for name in names:
             table[name] = pd.to_numeric(table[name], errors="coerce")
             if self.settings.units == "mmol/L" and name in MG_PER_MMOL:
                 table[name] *= MG_PER_MMOL[name]
         # The header is line 1 of the file.
         return table, [f"line {row + 2}" for row in range(len(table))]
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self, names: tuple[str, ...]) -> dict[str, str]:
         """Our name -> the file's header, for every column that is read."""
-        names = (*self.settings.columns, TARGET)
         headers = {name: self.settings.headers.get(name, name) for name in names}
         if self.settings.patient:
             headers["patient"] = self.settings.patient

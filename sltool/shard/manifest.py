@@ -25,6 +25,8 @@ USER_BLOCK = 4096
 MAX_PAYLOAD = 5 * 2**28
 MAX_SAMPLES = 2**20
 MAGIC = b"sltool-shard 1"
+# The `split` of a shard of cases without labels, which are to be predicted.
+PREDICTION = "prediction"
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0, lt=2**40)]
@@ -88,7 +90,7 @@ class ShardId(Section):
     """Which shard of a site this is."""
 
     site: SiteName
-    split: Literal["train", "validation", "test"]
+    split: Literal["train", "validation", "test", "prediction"]
     sequence: int = Field(ge=0, lt=100_000)
 
     @property

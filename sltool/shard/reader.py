@@ -24,7 +24,7 @@ from sltool.machine import available_cpus
 from sltool.shard.filters import unpack_chunk
 from sltool.shard.hdf5_parser import Chunks, find_chunks
 from sltool.shard.keys import is_signed_by, key_id
-from sltool.shard.manifest import USER_BLOCK, Content, Manifest, unpack
+from sltool.shard.manifest import PREDICTION, USER_BLOCK, Content, Manifest, unpack
 from sltool.shard.payload import ID_BYTES, Member, Rows, members
 from sltool.shard.untrusted_file import UntrustedFile
 from sltool.study.schema import Study
@@ -61,6 +61,8 @@ class ShardReader:
             valid = bool(((labels >= 0) & (labels < content.classes)).all())
         if not valid:
             raise self._file.refused("has labels out of range")
+        if self.manifest.place.split == PREDICTION and labels.any():
+            raise self._file.refused("has labels, though its cases are to be predicted")
         if not _are_ids(pseudonyms).all():
             raise self._file.refused("has pseudonyms that are not 32 hex digits")
         if not _are_groups(groups).all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -89,12 +89,12 @@ def encode(
             return _summary(site, done, time.monotonic() - started, again=True)
         _note_exclusions(site, withdrawn, study.encoding, progress, again=done is None)
         layer = load_privacy_layer(folder, study)
-        content = Content.from_study(study, digest, _feature_shape(folder, study, layer))
+        content = Content.from_study(study, digest, checked_shape(folder, study, layer))
         encoder = Encoder(study, layer.to(device), device, private.seed)
-        record = done or _new_record(state)
+        record = done or new_record(state)
         _clear_outbox(site, record)
         remaining = spans[len(batches_of(record)) :]
-        series = _Series(site, content, key, shard_bytes, record)
+        series = ShardSeries(site, content, key, shard_bytes, record)
         with progress.bar(f"encode {site_name}", remaining[-1][1] - remaining[0][0]) as advance:
             for batch, (start, stop) in enumerate(remaining, len(batches_of(record))):
                 encoder.begin(batch)
@@ -148,7 +148,7 @@ def _done(site: SiteFolder, private: PrivateFile, state: dict[str, Any]) -> Enco
     return with_batches(record, kept) if kept else None
 
 
-def _new_record(state: dict[str, Any]) -> EncodedRecord:
+def new_record(state: dict[str, Any]) -> EncodedRecord:
     return {"state": state, "samples": 0, "shards": [], "batches": [], "digests": {}}
 
 
@@ -182,7 +182,7 @@ def _note_exclusions(
         )
 
 
-def _feature_shape(folder: StudyFolder, study: Study, layer: nn.Module) -> tuple[int, ...]:
+def checked_shape(folder: StudyFolder, study: Study, layer: nn.Module) -> tuple[int, ...]:
     shape, known = output_shape(layer, study), known_shape(folder.privacy_layer, study)
     if known not in (None, shape):
         raise StudyMismatchError(
@@ -289,13 +289,14 @@ def clip_and_add_noise(
     return maps
 
 
-class _Series:
+class ShardSeries:
     """Writes a site's shards, each split's in a series of its own.
 
     Args:
         content: of all shards of the site.
         shard_bytes: size of a shard's feature maps, at most.
         record: of the shards that are there already; the new ones follow them.
+        splits: those that are written, in this order.
     """
 
     def __init__(
@@ -305,14 +306,16 @@ class _Series:
         key: SigningKey,
         shard_bytes: int,
         record: EncodedRecord,
+        splits: Sequence[str] = SPLITS,
     ) -> None:
         self._site = site
+        self._splits = splits
         self._content = content
         self._key = key
         self._shard_bytes = shard_bytes
         self._next: dict[str, int] = {}
         self._previous: dict[str, str | None] = {}
-        for split in SPLITS:
+        for split in splits:
             names = [name for name in record["shards"] if name.split("-")[1] == split]
             self._next[split] = len(names)
             self._previous[split] = shard_digest(site, record, names[-1]) if names else None
@@ -333,7 +336,7 @@ class _Series:
         splits = np.array(private.text("split"))
         manifests = [
             self._write_shard(private, split, rows, encoder, advance)
-            for split in SPLITS
+            for split in self._splits
             for rows in _chunks(
                 np.flatnonzero((splits == split) & allowed),
                 _samples_per_shard(self._content.for_split(split), self._shard_bytes),

@@ -70,7 +70,7 @@ def grow(
         _check_inputs(prepared, private)
         known = _Known.read(site, private, progress)
         people = People.read(prepared)
-        matches = _match(known, people, list(_digests(prepared, "compare", progress)))
+        matches = _match(known, people, list(content_digests(prepared, "compare", progress)))
         _check_same_source(matches, known, people, site)
         withdrawals = Withdrawals.read(folder)
         _note_differences(matches, known, people, withdrawals, progress)
@@ -118,7 +118,7 @@ class _Known:
                 hint="bring the table back from a backup: without it nobody knows which patient "
                 "has which pseudonym",
             )
-        digests = list(_digests(private, "recognise", progress))
+        digests = list(content_digests(private, "recognise", progress))
         return cls([rows[pseudonym] for pseudonym in pseudonyms], digests)
 
     def named(self, index: int) -> bool:
@@ -205,7 +205,7 @@ def _match(known: _Known, people: People, digests: list[bytes]) -> _Matches:
     return matches
 
 
-def _digests(file: PrivateFile, what: str, progress: Progress) -> Iterator[bytes]:
+def content_digests(file: PrivateFile, what: str, progress: Progress) -> Iterator[bytes]:
     """SHA-256 of each sample's input and label, shortened to 16 bytes."""
     labels = file.labels
     row = 0

@@ -28,6 +28,13 @@ def outbox_shards(site: SiteFolder) -> list[Path]:
     return [path for name in record["shards"] if (path := site.outbox / name).is_file()]
 
 
+def outbox_cases(site: SiteFolder) -> list[Path]:
+    """The shards of cases to predict, without those that were shipped and are no longer there."""
+    record = read_record(site.encoded_cases, EncodedRecord)
+    names = record["shards"] if record else []
+    return [path for name in names if (path := site.outbox / name).is_file()]
+
+
 def is_complete(site: SiteFolder, shards: Sequence[str]) -> bool:
     """Whether all shards of these names lie in the outbox, or were shipped."""
     missing = [name for name in shards if not (site.outbox / name).is_file()]
@@ -48,9 +55,9 @@ def was_shipped(site: SiteFolder, name: str) -> bool:
     return bool(sent) and (not path.is_file() or sha256(path) in sent)
 
 
-def last_batch(site: SiteFolder) -> list[str]:
-    """The names of the shards that were encoded last."""
-    record = read_record(site.encoded, EncodedRecord)
+def last_batch(encoded: Path) -> list[str]:
+    """The names of the shards that were encoded last, by the record in the file `encoded`."""
+    record = read_record(encoded, EncodedRecord)
     batches = [batch["shards"] for batch in batches_of(record)] if record else []
     return next((shards for shards in reversed(batches) if shards), [])
 

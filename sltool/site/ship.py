@@ -15,7 +15,7 @@ from sltool.progress import Progress
 from sltool.shard.encryption import SUFFIX as AGE
 from sltool.shard.encryption import encrypt
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
-from sltool.site.outbox import outbox_shards
+from sltool.site.outbox import outbox_cases, outbox_shards
 from sltool.site.stage_records import Sent, ShippedRecord, read_record
 from sltool.study.layout import SiteFolder
 
@@ -60,8 +60,10 @@ def ship(
         StorageError: the destination cannot be written.
     """
     withdrawals = sorted(site.outbox.glob(f"*{WITHDRAWAL}"))
-    with_shards = not only_withdrawals and (not withdrawals or site.encoded.is_file())
-    shards = outbox_shards(site) if with_shards else []
+    cases = [] if only_withdrawals else outbox_cases(site)
+    alone = bool(withdrawals or cases)
+    with_shards = not only_withdrawals and (not alone or site.encoded.is_file())
+    shards = [*(outbox_shards(site) if with_shards else []), *cases]
     record = read_record(site.shipped, ShippedRecord) or {}
     storage = _storage(destination)
     before = record.get(destination, {})

@@ -18,10 +18,11 @@ ShardName = Annotated[str, StringConstraints(pattern=SHARD_NAME)]
 
 
 class BatchRecord(TypedDict):
-    """The shards that were encoded together, and their samples."""
+    """The shards that were encoded together, and their samples; of cases also from what."""
 
     samples: int
     shards: list[ShardName]
+    state: NotRequired[dict[str, Any]]
 
 
 class EncodedRecord(TypedDict):

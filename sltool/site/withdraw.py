@@ -50,15 +50,19 @@ def withdraw(site: SiteFolder, study: Study, patient: str) -> WithdrawalResult:
     add_withdrawn(site, rows)
     pseudonyms = [row["pseudonym"] for row in rows]
     path = write_withdrawal(site.outbox, study, site.name, pseudonyms, key)
-    return WithdrawalResult(site.name, len(pseudonyms), path, _discard_unshipped(site))
+    discarded = [_discard_unshipped(site, record) for record in (site.encoded, site.encoded_cases)]
+    return WithdrawalResult(site.name, len(pseudonyms), path, any(discarded))
 
 
-def _discard_unshipped(site: SiteFolder) -> bool:
+def _discard_unshipped(site: SiteFolder, encoded: Path) -> bool:
     """Stop shards that were not shipped from being shipped; True if there were any.
 
     A batch of which any shard was shipped stays: the server excludes its withdrawn rows.
+
+    Args:
+        encoded: the record of the shards.
     """
-    record = read_record(site.encoded, EncodedRecord)
+    record = read_record(encoded, EncodedRecord)
     if record is None:
         return False
     batches = batches_of(record)
@@ -68,9 +72,9 @@ def _discard_unshipped(site: SiteFolder) -> bool:
     if len(kept) == len(batches):
         return False
     if kept:
-        write_json(site.encoded, with_batches(record, kept))
+        write_json(encoded, with_batches(record, kept))
     else:
-        remove(site.encoded)
+        remove(encoded)
     return True
 
 

@@ -29,8 +29,8 @@ def read_people(path: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, 
 
 
 def site_people(site: SiteFolder) -> list[dict[str, str]]:
-    """`pseudonym, record, patient` of every sample that the site ever had, each pseudonym once."""
-    tables = (site.pseudonyms, site.former_pseudonyms, site.withdrawn)
+    """`pseudonym, record, patient` of every sample and case of the site, each pseudonym once."""
+    tables = (site.pseudonyms, site.former_pseudonyms, site.case_pseudonyms, site.withdrawn)
     rows = [row for table in tables for row in read_people(table)]
     return list({row["pseudonym"]: row for row in rows}.values())
 

@@ -209,6 +209,10 @@ class Site(Enrolment):
     earlier: tuple[Enrolment, ...] = Field(
         default=(), description="Former keys: shards that were accepted with them stay valid."
     )
+    recipient: Recipient | None = Field(
+        default=None,
+        description="From `sltool enroll --encrypt`: `predict` encrypts predictions for the site.",
+    )
     left: date | None = Field(
         default=None,
         description="From this day the site takes no part: the server accepts no shard of it, and "
@@ -223,6 +227,11 @@ class Site(Enrolment):
 class Server(Section):
     recipient: Recipient | None = Field(
         default=None, description="From `sltool server-keys`: `ship` encrypts files for it."
+    )
+    key: PublicKey | None = Field(
+        default=None,
+        description="From `sltool server-keys`: the Ed25519 public key that the server signs "
+        "predictions with.",
     )
 
 

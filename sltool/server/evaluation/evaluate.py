@@ -18,6 +18,7 @@ from sltool.server.evaluation.aggregate import aggregate, group_indices
 from sltool.server.store import Store, StoredSamples
 from sltool.server.training.run import find_run, run_settings
 from sltool.study.layout import Level, Question, RunFolder, StudyFolder
+from sltool.study.meaning import differences
 from sltool.study.schema import SPLITS, Study
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def evaluate(
     kind = study.samples.labels.kind
     names = metrics_for(kind)
     groups = group_indices(samples.groups, question.level, study.dataset.name)
-    y_pred = _predict(run, study, samples, device)
+    y_pred = predict_samples(run, study, samples, device)
     write_predictions(run.predictions(question), study, samples, y_pred)
     labels = samples.labels.numpy().astype(float)
 
@@ -129,8 +130,13 @@ def ask(study: Study, split: str, level: Level, sites: Sequence[str]) -> Questio
     return Question(split, level, () if named >= present else tuple(sorted(named)))
 
 
-def check_run(run: RunFolder, study: Study, store: Store) -> None:
+def check_run(
+    run: RunFolder, study: Study, store: Store, meaning: dict[str, Any] | None = None
+) -> None:
     """Check that the run was trained with the study's current encoding and model.
+
+    Args:
+        meaning: `Study.meaning`, to name the key that differs if the run's record has its own.
 
     Raises:
         StudyMismatchError: it was not.
@@ -143,15 +149,25 @@ def check_run(run: RunFolder, study: Study, store: Store) -> None:
         ("model", study.model.model_dump(mode="json")),
     ):
         if settings[key] != now:
+            before = settings.get("meaning")
+            facts = [
+                f"{name} is {ours}, and was {theirs}"
+                for name, ours, theirs in (
+                    differences(meaning, before) if meaning and before else []
+                )
+            ]
             raise StudyMismatchError(
-                f"run '{run.name}' was trained with another {key}",
+                f"run '{run.name}' was trained with another {key}"
+                + (f": {'; '.join(facts)}" if facts else ""),
                 where=run.settings,
                 expected=f"{now}, not {settings[key]}",
                 hint="train again, or restore the study.yaml of that run",
             )
 
 
-def _predict(run: RunFolder, study: Study, samples: StoredSamples, device: torch.device) -> Array:
+def predict_samples(
+    run: RunFolder, study: Study, samples: StoredSamples, device: torch.device
+) -> Array:
     # Imported here: reading a run's figures works without torch, which is slow to import.
     from sltool.models.base import load_weights, outline
     from sltool.server.training.objective import Objective

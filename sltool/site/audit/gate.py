@@ -16,7 +16,7 @@ from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
 from sltool.shard.writer import sign_again
 from sltool.site.audit.record import DAMAGED, AuditRecord, audit_subject
 from sltool.site.enrol import site_key
-from sltool.site.outbox import last_batch, outbox_shards, was_shipped
+from sltool.site.outbox import last_batch, outbox_cases, outbox_shards, was_shipped
 from sltool.site.ship import ShippingResult, ship
 from sltool.site.stage_records import EncodedRecord, read_record
 from sltool.study.layout import SiteFolder, StudyFolder
@@ -55,7 +55,8 @@ def ship_within_limits(
     site = folder.site(name)
     recipient = study.server.recipient
     withdrawals = any(site.outbox.glob(f"*{WITHDRAWAL}"))
-    if not (withdrawals and not site.encoded.is_file()):
+    cases = outbox_cases(site)
+    if site.encoded.is_file() or cases or not withdrawals:
         refused = _refusal(folder, study, site)
         if refused is None and accept_risk is not None:
             progress.note(f"site {name}: there is no risk to accept by the study's `privacy`")
@@ -74,9 +75,9 @@ def _risk_accepted(
 
     Shards that were shipped before are not signed again: the server has them as they are.
     """
-    shards = outbox_shards(site)
+    shards = [*(outbox_shards(site) if site.encoded.is_file() else []), *outbox_cases(site)]
     if accept_risk is None:
-        last = last_batch(site)
+        last = {*last_batch(site.encoded), *last_batch(site.encoded_cases)}
         accepted = [read_manifest(path)[0].accepted_risk for path in shards if path.name in last]
         return all(risk is not None and risk.refusal == refused.reason for risk in accepted)
     try:
@@ -104,10 +105,11 @@ def _sign_all(shards: Sequence[Path], risk: AcceptedRisk, study: Study, site: Si
         if new != manifest:
             sign_again(path, new, key)
         digests[path.name] = previous[split] = new.digest
-    record = read_record(site.encoded, EncodedRecord)
-    if record is not None and digests:
-        known = record.get("digests", {})
-        write_json(site.encoded, {**record, "digests": {**known, **digests}})
+    for path in (site.encoded, site.encoded_cases):
+        record = read_record(path, EncodedRecord)
+        if record is not None:
+            changed = {name: digests[name] for name in record["shards"] if name in digests}
+            write_json(path, {**record, "digests": {**record.get("digests", {}), **changed}})
 
 
 def _refusal(folder: StudyFolder, study: Study, site: SiteFolder) -> PrivacyLimitError | None:
