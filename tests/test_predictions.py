@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -19,6 +18,7 @@ from tests.conftest import Ran, Sltool, call_main
 from tests.images import two_classes
 
 COLUMNS = ["age", "sex", "height_cm", "weight_kg", "TC", "HDL", "TG"]
+SETTINGS = ("--set", "training.epochs=3", "model.widths=[8, 16]", "dataset.patient=id")
 CASES = 40
 
 
@@ -33,8 +33,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Pa
     server = root / "server"
     server.mkdir()
     for stage in (
-        ["prepare", "cholesterol", "--source", root / "old.csv", "--seed", 0]
-        + ["--set", "training.epochs=3", "model.widths=[8, 16]", "dataset.patient=id"],
+        ["prepare", "cholesterol", "--source", root / "old.csv", "--seed", 0, *SETTINGS],
         ["partition", "--ratios", "1:1"],
         ["client-encode"],
         ["ship"],
@@ -92,7 +91,10 @@ class Two:
         self.encode().ok()
         self.ship().ok()
         (answer,) = self.at("server", "predict", "--json", *words).ok().json["answers"]
-        return Path(answer["file"])
+        return self.file(answer)
+
+    def file(self, answer: dict[str, str]) -> Path:
+        return self.root / "server" / answer["file"]
 
     def resolve(self, file: Path, *words: object) -> Ran:
         return self.at("B", "resolve", "--site", "B", file, *words)
@@ -113,18 +115,18 @@ def test_predictions_come_back_to_the_patients(two: Two) -> None:
     (answer,) = found.json["answers"]
     assert answer["trained_on"] == {"A": 80, "B": 80}
     assert "validation_loss" in answer["validation"]
-    done = two.resolve(Path(answer["file"]), "--json").ok().json
+    done = two.resolve(two.file(answer), "--json").ok().json
     assert done["cases"] == CASES
     assert done["model"] == answer["model"]
-    table = Path(done["file"])
+    table = two.root / "B" / done["file"]
     assert stat.S_IMODE(table.stat().st_mode) == 0o600
-    rows = read(two.root / "B" / table if not table.is_absolute() else table)
+    rows = read(table)
     assert sorted(row["patient"] for row in rows) == sorted(f"P{n}" for n in range(CASES))
     truth = {row["id"]: row for row in read(two.new)}
     for row in rows[:5]:
         expected = predicted_by_hand(two, truth[row["patient"]])
         assert float(row["prediction (mg/dL)"]) == pytest.approx(expected, abs=0.5)
-    shown = two.resolve(Path(answer["file"])).ok().out
+    shown = two.resolve(two.file(answer)).ok().out
     assert "trained on 160 samples of 2 sites (A B); validation loss" in shown
 
 
@@ -194,7 +196,7 @@ def test_only_new_cases_are_encoded_and_answered(two: Two) -> None:
     assert "no case waits" in again.ok().err
     (every,) = two.at("server", "predict", "--force", "--json").ok().json["answers"]
     assert every["cases"] == CASES + 5
-    table = Path(two.resolve(Path(every["file"]), "--out", "t.csv", "--json").ok().json["file"])
+    table = Path(two.resolve(two.file(every), "--out", "t.csv", "--json").ok().json["file"])
     assert len(read(two.root / "B" / table)) == CASES + 5
 
 
@@ -315,7 +317,7 @@ def test_images_without_class_folders_and_decisions(sltool: Sltool, tmp_path: Pa
         assert row["decision at sensitivity=0.9"] == decision
 
 
-def test_a_hospital_that_only_asks(two: Two, data: Callable[[str], Path]) -> None:
+def test_a_hospital_that_only_asks(two: Two) -> None:
     """It has a key and no training data."""
     hospital = two.root / "C"
     hospital.mkdir()
@@ -328,4 +330,4 @@ def test_a_hospital_that_only_asks(two: Two, data: Callable[[str], Path]) -> Non
     two.at("C", "client-encode", *words).ok()
     two.at("C", "ship", "--site", "C", "--to", two.root / "server/server/inbox").ok()
     (answer,) = two.at("server", "predict", "--json").ok().json["answers"]
-    two.at("C", "resolve", "--site", "C", answer["file"]).ok()
+    two.at("C", "resolve", "--site", "C", two.file(answer)).ok()

@@ -167,7 +167,7 @@ def test_a_site_and_the_server_work_on_machines_of_their_own(
 
 
 def test_examinations_travel_within_their_patient() -> None:
-    from sltool.site.partition import group_pseudonyms, People
+    from sltool.site.partition import People, group_pseudonyms
 
     people = People(
         records=list("abcd"), groups=["p", "p", "p", "q"], examinations=["1", "1", "2", ""]
