@@ -204,3 +204,90 @@ def test_what_is_not_shipped_yet_is_encoded_without_who_withdrew(world: World) -
     taken = world.at_server("queue", "take")
     assert not taken["rejected"]
     assert len(taken["accepted"]) == len(shards)
+
+
+def test_a_changed_row_is_named_and_stays_as_it_was(world: World) -> None:
+    hospital = world.hospitals["A"]
+    hospital.month(world.new_rows("A", 0), world.inbox)
+    first = hospital.shipped()
+    hospital.rows[7]["TC"] = "250"
+    hospital.stages(world.inbox, "prepare")
+    ran = hospital("partition", "--site", "A")
+    assert ran.json["new"] == {"train": 0, "validation": 0, "test": 0}
+    # The table is sorted anew, so that the changed row is recognised by its patient only.
+    assert "1 sample is other than when the site was made" in ran.err
+    assert hospital.shipped() == first
+
+
+def test_another_source_is_refused(world: World) -> None:
+    hospital = world.hospitals["A"]
+    hospital.month(world.new_rows("A", 0), world.inbox)
+    before = (hospital.folder / "sites" / "A" / "private.h5").read_bytes()
+    for row in hospital.rows:
+        row["age"] = "50"
+    hospital.stages(world.inbox, "prepare")
+    ran = hospital.sltool("partition", "--site", "A")
+    assert ran.code == 3
+    assert "a sample that has not changed" in ran.err
+    assert "--force" in ran.err
+    assert (hospital.folder / "sites" / "A" / "private.h5").read_bytes() == before
+
+
+def test_a_table_of_new_patients_alone_is_enough(world: World) -> None:
+    hospital = world.hospitals["A"]
+    hospital.month(world.new_rows("A", 0), world.inbox)
+    hospital.rows = []
+    done = hospital.month(world.new_rows("A", PATIENTS, 10), world.inbox)
+    assert sum(done["partition"]["new"].values()) == 10
+    assert len(hospital.people()) == PATIENTS + 10
+    # The line of a patient who withdrew is another patient's the next month.
+    hospital("withdraw", "--site", "A", "--patient", "A65")
+    hospital.rows = []
+    done = hospital.month(world.new_rows("A", 2 * PATIENTS, 10), world.inbox)
+    assert sum(done["partition"]["new"].values()) == 10
+
+
+def test_shipped_rows_get_no_second_noise(world: World) -> None:
+    for folder in (world.server, *(one.folder for one in world.hospitals.values())):
+        study = folder / "study.yaml"
+        study.write_text(study.read_text().replace("noise: 0.0", "noise: 1.0"))
+    hospital = world.hospitals["A"]
+    hospital.month(world.new_rows("A", 0), world.inbox)
+    outbox = hospital.folder / "outbox" / "A"
+    before = {path.name: path.read_bytes() for path in outbox.iterdir()}
+    hospital.stages(world.inbox, "client-encode")
+    # The hospital tidies up: what was shipped is not encoded again for that.
+    (outbox / "A-train-00000.h5").unlink()
+    hospital.rows += world.new_rows("A", PATIENTS)
+    hospital.sltool.folder = hospital.folder
+    done = hospital.month([], world.inbox)
+    after = {path.name: path.read_bytes() for path in outbox.iterdir()}
+    del before["A-train-00000.h5"]
+    assert before.items() <= after.items()
+    assert "A-train-00000.h5" not in after
+    assert done["client-encode"]["new_samples"] == PATIENTS
+    taken = world.at_server("queue", "take")
+    assert taken["rejected"] == []
+    assert "A-train-00001.h5" in taken["accepted"]
+
+
+def test_everything_again_gives_the_same_bytes(world: World) -> None:
+    hospital = world.hospitals["A"]
+    for month in range(3):
+        hospital.month(world.new_rows("A", PATIENTS * month), world.inbox)
+    outbox = hospital.folder / "outbox" / "A"
+    before = {path.name: path.read_bytes() for path in outbox.iterdir()}
+    hospital("client-encode", "--site", "A", "--force")
+    assert {path.name: path.read_bytes() for path in outbox.iterdir()} == before
+    assert len(before) > 3
+
+
+def test_only_what_was_never_shipped_goes_on_a_new_disk(world: World, tmp_path: Path) -> None:
+    hospital = world.hospitals["A"]
+    hospital.month(world.new_rows("A", 0), tmp_path / "disk")
+    done = hospital.month(world.new_rows("A", PATIENTS), tmp_path / "disk")
+    hospital("ship", "--site", "A", "--to", tmp_path / "empty", "--new")
+    assert not (tmp_path / "empty").exists()
+    hospital("ship", "--site", "A", "--to", tmp_path / "whole")
+    shards = done["client-encode"]["shards"]
+    assert len(list((tmp_path / "whole").glob("*.h5"))) == shards

@@ -7,6 +7,7 @@ Known samples keep their pseudonyms, splits and rows in `private.h5`; the new on
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ from sltool.study.schema import SPLITS, Study
 # From this share of changed samples on, the source is taken for another one.
 MOST_CHANGED = 0.1
 SHOWN = 3
+# How datasets name the rows of a table: such a record may be another sample after sorting.
+ROW = re.compile(r"(line|row) \d+")
 
 
 def grow(
@@ -173,12 +176,16 @@ class _Matches:
         ours: list[_Key],
         theirs: list[_Key],
         into: dict[int, int],
-        part: Callable[[_Key], tuple[object, ...]],
+        part: Callable[[_Key], tuple[object, ...] | None],
     ) -> None:
-        """Move samples of `new` and `gone` whose keys agree in a part to `into`, one to one."""
-        waiting: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        """Move samples of `new` and `gone` whose keys agree in a part to `into`, one to one.
+
+        Samples whose key has no such part (None) are not moved.
+        """
+        waiting: dict[tuple[object, ...] | None, list[int]] = defaultdict(list)
         for index in reversed(self.gone):
             waiting[part(ours[index])].append(index)
+        waiting.pop(None, None)
         paired = {
             row: waiting[part(theirs[row])].pop() for row in self.new if waiting[part(theirs[row])]
         }
@@ -202,7 +209,16 @@ def _match(known: _Known, people: People, digests: list[bytes]) -> _Matches:
     matches.pair(ours, theirs, matches.found, lambda key: key)
     matches.pair(ours, theirs, matches.found, lambda key: (key[0], key[2]))
     matches.pair(ours, theirs, matches.changed, lambda key: (key[1], key[2]))
+    if 2 * len(matches.found) >= len(ours):
+        # The whole table, perhaps sorted anew: a row that is missing and a new one of the same
+        # patient are one that has changed. A table of new samples alone lacks the earlier rows.
+        matches.pair(ours, theirs, matches.changed, _changed_row)
     return matches
+
+
+def _changed_row(key: _Key) -> tuple[object, ...] | None:
+    _, record, patient = key
+    return (patient,) if patient is not None and ROW.fullmatch(record) else None
 
 
 def content_digests(file: PrivateFile, what: str, progress: Progress) -> Iterator[bytes]:
@@ -237,6 +253,15 @@ def _check_same_source(matches: _Matches, known: _Known, people: People, site: S
             f"the source names {'its' if names else 'no'} patients, unlike when the site was made",
             site.private,
         )
+    patients = {row["patient"] for row in known.people}
+    present = patients & set(people.groups)
+    same = {known.people[index]["patient"] for index in matches.found.values()}
+    if names and 2 * len(present) >= len(patients) > 2 * len(same & present):
+        raise _another_source(
+            f"the source has {len(present)} of the site's {len(patients)} patients, and of only "
+            f"{len(same & present)} a sample that has not changed",
+            site.private,
+        )
     changed, total = len(matches.changed), len(known.people)
     if changed > max(1, MOST_CHANGED * total) or (changed and not matches.found):
         raise _another_source(
@@ -268,7 +293,7 @@ def _note_differences(
         records = [people.records[row] for row in list(matches.changed)[:SHOWN]]
         more = ", ..." if len(matches.changed) > SHOWN else ""
         progress.note(
-            f"{_samples(len(matches.changed))} in the source changed since the site was made "
+            f"{_samples(len(matches.changed))} other than when the site was made "
             f"({', '.join(records)}{more}): the earlier version stays, as it may have been shipped"
         )
     gone = [
