@@ -33,11 +33,10 @@ from sltool.site.partition import People, group_pseudonyms, random_ids, secret_p
 from sltool.site.prepare import WRITEBACK_BYTES, check_unreadable, write_inputs, write_refused
 from sltool.site.private_file import PrivateFile, create_private, open_private, write_text_column
 from sltool.site.stage_records import EncodedRecord, read_record
-from sltool.site.withdrawals import Withdrawals, describe_withdrawn, read_people
+from sltool.site.withdrawals import CASE_COLUMNS, Withdrawals, describe_withdrawn, read_people
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import Study
 
-CASE_COLUMNS = ("pseudonym", "group", "record", "patient", "examination", "shard", "content")
 COMMAND = "sltool client-encode --for prediction"
 
 

@@ -12,8 +12,7 @@ from sltool.files import remove, write_csv
 from sltool.shard.answer import Answer, Trained, read_answer
 from sltool.shard.encryption import SUFFIX as AGE
 from sltool.shard.encryption import decrypt
-from sltool.site.cases import CASE_COLUMNS
-from sltool.site.withdrawals import read_people
+from sltool.site.withdrawals import CASE_COLUMNS, read_people
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import Labels, Study
 

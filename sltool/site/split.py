@@ -183,7 +183,8 @@ def _free_seats(
     """
     taken = np.array([table[part == index].sum() for index in range(len(shares))])
     missing = np.maximum(shares * table.sum() - taken, 0)
-    if missing.sum() > 0:
+    # Without groups that have a part the shares stay exactly as they are, and so does the draw.
+    if taken.any() and missing.any():
         shares = missing / missing.sum()
     return _seats(table[part < 0].sum(axis=0), shares)
 

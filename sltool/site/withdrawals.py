@@ -15,6 +15,8 @@ from sltool.study.layout import SiteFolder, StudyFolder
 COLUMNS = ("pseudonym", "record", "patient")
 # The columns of `pseudonyms.csv`.
 PRIVATE_COLUMNS = ("pseudonym", "group", "split", "record", "patient", "examination")
+# The columns of `prediction/pseudonyms.csv`.
+CASE_COLUMNS = ("pseudonym", "group", "record", "patient", "examination", "shard", "content")
 RESTORE = "bring the table back from a backup: without it, patients who withdrew are encoded again"
 
 

@@ -26,8 +26,7 @@ def shown(values: Mapping[str, Any], key: str) -> str:
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(key, our value, their value) for each key in which two `Study.meaning`s differ."""
-    # Through JSON, where a tuple is a list, as in a record.
-    mine, other = (flat(json.loads(json.dumps(meaning))) for meaning in (ours, theirs))
+    mine, other = flat(ours), flat(theirs)
     return [
         (key, shown(mine, key), shown(other, key))
         for key in {**mine, **other}

@@ -14,7 +14,7 @@ from sltool.files import publish
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Samples, Site, Study
 from sltool.study.validation_errors import format_validation_error
-from sltool.study.yaml_text import add_entries, parse_yaml, plain, replace_values
+from sltool.study.yaml_text import CORRECT, add_entries, parse_yaml, plain, replace_values
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -72,9 +72,6 @@ def _comment(text: str, indent: int) -> str:
     return "".join(f"{pad}{line}\n" for line in textwrap.wrap(text, WIDTH - len(pad)))
 
 
-_CORRECT = "correct the file, or take it from another site of the study"
-
-
 def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
     """Add sites to study.yaml; the rest of the file, including comments, is not changed.
 
@@ -128,14 +125,14 @@ def _read(path: Path) -> str:
         raise StorageError.of(error, path, "read") from error
     except UnicodeDecodeError as error:
         raise StudyFileError(
-            f"study.yaml is not UTF-8 text: {error}", where=path, hint=_CORRECT
+            f"study.yaml is not UTF-8 text: {error}", where=path, hint=CORRECT
         ) from error
 
 
 def _parsed(text: str, path: Path) -> Study:
     content = parse_yaml(text, where=path)
     if not isinstance(content, dict):
-        raise StudyFileError("study.yaml is not a mapping of keys", where=path, hint=_CORRECT)
+        raise StudyFileError("study.yaml is not a mapping of keys", where=path, hint=CORRECT)
     return validate(Study, content, where=path)
 
 

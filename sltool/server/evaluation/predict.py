@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from typing_extensions import TypedDict
 
-from sltool.files import read_json, remove, sha256, write_json
+from sltool.files import Document, parse_json, read_json, remove, sha256, write_json
 from sltool.metrics import Array
 from sltool.server.evaluation.decision import read_decision
 from sltool.server.evaluation.evaluate import check_run, predict_samples
@@ -144,8 +143,17 @@ def _trained(run: RunFolder) -> Trained:
     # Imported here: it imports torch, which is slow.
     from sltool.server.training.run_files import read_card
 
-    card = {name: json.loads(text) for name, text in read_card(run.model).items()}
-    return Trained(sites=card["sites"], best_epoch=card["best_epoch"], validation=card["metrics"])
+    card = read_card(run.model)
+    hint = f"train again with `sltool server-train --run {run.name} --force`"
+
+    def part(key: str, kind: type[Document]) -> Document:
+        return parse_json(card.get(key, ""), kind, run.model, "the model's record", hint)
+
+    return Trained(
+        sites=part("sites", dict[str, int]),
+        best_epoch=part("best_epoch", int),
+        validation=part("metrics", dict[str, float]),
+    )
 
 
 def _rows(values: Array, two_classes: bool) -> list[tuple[float, ...]]:
