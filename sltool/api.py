@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sltool.coordinator.unpack import Unpacked
     from sltool.server.evaluation.compare import RunFigures
     from sltool.server.evaluation.evaluate import Evaluation
+    from sltool.server.evaluation.predict import SiteAnswer
     from sltool.server.intake.queue import Queue
     from sltool.server.intake.result import IntakeResult
     from sltool.server.intake.status import Status
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from sltool.site.log import SiteLog
     from sltool.site.partition_stage import PartitionResult
     from sltool.site.prepare import PreparationResult
+    from sltool.site.resolve import Resolved
     from sltool.site.ship import ShippingResult
     from sltool.site.status import SiteStatus
     from sltool.site.withdraw import WithdrawalResult
@@ -231,15 +233,18 @@ class Study:
         self.folder.site(site)  # A bad name is refused before the kit is read.
         return join(self.folder, read_kit(Path(kit)), site, fingerprint, force)
 
-    def enrol(self, site: str) -> PublicKeyFile:
+    def enrol(self, site: str, *, encrypt: bool = False) -> PublicKeyFile:
         """Make a site's keys, if they are missing, and write `SITE.pub` for the coordinator.
+
+        Args:
+            encrypt: also a key that the server encrypts predictions for.
 
         Raises:
             StudyMismatchError: the study lists another key for the site.
         """
         from sltool.site.enrol import enrol_here
 
-        return enrol_here(self.folder, self.settings, site)
+        return enrol_here(self.folder, self.settings, site, encrypt)
 
     def add_site(self, file: str | Path) -> AddResult:
         """Enter the site of a `.pub` file in study.yaml, at the coordinator and the server.
@@ -487,7 +492,8 @@ class Study:
 
         settings = self.settings
         for run in options:
-            settings.check_sites([*run.sites, *run.control.weights, *wait_for])
+            settings.check_sites(run.control.weights)
+            settings.check_taking_part([*run.sites, *wait_for])
             self.folder.run(run.run)  # A bad name is refused before anything is taken in.
         where = local_device(pick_device(device))
         with (
@@ -495,6 +501,8 @@ class Study:
             only_server(self.folder) if ranks.is_first else nullcontext(),
         ):
             progress = self.progress if ranks.is_first else Silent()
+            for site in settings.left_sites():
+                progress.note(f"site {site} left the study: its shards are not used")
             queue = self._queue()
             report = on_intake or self._report
             intakes = _take_in(queue, options[0], wait_for, ranks, progress, report)
@@ -505,6 +513,74 @@ class Study:
                 for run in options
             ]
         return Training(results, intakes, ranks.is_first)
+
+    def predict(
+        self,
+        run: str = "default",
+        *,
+        sites: Sequence[str] = (),
+        device: str = "auto",
+        force: bool = False,
+    ) -> list[SiteAnswer]:
+        """Take in what has arrived, and answer the sites' new cases with a run's best network.
+
+        Writes a file signed by the server for each site, in `server/answers`.
+
+        Args:
+            sites: whose cases; none: all.
+            force: also answer cases that the run's model has answered.
+
+        Raises:
+            UnknownNameError: there is no such run or site.
+            StudyMismatchError: the run was trained with another encoding.
+        """
+        from sltool.server.evaluation.predict import answer_cases
+        from sltool.server.intake.inbox import waiting
+        from sltool.server.training.run import find_run
+
+        found = find_run(self.folder, run)
+        self._store(found)
+        if waiting(self.folder):
+            self.take_in()
+        return answer_cases(
+            self.folder,
+            self.settings,
+            self._store(found),
+            run,
+            list(sites),
+            pick_device(device),
+            force,
+        )
+
+    def predict_here(
+        self, run: str, site: str, source: str | Path, *, device: str = "auto"
+    ) -> Resolved:
+        """Both halves in one place: encode a site's cases, predict them, resolve the answer.
+
+        The site's data, its key and the server are in this folder.
+
+        Raises:
+            StageOrderError: every case was answered before by this run.
+        """
+        from sltool.server.training.run import find_run
+
+        find_run(self.folder, run)
+        here = Site(self, site)
+        here.encode_cases(source, device=device)
+        here.ship()
+        answers = self.predict(run, sites=[site], device=device)
+        if not answers:
+            raise StageOrderError(
+                f"run '{run}' has answered all these cases before",
+                where=self.folder.site(site).cases,
+                hint="see the tables there; `sltool predict --force` answers every case again",
+            )
+        return here.resolve(answers[0].file, server_key=self._server_key())
+
+    def _server_key(self) -> str:
+        from sltool.shard.keys import SigningKey
+
+        return SigningKey.load(self.folder.server_key).public
 
     @property
     def runs(self) -> list[str]:
@@ -664,7 +740,7 @@ class Study:
         store = open_store(self.folder, settings)
         check_encoding(self.folder, settings, store.encoding)
         if run is not None:
-            check_run(run, settings, store)
+            check_run(run, settings, store, settings.meaning(self.folder.privacy_layer))
         if is_lost(store, self.folder):
             self.restore_store()
             store = open_store(self.folder, settings)
@@ -734,6 +810,64 @@ class Site:
             force,
         )
 
+    def encode_cases(
+        self,
+        source: str | Path,
+        *,
+        device: str = "auto",
+        workers: int = 0,
+        shard_bytes: int = SHARD_BYTES,
+        force: bool = False,
+    ) -> EncodingResult:
+        """Encode new cases, whose labels are not known, for the server to predict.
+
+        Args:
+            source: in the dataset's layout; labels are not read.
+            force: also cases that were encoded before.
+
+        Raises:
+            StageOrderError: there is no key of this site.
+            BadDataError: there is no usable case.
+        """
+        from sltool.site.cases import encode_cases
+
+        study = self.study
+        return encode_cases(
+            study.folder,
+            study.settings,
+            self.name,
+            Path(source),
+            study.progress,
+            pick_device(device),
+            workers or available_cpus(),
+            shard_bytes,
+            force,
+        )
+
+    def resolve(
+        self,
+        answer: str | Path,
+        *,
+        server_key: str | None = None,
+        out: str | Path | None = None,
+    ) -> Resolved:
+        """Check the server's predictions, and join them to this site's patients in a private table.
+
+        Args:
+            answer: the file that `Study.predict` wrote.
+            server_key: by default the one in study.yaml.
+            out: the table; by default in `sites/SITE/prediction`.
+
+        Raises:
+            NotTrustedError: the server has not signed it.
+            StudyMismatchError: it is of another study, site or encoding.
+        """
+        from sltool.site.resolve import resolve
+
+        study = self.study
+        table = None if out is None else Path(out)
+        return resolve(study.folder, study.settings, self.name, Path(answer), server_key, table)
+
     def audit(
         self,
         budget: str = "quick",
@@ -763,13 +897,19 @@ class Site:
         )
 
     def ship(
-        self, to: str | None = None, *, accept_risk: str | None = None, force: bool = False
+        self,
+        to: str | None = None,
+        *,
+        accept_risk: str | None = None,
+        only_new: bool = False,
+        force: bool = False,
     ) -> ShippingResult:
         """Copy the shards and withdrawals to the server's inbox.
 
         Args:
             to: a folder or `s3://bucket/prefix`; by default `server/inbox` of this folder.
             accept_risk: why to ship although the study's privacy limits forbid it.
+            only_new: leave out what was shipped before, wherever to.
 
         Raises:
             StageOrderError: nothing is encoded.
@@ -789,6 +929,7 @@ class Site:
             study.progress,
             force,
             accept_risk,
+            only_new,
         )
 
     def log(self) -> SiteLog:

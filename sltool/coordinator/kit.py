@@ -89,7 +89,7 @@ def add_site(folder: StudyFolder, path: Path) -> AddResult:
     _check(folder, study, found, path)
     again = found.site in study.sites
     if not again:
-        add_sites(folder.study_file, {found.site: Site(key=found.key)})
+        add_sites(folder.study_file, {found.site: Site(key=found.key, recipient=found.recipient)})
     copy(path, folder.added(found.site))
     return AddResult(
         found.site, found.key, fingerprint(found.key), digest_of(found.agreement), again
@@ -120,6 +120,15 @@ def _check(folder: StudyFolder, study: Study, found: PublicKeyFile, path: Path) 
             where=folder.study_file,
             expected=f"{found.key}, as in {path.name}",
             hint=OTHER_KEY,
+        )
+    if listed is not None and found.recipient not in (None, listed.recipient):
+        raise StudyMismatchError(
+            f"study.yaml lists {'another' if listed.recipient else 'no'} recipient for site "
+            f"{found.site}",
+            where=folder.study_file,
+            expected=f"{found.recipient}, as in {path.name}",
+            hint=f"enter `recipient: {found.recipient}` under sites.{found.site}, and run the "
+            "command again",
         )
 
 

@@ -16,14 +16,16 @@ class Augmenter:
     Args:
         settings: the ranges of the random changes.
         seed: together with the order of the images, it determines the versions.
+        batch: 0 for a site's first images, 1, 2 ... for those that joined it later.
     """
 
     # Random numbers for each version: flip, angle, crop, position of the crop (x, y), brightness.
     DRAWS = 6
 
-    def __init__(self, settings: Encoding, seed: int) -> None:
+    def __init__(self, settings: Encoding, seed: int, batch: int = 0) -> None:
         self._settings = settings.augment
-        self._rng = np.random.default_rng([seed, 0x56494557])
+        later = [batch] if batch else []
+        self._rng = np.random.default_rng([seed, 0x56494557, *later])
 
     def __call__(self, images: torch.Tensor, views: int) -> torch.Tensor:
         """(n, C, H, W) float32 -> (n * views, C, H, W): each image, then its random versions."""

@@ -13,14 +13,24 @@ from sltool.files import read_json
 Record = TypeVar("Record")
 
 # The format of `ShardId.name`: a record must not name files outside the outbox.
-SHARD_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}-(train|validation|test)-[0-9]{5}\.h5$"
+SHARD_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}-(train|validation|test|prediction)-[0-9]{5}\.h5$"
 ShardName = Annotated[str, StringConstraints(pattern=SHARD_NAME)]
+
+
+class BatchRecord(TypedDict):
+    """The shards that were encoded together, and their samples; of cases also from what."""
+
+    samples: int
+    shards: list[ShardName]
+    state: NotRequired[dict[str, Any]]
 
 
 class EncodedRecord(TypedDict):
     """`encoded.json`: the inputs and the shards of the last encoding.
 
     `withdrawn` counts the rows left out; `dead` as in `sltool.site.encode.EncodingResult`.
+    `batches` has an entry for the site's first samples and for each time that it has grown, and
+    `digests` the digest of each shard's manifest; both are absent in records of earlier versions.
     """
 
     state: dict[str, Any]
@@ -28,6 +38,8 @@ class EncodedRecord(TypedDict):
     shards: list[ShardName]
     withdrawn: NotRequired[int]
     dead: NotRequired[float]
+    batches: NotRequired[list[BatchRecord]]
+    digests: NotRequired[dict[str, str]]
 
 
 class Sent(TypedDict):

@@ -63,6 +63,39 @@ class SiteFolder:
         return self.private_dir / "audit.html"
 
     @property
+    def cases(self) -> Path:
+        """The folder of cases that were encoded for prediction, and of the predictions."""
+        return self.private_dir / "prediction"
+
+    @property
+    def case_inputs(self) -> Path:
+        """The decoded cases; removed once they are encoded."""
+        return self.cases / "cases.h5"
+
+    @property
+    def case_pseudonyms(self) -> Path:
+        return self.cases / "pseudonyms.csv"
+
+    @property
+    def encoded_cases(self) -> Path:
+        """The record of the cases that were encoded."""
+        return self.cases / "encoded.json"
+
+    @property
+    def refused_cases(self) -> Path:
+        return self.cases / "refused.csv"
+
+    @property
+    def identity(self) -> Path:
+        """The site's age identity, for predictions that were encrypted for it."""
+        return self.private_dir / "identity"
+
+    @property
+    def decrypted_answer(self) -> Path:
+        """A decrypted file of predictions, while it is read."""
+        return self.cases / "answer"
+
+    @property
     def shipped(self) -> Path:
         """The record of the files that `ship` sent, and their destinations."""
         return self.private_dir / "shipped.json"
@@ -141,6 +174,16 @@ class RunFolder:
     @property
     def history(self) -> Path:
         return self.root / "history.csv"
+
+    @property
+    def answered(self) -> Path:
+        """Which shards of cases were answered, by which model."""
+        return self.root / "answered.json"
+
+    @property
+    def decision(self) -> Path:
+        """The run's operating points, if there are any."""
+        return self.root / "operating-points.json"
 
     @property
     def log(self) -> Path:
@@ -301,6 +344,16 @@ class StudyFolder:
     def identity(self) -> Path:
         """The server's age identity. Never leaves the server."""
         return self.server / "identity"
+
+    @property
+    def server_key(self) -> Path:
+        """The server's private Ed25519 key, which signs predictions."""
+        return self.server / "key"
+
+    @property
+    def answers(self) -> Path:
+        """Predictions for the sites' new cases, a file for each site and run."""
+        return self.server / "answers"
 
     @property
     def encoding(self) -> Path:
