@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from sltool.server.evaluation.compare import RunFigures
     from sltool.server.evaluation.evaluate import Evaluation
+    from sltool.server.evaluation.operating_points import OperatingPoints
     from sltool.server.intake.queue import Queue
     from sltool.server.intake.result import IntakeResult
     from sltool.server.intake.status import Status
@@ -643,6 +644,53 @@ class Run:
         question = ask(settings, split, level, list(sites))
         store = study._store(find_run(study.folder, self.name))
         return evaluate(study.folder, settings, store, self.name, question, pick_device(device))
+
+    def operating_points(
+        self,
+        at: Sequence[str],
+        *,
+        prevalence: float | None = None,
+        positive: str | None = None,
+        level: Level = "image",
+        sites: Sequence[str] = (),
+        device: str = "auto",
+    ) -> OperatingPoints:
+        """Choose thresholds on validation samples; writes `operating-points.json`.
+
+        Args:
+            at: 'sensitivity=0.95' or 'specificity=0.9', each for a threshold.
+            prevalence: the share of positives that predictive values are for; None: as in the test
+                samples.
+            positive: the class that is told from the others; None: the positive one of two.
+            level, sites: as for `evaluate`.
+
+        Returns:
+            Each threshold with sensitivity, specificity, PPV and NPV on test samples, of all and
+            of each site, with 95 % intervals; and the temperature that calibrates the network.
+
+        Raises:
+            UsageError: the labels are no classes.
+            BadDataError: validation lacks positives or negatives, or a target is out of reach.
+        """
+        from sltool.server.evaluation.evaluate import ask
+        from sltool.server.evaluation.operating_points import Target, choose_points
+        from sltool.server.training.run import find_run
+
+        study, settings = self.study, self.study.settings
+        targets = [Target.parse(text) for text in at]
+        question = ask(settings, "test", level, list(sites))
+        store = study._store(find_run(study.folder, self.name))
+        return choose_points(
+            study.folder,
+            settings,
+            store,
+            self.name,
+            question,
+            targets,
+            positive,
+            prevalence,
+            pick_device(device),
+        )
 
     @property
     def predictions(self) -> pd.DataFrame:

@@ -145,6 +145,10 @@ class RunFolder:
         """The predictions: `predictions.csv`, or with the question's name likewise."""
         return self._answer("predictions", question, ".csv")
 
+    def operating_points(self, question: Question) -> Path:
+        """The thresholds: `operating-points.json`, or with the question's name likewise."""
+        return self._answer("operating-points", question, ".json")
+
     def _answer(self, name: str, question: Question, suffix: str) -> Path:
         return self.root / f"{name}{'' if question.plain else f'-{question.name}'}{suffix}"
 
