@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from sltool.server.evaluation.compare import RunFigures
     from sltool.server.evaluation.evaluate import Evaluation
     from sltool.server.evaluation.operating_points import OperatingPoints
+    from sltool.server.evaluation.proportions import Estimate
+    from sltool.server.export.export import ExportResult
     from sltool.server.intake.queue import Queue
     from sltool.server.intake.result import IntakeResult
     from sltool.server.intake.status import Status
@@ -692,6 +694,34 @@ class Run:
             pick_device(device),
         )
 
+    def export(self, path: str | Path | None = None, *, device: str = "auto") -> ExportResult:
+        """Write the best network as ONNX and safetensors, with a model card.
+
+        The privacy layer, the server network, and both as one: from the source's units to
+        probabilities or values in the label's unit.
+
+        Args:
+            path: a folder; by default `server/runs/NAME/export`.
+
+        Raises:
+            MissingPackageError: `onnx` or `onnxruntime` is not installed.
+            StageOrderError: the run has no model yet.
+        """
+        from sltool.server.export.export import export
+        from sltool.server.training.run import find_run
+
+        study = self.study
+        return export(
+            study.folder,
+            study.settings,
+            study._store(find_run(study.folder, self.name)),
+            self.name,
+            None if path is None else Path(path),
+            _intervals,
+            pick_device(device),
+            study.progress,
+        )
+
     @property
     def predictions(self) -> pd.DataFrame:
         """Of the test samples: `pseudonym, group, site, y_true, y_pred`, or a column a class.
@@ -748,6 +778,22 @@ class Training:
     results: list[TrainingResult]
     intakes: list[IntakeResult]
     reports: bool = True
+
+
+def _intervals(
+    names: list[str], y_true: NDArray[Any], y_pred: NDArray[Any], patients: NDArray[Any]
+) -> dict[str, Estimate]:
+    """Each metric with its 95 % bootstrap interval over patients."""
+    from sltool.experiments.statistics import Table, intervals
+    from sltool.server.evaluation.proportions import Estimate
+
+    def defined(value: float) -> float | None:
+        return value if np.isfinite(value) else None
+
+    return {
+        name: Estimate(defined(found.mean), defined(found.low), defined(found.high))
+        for name, found in intervals([Table(y_true, y_pred, patients)], names).items()
+    }
 
 
 def _overrides(settings: Mapping[str, Any] | None) -> list[str]:

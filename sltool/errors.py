@@ -4,6 +4,7 @@ SltoolError               1   a bug in sltool
 ├── UsageError            2   the command or the study file is wrong
 │   ├── StudyFileError        study.yaml has a mistake
 │   ├── StageOrderError       another stage has to run first
+│   ├── MissingPackageError   an optional package is not installed
 │   └── UnknownNameError      no dataset, model, metric or site of this name
 ├── BadDataError          3   the input data cannot be used
 │   ├── StorageError          a file could not be read or written (space, permission)
@@ -78,6 +79,23 @@ class StudyFileError(UsageError):
 
 class StageOrderError(UsageError):
     """Another stage has to run first."""
+
+
+class MissingPackageError(UsageError):
+    """A package is not installed that this needs.
+
+    Args:
+        package: its name, as it is imported.
+        purpose: what needs it.
+        extra: the extra of sltool that installs it.
+    """
+
+    def __init__(self, package: str, purpose: str, extra: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed here",
+            hint=f'pip install "sltool[{extra}]"',
+        )
+        self.package = package
 
 
 class UnknownNameError(UsageError):

@@ -149,6 +149,11 @@ class RunFolder:
         """The thresholds: `operating-points.json`, or with the question's name likewise."""
         return self._answer("operating-points", question, ".json")
 
+    @property
+    def export(self) -> Path:
+        """The folder that `sltool export` writes to, if no other is named."""
+        return self.root / "export"
+
     def _answer(self, name: str, question: Question, suffix: str) -> Path:
         return self.root / f"{name}{'' if question.plain else f'-{question.name}'}{suffix}"
 

@@ -41,6 +41,7 @@ IMAGES: dict[str, set[str]] = {
     "compare --intervals": {"pandas", "scipy"},
     "report": {"pandas", "sklearn", "scipy"},
     "evaluate --metrics auroc": {"torch"},
+    "export": {"torch", "scipy"},
     "server-keys": NOTHING,
     "list metrics": NOTHING,
     "list datasets": {"pandas"},

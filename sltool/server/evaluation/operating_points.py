@@ -133,10 +133,24 @@ class OperatingPoints:
     notes: list[str]
 
 
-class StoredCalibration(TypedDict):
-    """The keys of `calibration` that are read."""
+class StoredEstimate(TypedDict):
+    """An `Estimate` in the file."""
 
-    temperature: float | None
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class StoredFigures(TypedDict):
+    """The keys of a point's figures that are read."""
+
+    samples: int
+    positives: int
+    prevalence: float
+    sensitivity: StoredEstimate
+    specificity: StoredEstimate
+    ppv: StoredEstimate
+    npv: StoredEstimate
 
 
 class StoredPoint(TypedDict):
@@ -146,6 +160,16 @@ class StoredPoint(TypedDict):
     metric: str
     wanted: float
     threshold: float
+    test: StoredFigures
+    by_site: dict[str, StoredFigures]
+
+
+class StoredCalibration(TypedDict):
+    """A `Calibration` in the file."""
+
+    temperature: float | None
+    ece_before: float
+    ece_after: float
 
 
 class StoredPoints(TypedDict):
