@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
-from sltool.errors import StudyMismatchError
-from sltool.files import publish, sha256, write_json, write_text
+from sltool.errors import BadDataError
+from sltool.files import parse_json, publish, sha256, write_json, write_text
 from sltool.metrics import Array, metrics_for
 from sltool.models.base import Halves, load_weights, outline, output_shape
 from sltool.models.privacy_layer_file import load_privacy_layer
@@ -33,6 +33,8 @@ from sltool.study.layout import Question, RunFolder, StudyFolder
 from sltool.study.schema import Study
 
 CASES = 64
+# What the card needs of the metadata of `model.safetensors`.
+RECORD = ("sites", "epochs", "best_epoch", "seed", "metrics", "tool")
 # (metric names, y_true (N,), y_pred, patients (N,)) -> each metric with its interval.
 Intervals = Callable[[list[str], Array, Array, Array], dict[str, Estimate]]
 
@@ -218,18 +220,19 @@ def _trained(run: RunFolder) -> dict[str, Any]:
     """The metadata of `model.safetensors`: each value is JSON.
 
     Raises:
-        StudyMismatchError: sltool has not written the file.
+        BadDataError: it is damaged, or not by `server-train`.
     """
+    what = "the model's record of its training"
+    hint = f"train again with `sltool server-train --run {run.name} --force`"
     with safe_open(run.model, "pt") as file:
         metadata = dict(file.metadata() or {})
-    try:
-        return {key: json.loads(value) for key, value in metadata.items()}
-    except ValueError as error:
-        raise StudyMismatchError(
-            "the model has no record of its training",
-            where=run.model,
-            hint=f"train again with `sltool server-train --run {run.name} --force`",
-        ) from error
+    record = {
+        key: parse_json(text, object, run.model, what, hint) for key, text in metadata.items()
+    }
+    missing = [key for key in RECORD if key not in record]
+    if missing:
+        raise BadDataError(f"{what} lacks '{missing[0]}'", where=run.model, hint=hint)
+    return record
 
 
 def _figures(
