@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.errors import StageOrderError, UnknownNameError
-from sltool.machine import available_cpus, pick_device
+from sltool.machine import available_cpus, need, pick_device
 from sltool.progress import Progress, RichProgress, Silent
 from sltool.study.layout import Level, Question, RunFolder, StudyFolder
 from sltool.study.study_file import load_study
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sltool.server.training.distributed import Ranks
     from sltool.server.training.run import TrainingResult
     from sltool.server.training.run_settings import RunOptions
+    from sltool.site.backend import Backend
     from sltool.site.encode import EncodingResult
     from sltool.site.partition_stage import PartitionResult
     from sltool.site.prepare import PreparationResult
@@ -319,6 +320,7 @@ class Study:
         Returns:
             None if it was stopped before enough shards had arrived.
         """
+        need("torch", "training", "server")
         from sltool.server.intake.lock import only_server
         from sltool.server.training.distributed import join_ranks, local_device
         from sltool.server.training.run import train
@@ -403,6 +405,7 @@ class Study:
         Raises:
             StageOrderError: no such sample has arrived.
         """
+        need("torch", "reading feature maps", "server")
         store = self._store()
         samples = store.samples(split, [site] if site else None)
         if not len(samples):
@@ -474,26 +477,36 @@ class Site:
         return f"Site({self.name!r} of {str(self.study.path)!r})"
 
     def encode(
-        self, *, device: str = "auto", shard_bytes: int = SHARD_BYTES, force: bool = False
+        self,
+        *,
+        device: str = "auto",
+        shard_bytes: int = SHARD_BYTES,
+        force: bool = False,
+        backend: Backend = "auto",
     ) -> EncodingResult:
         """Run the privacy layer over the site's samples, once; writes signed shards to the outbox.
 
         Args:
+            device: of torch.
             shard_bytes: feature maps in a shard, at most.
+            backend: torch, numpy, onnxruntime, or auto: torch where it is installed.
 
         Raises:
             StageOrderError: there is no private data or no key of this site.
             StudyMismatchError: the site's key is not the one in study.yaml.
+            MissingPackageError: only torch computes this privacy layer, and it is not installed.
         """
+        from sltool.site.backend import choose_backend
         from sltool.site.encode import encode
 
         study = self.study
+        with_torch = choose_backend(backend, study.folder, device) == "torch"
         return encode(
             study.folder,
             study.settings,
             self.name,
             study.progress,
-            pick_device(device),
+            pick_device(device) if with_torch else None,
             shard_bytes,
             force,
         )
@@ -512,6 +525,7 @@ class Site:
             budget: quick (about a minute) or thorough.
             auxiliary: a folder of public images, for an attacker who knows no patient.
         """
+        need("torch", "an audit", "server")
         from sltool.site.audit.site import audit_site
 
         study = self.study
@@ -637,6 +651,7 @@ class Run:
         device: str = "auto",
     ) -> Evaluation:
         """As `evaluate`, with every metric and each site's, as an object and without pandas."""
+        need("torch", "evaluating a run", "server")
         from sltool.metrics import check_metrics
         from sltool.server.evaluation.evaluate import ask, evaluate
         from sltool.server.training.run import find_run
@@ -674,6 +689,7 @@ class Run:
             UsageError: the labels are no classes.
             BadDataError: validation lacks positives or negatives, or a target is out of reach.
         """
+        need("torch", "evaluating a run", "server")
         from sltool.server.evaluation.evaluate import ask
         from sltool.server.evaluation.operating_points import Target, choose_points
         from sltool.server.training.run import find_run
@@ -707,6 +723,7 @@ class Run:
             MissingPackageError: `onnx` or `onnxruntime` is not installed.
             StageOrderError: the run has no model yet.
         """
+        need("torch", "an export", "server")
         from sltool.server.export.export import export
         from sltool.server.training.run import find_run
 

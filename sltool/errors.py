@@ -28,6 +28,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
+# Packages of the extra `server` by their names when imported.
+SERVER_PACKAGES = ("torch", "scipy", "sklearn")
+
 
 class SltoolError(Exception):
     """The root of the tree.
@@ -96,6 +99,14 @@ class MissingPackageError(UsageError):
             hint=f'pip install "sltool[{extra}]"',
         )
         self.package = package
+
+    @classmethod
+    def of(cls, error: ModuleNotFoundError) -> MissingPackageError | None:
+        """The error for an import that failed; None if the package is not one of an extra."""
+        package = (error.name or "").partition(".")[0]
+        if package not in SERVER_PACKAGES:
+            return None
+        return cls(package, "this command", "server")
 
 
 class UnknownNameError(UsageError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -33,6 +33,10 @@ def client_encode(
         typer.Option("--shard-mib", min=1, max=1024, help="Feature maps in a shard, at most."),
     ] = 256,
     device: DeviceOption = "auto",
+    backend: Annotated[
+        Literal["auto", "torch", "numpy", "onnxruntime"],
+        typer.Option("--backend", help="What computes the layer. auto: torch where installed."),
+    ] = "auto",
     force: ForceOption = False,
 ) -> None:
     """Run the privacy layer over a site's samples.
@@ -44,7 +48,9 @@ def client_encode(
 
     study = terminal.open_study()
     done = [
-        Site(study, name).encode(device=device, shard_bytes=shard_mib * 2**20, force=force)
+        Site(study, name).encode(
+            device=device, shard_bytes=shard_mib * 2**20, force=force, backend=backend
+        )
         for name in one_or_all(terminal, site, "sltool partition")
     ]
     documents = [

@@ -11,7 +11,13 @@ from typing import Any
 from sltool.datasets.base import Dataset
 from sltool.errors import StudyMismatchError, UsageError
 from sltool.files import write_text
-from sltool.models.privacy_layer_file import known_shape, load_privacy_layer, write_layer
+from sltool.machine import need
+from sltool.models.privacy_layer_file import (
+    known_shape,
+    load_privacy_layer,
+    plain_backend,
+    write_layer,
+)
 from sltool.progress import Progress
 from sltool.registry import datasets, models
 from sltool.study.layout import StudyFolder
@@ -159,6 +165,7 @@ def _new(
     overrides: Sequence[str],
     scale: Scale | None,
 ) -> tuple[Study, list[str]]:
+    need("torch", "making a study", "server")
     # Not above: a study that is there needs no torch here, which is slow to import.
     from sltool.models.base import outline
 
@@ -304,3 +311,8 @@ def _write_privacy_layer(
             "the privacy layer follows from the seed, so that it is public: for simulations alone"
         )
     write_layer(folder.privacy_layer, draw_privacy_layer(study, seed, folder.root), study)
+    if plain_backend(folder.privacy_layer) is None:
+        progress.note(
+            "every site needs torch for this privacy layer, unless it is made where "
+            "sltool[onnx] is installed, and can be written as privacy-layer.onnx"
+        )

@@ -1,19 +1,23 @@
 """The file privacy-layer.safetensors: weights, and the shape of the feature maps.
 
 The shape is in the file's metadata, together with the settings that it was computed for, so that
-the server can check shards without building the network or importing torch.
+the server can check shards without building the network or importing torch. So are the steps that
+compute the layer in NumPy, for sites without torch; a layer with other parts is also written as
+`privacy-layer.onnx`, whose digest the metadata have.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from sltool.files import parse_json, publish
-from sltool.study.layout import StudyFolder
+from sltool.errors import BadDataError, MissingPackageError, StudyMismatchError
+from sltool.files import parse_json, publish, remove, sha256
+from sltool.models.numpy_layer import NumpyLayer, OnnxLayer, PlainLayer, Step
+from sltool.study.layout import StudyFolder, onnx_beside
 from sltool.study.schema import Study
 
 if TYPE_CHECKING:
@@ -24,14 +28,24 @@ DAMAGED = "take study.yaml and privacy-layer.safetensors from the same study"
 
 
 class KnownShape(TypedDict):
-    """The metadata: the shape of a feature map, and the settings that it was computed for."""
+    """The metadata: the shape of a feature map, and the settings that it was computed for.
+
+    Attributes:
+        steps: how NumPy computes the layer; None or absent if it cannot.
+        onnx: hex SHA-256 of `privacy-layer.onnx`, if there is one.
+    """
 
     shape: list[int]
     of: dict[str, Any]
+    steps: NotRequired[list[Step] | None]
+    onnx: NotRequired[str | None]
 
 
 def write_layer(path: Path, layer: nn.Module, study: Study) -> None:
     """Publish the weights of a privacy layer for this study.
+
+    A layer that NumPy cannot compute is published as `privacy-layer.onnx` too, where `onnx` is
+    installed.
 
     Raises:
         StorageError: no space or no permission.
@@ -39,13 +53,35 @@ def write_layer(path: Path, layer: nn.Module, study: Study) -> None:
     from safetensors.torch import save
 
     from sltool.models.base import output_shape
+    from sltool.models.layer_steps import layer_steps
 
     weights = {name: value.contiguous() for name, value in layer.state_dict().items()}
-    known = {"shape": output_shape(layer.eval(), study), "of": _settings(study)}
+    known: dict[str, Any] = {
+        "shape": output_shape(layer.eval(), study),
+        "of": _settings(study),
+        "steps": layer_steps(layer, study.samples.shape),
+    }
+    known["onnx"] = _write_onnx(onnx_beside(path), layer, study, known["steps"] is None)
     # A single key, because safetensors writes several in a random order.
     metadata = {KEY: json.dumps(known, sort_keys=True)}
     with publish(path, public=True) as part:
         part.write_bytes(save(weights, metadata=metadata))
+
+
+def _write_onnx(path: Path, layer: nn.Module, study: Study, needed: bool) -> str | None:
+    """Publish the layer as ONNX if it is needed and possible; returns the file's SHA-256."""
+    from sltool.models.onnx_file import layer_to_onnx
+
+    try:
+        model = layer_to_onnx(layer, study.samples.shape) if needed else None
+    except MissingPackageError:
+        model = None
+    if model is None:
+        remove(path)
+        return None
+    with publish(path, public=True) as part:
+        part.write_bytes(model)
+    return sha256(path)
 
 
 def load_privacy_layer(folder: StudyFolder, study: Study) -> nn.Module:
@@ -79,6 +115,73 @@ def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:
     Raises:
         BadDataError: the metadata is damaged.
     """
+    known = _metadata(path)
+    return tuple(known["shape"]) if known and known["of"] == _settings(study) else None
+
+
+def plain_backend(path: Path) -> str | None:
+    """What computes this layer without torch: 'numpy' or 'onnxruntime'; None if nothing does.
+
+    Raises:
+        BadDataError: the metadata is damaged.
+    """
+    known = _metadata(path)
+    if known is None:
+        return None
+    if known.get("steps") is not None:
+        return "numpy"
+    return "onnxruntime" if known.get("onnx") else None
+
+
+def load_plain_layer(folder: StudyFolder, study: Study, threads: int) -> PlainLayer:
+    """The privacy layer with the study's weights, without torch.
+
+    Args:
+        threads: of onnxruntime.
+
+    Raises:
+        StageOrderError: the weights are missing.
+        MissingPackageError: only torch can compute this layer, or onnxruntime is not installed.
+        BadDataError: the file is damaged.
+        StudyMismatchError: it is of another model, or `privacy-layer.onnx` is of another layer.
+    """
+    path = folder.privacy_layer
+    study.encoding_digest(path)
+    known = _metadata(path)
+    steps = known.get("steps") if known else None
+    if known is not None and known["of"] != _settings(study):
+        raise StudyMismatchError(
+            "the privacy layer was made for other settings", where=path, hint=DAMAGED
+        )
+    if steps is not None:
+        return NumpyLayer(steps, _weights(path))
+    if known is None or not known.get("onnx"):
+        raise MissingPackageError("torch", "this study's privacy layer", "server")
+    onnx = folder.privacy_layer_onnx
+    if not onnx.is_file() or sha256(onnx) != known["onnx"]:
+        raise StudyMismatchError(
+            "the privacy layer's ONNX file is missing or of another layer",
+            where=onnx,
+            expected="the file that the coordinator has beside privacy-layer.safetensors",
+            hint='copy it here, or install torch: pip install "sltool[server]"',
+        )
+    return OnnxLayer(onnx, threads)
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise BadDataError(
+            f"the privacy layer is damaged: {error}", where=path, hint=DAMAGED
+        ) from error
+
+
+def _metadata(path: Path) -> KnownShape | None:
+    """None if the file cannot be read, or has no such metadata."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -89,8 +192,7 @@ def known_shape(path: Path, study: Study) -> tuple[int, ...] | None:
         return None
     if text is None:
         return None
-    known = parse_json(text, KnownShape, path, "the privacy layer's metadata", DAMAGED)
-    return tuple(known["shape"]) if known["of"] == _settings(study) else None
+    return parse_json(text, KnownShape, path, "the privacy layer's metadata", DAMAGED)
 
 
 def feature_shape(path: Path, study: Study) -> tuple[int, ...]:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from sltool.errors import BadDataError, StudyMismatchError
+from sltool.errors import StudyMismatchError
 from sltool.files import remove, sha256, write_json
-from sltool.models.base import output_shape
-from sltool.models.privacy_layer_file import known_shape, load_privacy_layer
+from sltool.models.numpy_layer import PlainLayer
+from sltool.models.privacy_layer_file import known_shape
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, ShardId
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 from sltool.shard.writer import write_shard
 from sltool.site.augment import Augmenter
+from sltool.site.backend import AnyEncoder, does_not_fit, encoder_for, layer_shape, open_layer
 from sltool.site.enrol import site_key
 from sltool.site.liveness import MANY_DEAD, Liveness
 from sltool.site.noise import fresh_noise
@@ -31,6 +31,10 @@ from sltool.site.stage_records import EncodedRecord, read_record
 from sltool.site.withdrawals import Withdrawals, describe_withdrawn
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import SPLITS, Encoding, Study
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 BATCH_ROWS = 256
 
@@ -57,11 +61,14 @@ def encode(
     study: Study,
     site_name: str,
     progress: Progress,
-    device: torch.device,
+    device: torch.device | None,
     shard_bytes: int,
     force: bool,
 ) -> EncodingResult:
     """Write the site's shards to `outbox/SITE`, unless the outbox is already complete.
+
+    Args:
+        device: None: without torch.
 
     Raises:
         StageOrderError: this site has no private data or no key.
@@ -87,9 +94,9 @@ def encode(
                 )
             return _summary(site, done, time.monotonic() - started, again=True)
         _note_exclusions(site, withdrawn, study.encoding, progress)
-        layer = load_privacy_layer(folder, study)
+        layer = open_layer(folder, study, device)
         content = Content.from_study(study, digest, _feature_shape(folder, study, layer))
-        encoder = Encoder(study, layer.to(device), device, private.seed)
+        encoder = encoder_for(study, layer, device, private.seed)
         _clear_outbox(site)
         with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
             shards = list(
@@ -120,8 +127,10 @@ def _note_exclusions(
         )
 
 
-def _feature_shape(folder: StudyFolder, study: Study, layer: nn.Module) -> tuple[int, ...]:
-    shape, known = output_shape(layer, study), known_shape(folder.privacy_layer, study)
+def _feature_shape(
+    folder: StudyFolder, study: Study, layer: nn.Module | PlainLayer
+) -> tuple[int, ...]:
+    shape, known = layer_shape(layer, study), known_shape(folder.privacy_layer, study)
     if known not in (None, shape):
         raise StudyMismatchError(
             f"the model '{study.model.name}' gives feature maps of shape {shape}",
@@ -155,6 +164,19 @@ def _clear_outbox(site: SiteFolder) -> None:
         remove(path)
 
 
+def without_gradients(method: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any]]:
+    """As `torch.inference_mode`; torch is imported when the method is called."""
+
+    @wraps(method)
+    def call(*arguments: Any) -> NDArray[Any]:
+        import torch
+
+        with torch.inference_mode():
+            return method(*arguments)
+
+    return call
+
+
 class Encoder:
     """Encodes samples: standardisation, privacy layer, clipping, noise, conversion to the dtype.
 
@@ -165,6 +187,8 @@ class Encoder:
     """
 
     def __init__(self, study: Study, layer: nn.Module, device: torch.device, seed: int) -> None:
+        import torch
+
         columns = (1, -1) + (1,) * (len(study.samples.shape) - 1)
         self._mean = torch.tensor(study.samples.mean, device=device).reshape(columns)
         self._sd = torch.tensor(study.samples.sd, device=device).reshape(columns)
@@ -176,7 +200,7 @@ class Encoder:
         self._augment = Augmenter(study.encoding, seed)
         self.liveness = Liveness()
 
-    @torch.inference_mode()
+    @without_gradients
     def __call__(self, inputs: NDArray[Any], views: int = 1) -> NDArray[Any]:
         """(n, *shape) in the source's units -> (n * views, *feature_shape) in the shard's dtype.
 
@@ -185,6 +209,8 @@ class Encoder:
         Raises:
             BadDataError: a value does not fit the dtype.
         """
+        import torch
+
         x = torch.from_numpy(inputs).to(self._device, torch.float32)
         x = self._augment(x, views)
         maps = self._layer((x - self._mean) / self._sd)
@@ -192,10 +218,7 @@ class Encoder:
         maps = clip_and_add_noise(maps, self._settings, fresh_noise)
         maps = maps.to(self._dtype).contiguous()
         if not torch.isfinite(maps).all():
-            raise BadDataError(
-                f"a feature map does not fit {self._settings.dtype}",
-                hint="set encoding.dtype to float32 in study.yaml, for all sites",
-            )
+            raise does_not_fit(self._settings)
         return np.asarray(maps.cpu().numpy())
 
 
@@ -211,6 +234,8 @@ def clip_and_add_noise(
         norms = maps.flatten(1).norm(dim=1).clamp(min=settings.clip)
         maps = maps * (settings.clip / norms).reshape(-1, *(1,) * (maps.dim() - 1))
     if settings.noise:
+        import torch
+
         maps = torch.add(maps, noise(maps), alpha=settings.noise)
     return maps
 
@@ -220,7 +245,7 @@ def _write_shards(
     private: PrivateFile,
     allowed: NDArray[np.bool_],
     content: Content,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     key: SigningKey,
     shard_bytes: int,
     advance: Advance,
@@ -268,7 +293,7 @@ def _encoded(
     private: PrivateFile,
     rows: NDArray[np.int64],
     views: int,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     advance: Advance,
 ) -> Iterator[NDArray[Any]]:
     """The feature maps of these rows, which are ascending; rows in between were withdrawn."""

@@ -158,6 +158,11 @@ class RunFolder:
         return self.root / f"{name}{'' if question.plain else f'-{question.name}'}{suffix}"
 
 
+def onnx_beside(privacy_layer: Path) -> Path:
+    """`privacy-layer.onnx` beside `privacy-layer.safetensors`."""
+    return privacy_layer.with_suffix(".onnx")
+
+
 @dataclass(frozen=True)
 class StudyFolder:
     """A study's folder."""
@@ -167,7 +172,8 @@ class StudyFolder:
     @property
     def own(self) -> list[Path]:
         """The files that the commands write, in a folder that may also be a dataset's source."""
-        files = [self.study_file, self.privacy_layer, self.prepared, self.refused]
+        agreement = [self.study_file, self.privacy_layer, self.privacy_layer_onnx]
+        files = [*agreement, self.prepared, self.refused]
         return [*files, self.synthetic, self.sites, self.outbox, self.server]
 
     @property
@@ -177,6 +183,11 @@ class StudyFolder:
     @property
     def privacy_layer(self) -> Path:
         return self.root / "privacy-layer.safetensors"
+
+    @property
+    def privacy_layer_onnx(self) -> Path:
+        """The privacy layer for sites without torch, if NumPy cannot compute it."""
+        return onnx_beside(self.privacy_layer)
 
     @property
     def prepared(self) -> Path:

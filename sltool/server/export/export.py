@@ -18,6 +18,7 @@ from sltool.errors import BadDataError
 from sltool.files import parse_json, publish, sha256, write_json, write_text
 from sltool.metrics import Array, metrics_for
 from sltool.models.base import Halves, load_weights, outline, output_shape
+from sltool.models.onnx_file import OPSET, TOLERANCE, check, to_onnx
 from sltool.models.privacy_layer_file import load_privacy_layer
 from sltool.progress import Progress
 from sltool.server.evaluation.aggregate import group_indices
@@ -26,7 +27,6 @@ from sltool.server.evaluation.operating_points import read_points
 from sltool.server.evaluation.proportions import Estimate
 from sltool.server.export.model_card import Facts, TestFigures, model_card
 from sltool.server.export.network import OUTPUTS, MapsToPrediction, SourceToMaps
-from sltool.server.export.onnx_file import OPSET, TOLERANCE, check, to_onnx
 from sltool.server.store import Store
 from sltool.server.training.run import find_run, run_settings
 from sltool.study.layout import Question, RunFolder, StudyFolder

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
+from sltool.models.onnx_file import OPSET, TOLERANCE
 from sltool.registry import metrics
 from sltool.server.evaluation.operating_points import StoredEstimate, StoredPoints
 from sltool.server.evaluation.proportions import Estimate
 from sltool.server.export.network import OUTPUTS
-from sltool.server.export.onnx_file import OPSET, TOLERANCE
 from sltool.study.schema import Study
 from sltool.version import __version__
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from sltool.errors import SltoolError
 from sltool.models.base import build
+from sltool.models.onnx_file import TOLERANCE, check, difference, run_onnx, to_onnx
 from sltool.server.export.export import probe
 from sltool.server.export.network import MapsToPrediction, SourceToMaps
-from sltool.server.export.onnx_file import TOLERANCE, check, difference, run_onnx, to_onnx
 from sltool.study.schema import Study
 from tests.conftest import DATA
 from tests.models.studies import SMALL, study_of

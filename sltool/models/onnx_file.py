@@ -60,6 +60,23 @@ def to_onnx(
     return bytes(model.SerializeToString(deterministic=True))
 
 
+def layer_to_onnx(layer: nn.Module, shape: tuple[int, ...]) -> bytes | None:
+    """A privacy layer as an ONNX model; None if ONNX has no such operation, or computes another.
+
+    Args:
+        shape: of a standardised sample.
+
+    Raises:
+        MissingPackageError: `onnx` or `onnxruntime` is not installed.
+    """
+    samples = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        model = to_onnx(layer, samples, ("input", "feature_maps"), {})
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError):
+        return None
+    return model if difference(layer, model, samples, 1.0) <= TOLERANCE else None
+
+
 def run_onnx(model: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """The output of a model with one input and one output, on the CPU.
 
