@@ -1,9 +1,9 @@
 """`make site-install`: a coordinator with torch, and a hospital without, each really installed.
 
-Makes two clean virtual environments, `.[server]` and `.[site]`. The coordinator makes studies in the
-one; the hospital runs `prepare`, `partition`, `client-encode` and `ship` in the other, on one core,
-and so does the coordinator, with torch. Prints the size of each installation, and the peak memory
-and time of `client-encode`.
+Makes two clean virtual environments, `.[server]` and `.[site]`. The coordinator makes studies in
+the one; the hospital runs `prepare`, `partition`, `client-encode` and `ship` in the other, and so
+does the coordinator, with torch. Prints the size of each installation, and the peak memory and time
+of `client-encode` on one core.
 """
 
 from __future__ import annotations
@@ -11,28 +11,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = 1000
 SIDE = 224
-# Dataset, settings: the paper's two cases of images.
+# Settings of studies: the paper's layer at its two sizes of images, and one of 16 channels.
 CASES = {
-    "COVID CNN, 64x64, 1 channel": ("covid-ct", ("dataset.size=64",)),
-    "VGG19, 224x224, 1 channel": (
-        "images",
-        ("dataset.size=224", "model.name=vgg19", "model.channels=1"),
-    ),
-    "VGG19, 224x224, 16 channels": (
-        "images",
-        ("dataset.size=224", "model.name=vgg19", "model.channels=16"),
-    ),
+    "64x64, 1 channel": ("dataset.size=64",),
+    "224x224, 1 channel": ("dataset.size=224",),
+    "224x224, 16 channels": ("dataset.size=224", "model.filters=[16,32,64,128,256]"),
 }
-ONE_CORE = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Runs a command and reports the peak memory of the process.
 MEASURED = """
 import os, resource, subprocess, sys, json, time
@@ -49,14 +45,15 @@ print(json.dumps({"code": code, "seconds": time.monotonic() - started, "cpu": us
 def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="sltool-site-"))
     try:
+        install(work, "")
         site, server = (install(work, extra) for extra in ("site", "server"))
         assert subprocess.run(
             [site / "python", "-c", "import torch"], check=False, stderr=-3
         ).returncode
         source = pictures(work / "pictures")
-        for what, (dataset, settings) in CASES.items():
-            study = work / dataset / what.replace(" ", "-")
-            run(server, study, "study", "new", dataset, "--source", source, "--set", *settings)
+        for what, settings in CASES.items():
+            study = work / what.replace(" ", "-")
+            run(server, study, "study", "new", "covid-ct", "--source", source, "--set", *settings)
             hospital = study.with_name(f"{study.name}-hospital")
             shutil.copytree(study, hospital)
             figures = [
@@ -86,7 +83,8 @@ def main() -> None:
 
 
 def install(work: Path, extra: str) -> Path:
-    """The `bin` of a new environment with this extra."""
+    """The `bin` of a new environment with this extra; '' for none."""
+    what = f"[{extra}]" if extra else ""
     folder = work / f"with-{extra}"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
@@ -94,15 +92,13 @@ def install(work: Path, extra: str) -> Path:
     pip = [python, "-m", "pip"]
     started = time.monotonic()
     constraints = ("--constraint", ROOT / "constraints.txt")
-    subprocess.run([*pip, "install", "--quiet", *constraints, f"{ROOT}[{extra}]"], check=True)
+    subprocess.run([*pip, "install", "--quiet", *constraints, f"{ROOT}{what}"], check=True)
     seconds = time.monotonic() - started
     listed = subprocess.run([*pip, "list", "--format", "json"], check=True, capture_output=True)
     own = {"pip", "setuptools", "wheel"}
     names = {package["name"] for package in json.loads(listed.stdout)} - own
     megabytes = (size(folder) - empty) / 1e6
-    print(
-        f"sltool[{extra}]: {len(names)} packages, {megabytes:.0f} MB, installed in {seconds:.0f} s"
-    )
+    print(f"sltool{what}: {len(names)} packages, {megabytes:.0f} MB, installed in {seconds:.0f} s")
     return folder / "bin"
 
 
@@ -116,17 +112,26 @@ def size(folder: Path) -> int:
 
 
 def pictures(folder: Path) -> Path:
-    """Grey pictures of two classes, as binary PGM."""
+    """Grey pictures of two classes."""
     for index in range(IMAGES):
-        label = ("COVID", "non-COVID")[index % 2]
-        path = folder / label / f"{index:04}.pgm"
+        path = folder / ("COVID", "non-COVID")[index % 2] / f"{index:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         row = bytes((index * 7 + column * (1 + index % 2)) % 256 for column in range(SIDE))
-        path.write_bytes(
-            b"P5 %d %d 255\n" % (SIDE, SIDE)
-            + b"".join(row[shift:] + row[:shift] for shift in range(SIDE))
-        )
+        path.write_bytes(png([row[shift:] + row[:shift] for shift in range(SIDE)]))
     return folder
+
+
+def png(rows: list[bytes]) -> bytes:
+    """An 8-bit grey PNG file of these rows."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), 8, 0, 0, 0, 0)
+    packed = zlib.compress(b"".join(b"\0" + row for row in rows), 1)
+    signature = b"\x89PNG\r\n\x1a\n"
+    return signature + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
 def run(environment: Path, folder: Path, *args: object) -> None:
