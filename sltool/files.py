@@ -251,9 +251,10 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = 
         rows = list(rows)
         columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    # Not a DictWriter, which takes twice as long.
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([row.get(column, "") for column in columns] for row in rows)
     return text.getvalue()
 
 

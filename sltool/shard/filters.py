@@ -34,7 +34,9 @@ def pack_chunk(chunk: NDArray[Any]) -> bytes:
     # Plane by plane is several times as fast as a single transposition.
     for byte, plane in enumerate(shuffled):
         plane[:] = plain[:, byte]
-    packed = zlib.compress(shuffled.data, LEVEL)
+    # Runs only: twice as fast as the search for repeated strings, and no larger on feature maps.
+    deflate = zlib.compressobj(LEVEL, strategy=zlib.Z_RLE)
+    packed = deflate.compress(shuffled.data) + deflate.flush()
     return packed + struct.pack("<I", fletcher32(packed))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool.files import close_to_others, part_of, private_folder, write_csv
+from sltool.files import close_to_others, early_writeback, part_of, private_folder, write_csv
 from sltool.progress import Progress
 from sltool.site.private_file import PrivateFile, create_private, open_private, write_text_column
 from sltool.site.split import Assignment, assign
@@ -29,6 +30,7 @@ from sltool.study.schema import SPLITS, Study
 
 # Bytes read at a time: few enough to stay in the processor's cache until they are written.
 SLAB_BYTES = 2**22
+WRITEBACK_BYTES = 2**26
 
 
 def partition(
@@ -172,6 +174,7 @@ class _Inputs:
 
     handle: int
     offset: int
+    report_written: Callable[[int], None]
 
     @classmethod
     @contextmanager
@@ -189,7 +192,8 @@ class _Inputs:
             # Reserve the space: a full disk is noticed early, and random writes are faster.
             if target.nbytes and hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(raw.fileno(), offset, target.nbytes)
-            yield cls(raw.fileno(), offset)
+            with early_writeback(part, WRITEBACK_BYTES) as report_written:
+                yield cls(raw.fileno(), offset, report_written)
 
     def write(self, index: int, row: NDArray[Any]) -> None:
         """Write `row`, which is C-contiguous, as row `index`."""
@@ -197,6 +201,7 @@ class _Inputs:
         while data:
             count = os.pwrite(self.handle, data, offset)
             data, offset = data[count:], offset + count
+        self.report_written(row.nbytes)
 
 
 def _scatter(
@@ -210,11 +215,20 @@ def _scatter(
         target_row[part.rows] = np.arange(len(part.rows))
     targets = zip(part_index.tolist(), target_row.tolist(), strict=True)
     with progress.bar("partition", total) as advance:
-        for batch in prepared.batches(0, total, max(1, SLAB_BYTES // row_bytes)):
+        for batch in _read_ahead(prepared.batches(0, total, max(1, SLAB_BYTES // row_bytes))):
             for sample, (index, row) in zip(batch, targets, strict=False):
                 if index >= 0:
                     inputs[index].write(row, sample)
             advance(len(batch))
+
+
+def _read_ahead(batches: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The batches; a thread reads the next while the caller works on the last."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
 
 
 def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part: _Part) -> None:
