@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.errors import StageOrderError, UnknownNameError, UsageError
-from sltool.machine import available_cpus, pick_device
+from sltool.machine import available_cpus, need, pick_device
 from sltool.progress import Progress, RichProgress, Silent
 from sltool.study.layout import Level, Question, RunFolder, StudyFolder
 from sltool.study.study_file import load_study
@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from sltool.coordinator.unpack import Unpacked
     from sltool.server.evaluation.compare import RunFigures
     from sltool.server.evaluation.evaluate import Evaluation
+    from sltool.server.evaluation.operating_points import OperatingPoints
     from sltool.server.evaluation.predict import SiteAnswer
+    from sltool.server.evaluation.proportions import Estimate
+    from sltool.server.export.export import ExportResult
     from sltool.server.intake.queue import Queue
     from sltool.server.intake.result import IntakeResult
     from sltool.server.intake.status import Status
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from sltool.server.training.run import TrainingResult
     from sltool.server.training.run_settings import RunOptions
     from sltool.shard.public_key_file import PublicKeyFile
+    from sltool.site.backend import Backend
     from sltool.site.encode import EncodingResult
     from sltool.site.fit_stage import FittedLayer
     from sltool.site.inspection import Inspection
@@ -374,6 +378,7 @@ class Study:
             StudyFileError: a setting is wrong, or the model cannot follow such a code.
             DivergedError: the loss is not finite.
         """
+        need("torch", "fitting a privacy layer", "server")
         from sltool.site.fit_layer import FitOptions
         from sltool.site.fit_stage import CodeOptions, fit_privacy_layer
 
@@ -486,6 +491,7 @@ class Study:
         Returns:
             None if it was stopped before enough shards had arrived.
         """
+        need("torch", "training", "server")
         from sltool.server.intake.lock import only_server
         from sltool.server.training.distributed import join_ranks, local_device
         from sltool.server.training.run import train
@@ -534,6 +540,7 @@ class Study:
             UnknownNameError: there is no such run or site.
             StudyMismatchError: the run was trained with another encoding.
         """
+        need("torch", "predicting", "server")
         from sltool.server.evaluation.predict import answer_cases
         from sltool.server.intake.inbox import waiting
         from sltool.server.training.run import find_run
@@ -692,6 +699,7 @@ class Study:
         Raises:
             StageOrderError: no such sample has arrived.
         """
+        need("torch", "reading feature maps", "server")
         store = self._store()
         samples = store.samples(split, [site] if site else None)
         if not len(samples):
@@ -786,26 +794,36 @@ class Site:
         return f"Site({self.name!r} of {str(self.study.path)!r})"
 
     def encode(
-        self, *, device: str = "auto", shard_bytes: int = SHARD_BYTES, force: bool = False
+        self,
+        *,
+        device: str = "auto",
+        shard_bytes: int = SHARD_BYTES,
+        force: bool = False,
+        backend: Backend = "auto",
     ) -> EncodingResult:
         """Run the privacy layer over the site's samples, once; writes signed shards to the outbox.
 
         Args:
+            device: of torch.
             shard_bytes: feature maps in a shard, at most.
+            backend: torch, numpy, onnxruntime, or auto: torch where it is installed.
 
         Raises:
             StageOrderError: there is no private data or no key of this site.
             StudyMismatchError: the site's key is not the one in study.yaml.
+            MissingPackageError: only torch computes this privacy layer, and it is not installed.
         """
+        from sltool.site.backend import choose_backend
         from sltool.site.encode import encode
 
         study = self.study
+        with_torch = choose_backend(backend, study.folder, device) == "torch"
         return encode(
             study.folder,
             study.settings,
             self.name,
             study.progress,
-            pick_device(device),
+            pick_device(device) if with_torch else None,
             shard_bytes,
             force,
         )
@@ -818,27 +836,31 @@ class Site:
         workers: int = 0,
         shard_bytes: int = SHARD_BYTES,
         force: bool = False,
+        backend: Backend = "auto",
     ) -> EncodingResult:
         """Encode new cases, whose labels are not known, for the server to predict.
 
         Args:
             source: in the dataset's layout; labels are not read.
             force: also cases that were encoded before.
+            backend: as for `encode`.
 
         Raises:
             StageOrderError: there is no key of this site.
             BadDataError: there is no usable case.
         """
+        from sltool.site.backend import choose_backend
         from sltool.site.cases import encode_cases
 
         study = self.study
+        with_torch = choose_backend(backend, study.folder, device) == "torch"
         return encode_cases(
             study.folder,
             study.settings,
             self.name,
             Path(source),
             study.progress,
-            pick_device(device),
+            pick_device(device) if with_torch else None,
             workers or available_cpus(),
             shard_bytes,
             force,
@@ -882,6 +904,7 @@ class Site:
             budget: quick (about a minute) or thorough.
             auxiliary: a folder of public images, for an attacker who knows no patient.
         """
+        need("torch", "an audit", "server")
         from sltool.site.audit.site import audit_site
 
         study = self.study
@@ -1027,6 +1050,7 @@ class Run:
         device: str = "auto",
     ) -> Evaluation:
         """As `evaluate`, with every metric and each site's, as an object and without pandas."""
+        need("torch", "evaluating a run", "server")
         from sltool.metrics import check_metrics
         from sltool.server.evaluation.evaluate import ask, evaluate
         from sltool.server.training.run import find_run
@@ -1036,6 +1060,83 @@ class Run:
         question = ask(settings, split, level, list(sites))
         store = study._store(find_run(study.folder, self.name))
         return evaluate(study.folder, settings, store, self.name, question, pick_device(device))
+
+    def operating_points(
+        self,
+        at: Sequence[str],
+        *,
+        prevalence: float | None = None,
+        positive: str | None = None,
+        level: Level = "image",
+        sites: Sequence[str] = (),
+        device: str = "auto",
+    ) -> OperatingPoints:
+        """Choose thresholds on validation samples; writes `operating-points.json`.
+
+        Args:
+            at: 'sensitivity=0.95' or 'specificity=0.9', each for a threshold.
+            prevalence: the share of positives that predictive values are for; None: as in the test
+                samples.
+            positive: the class that is told from the others; None: the positive one of two.
+            level, sites: as for `evaluate`.
+
+        Returns:
+            Each threshold with sensitivity, specificity, PPV and NPV on test samples, of all and
+            of each site, with 95 % intervals; and the temperature that calibrates the network.
+
+        Raises:
+            UsageError: the labels are no classes.
+            BadDataError: validation lacks positives or negatives, or a target is out of reach.
+        """
+        need("torch", "evaluating a run", "server")
+        from sltool.server.evaluation.evaluate import ask
+        from sltool.server.evaluation.operating_points import Target, choose_points
+        from sltool.server.training.run import find_run
+
+        study, settings = self.study, self.study.settings
+        targets = [Target.parse(text) for text in at]
+        question = ask(settings, "test", level, list(sites))
+        store = study._store(find_run(study.folder, self.name))
+        return choose_points(
+            study.folder,
+            settings,
+            store,
+            self.name,
+            question,
+            targets,
+            positive,
+            prevalence,
+            pick_device(device),
+        )
+
+    def export(self, path: str | Path | None = None, *, device: str = "auto") -> ExportResult:
+        """Write the best network as ONNX and safetensors, with a model card.
+
+        The privacy layer, the server network, and both as one: from the source's units to
+        probabilities or values in the label's unit.
+
+        Args:
+            path: a folder; by default `server/runs/NAME/export`.
+
+        Raises:
+            MissingPackageError: `onnx` or `onnxruntime` is not installed.
+            StageOrderError: the run has no model yet.
+        """
+        need("torch", "an export", "server")
+        from sltool.server.export.export import export
+        from sltool.server.training.run import find_run
+
+        study = self.study
+        return export(
+            study.folder,
+            study.settings,
+            study._store(find_run(study.folder, self.name)),
+            self.name,
+            None if path is None else Path(path),
+            _intervals,
+            pick_device(device),
+            study.progress,
+        )
 
     @property
     def predictions(self) -> pd.DataFrame:
@@ -1118,6 +1219,22 @@ def _site_table(found: Evaluation, names: Sequence[str]) -> pd.DataFrame:
         for site, by_name in figures.sites.items()
     }
     return table
+
+
+def _intervals(
+    names: list[str], y_true: NDArray[Any], y_pred: NDArray[Any], patients: NDArray[Any]
+) -> dict[str, Estimate]:
+    """Each metric with its 95 % bootstrap interval over patients."""
+    from sltool.experiments.statistics import Table, intervals
+    from sltool.server.evaluation.proportions import Estimate
+
+    def defined(value: float) -> float | None:
+        return value if np.isfinite(value) else None
+
+    return {
+        name: Estimate(defined(found.mean), defined(found.low), defined(found.high))
+        for name, found in intervals([Table(y_true, y_pred, patients)], names).items()
+    }
 
 
 def _overrides(settings: Mapping[str, Any] | None) -> list[str]:

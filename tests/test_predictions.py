@@ -300,21 +300,24 @@ def test_images_without_class_folders_and_decisions(sltool: Sltool, tmp_path: Pa
     for index, path in enumerate(sorted(source.glob("*/*.png"))[:6]):
         shutil.copy(path, new / f"scan {index}.png")
     run = sltool.folder / "server" / "runs" / "default"
-    import hashlib
-
-    point = {"name": "sensitivity=0.9", "threshold": 0.5, "metric": "sensitivity"}
-    digest = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
-    document = {"model": digest, "positive": "COVID", "points": [point]}
-    (run / "operating-points.json").write_text(json.dumps(document))
+    sltool("evaluate", "--at", "sensitivity=0.95").ok()
+    (chosen,) = json.loads((run / "operating-points.json").read_text())["points"]
+    # Thresholds for patients or for some sites are not those of a case.
+    sltool("evaluate", "--at", "sensitivity=0.5", "--sites", "A").ok()
     done = sltool("predict", "--site", "A", "--source", new, "--json").ok().json
-    assert done["operating_points"] == ["sensitivity=0.9"]
+    assert done["operating_points"] == ["sensitivity=0.95"]
     rows = read(sltool.folder / done["file"])
     assert sorted(row["record"] for row in rows) == [f"scan {n}.png" for n in range(6)]
     for row in rows:
         positive = float(row["probability of COVID"])
         assert positive + float(row["probability of non-COVID"]) == pytest.approx(1)
-        decision = "COVID" if positive >= 0.5 else "not COVID"
-        assert row["decision at sensitivity=0.9"] == decision
+        decision = "COVID" if positive >= chosen["threshold"] else "not COVID"
+        assert row["decision at sensitivity=0.95"] == decision
+    # Of another model these are not the thresholds.
+    sltool("server-train", "--force", "--seed", 1).ok()
+    again = sltool("predict", "--site", "A", "--source", new, "--json").ok().json
+    assert again["model"] != done["model"]
+    assert again["operating_points"] == []
 
 
 def test_a_hospital_that_only_asks(two: Two) -> None:

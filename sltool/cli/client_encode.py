@@ -49,6 +49,10 @@ def client_encode(
         typer.Option("--workers", min=0, help="Processes that decode --source. 0: one a core."),
     ] = 0,
     device: DeviceOption = "auto",
+    backend: Annotated[
+        Literal["auto", "torch", "numpy", "onnxruntime"],
+        typer.Option("--backend", help="What computes the layer. auto: torch where installed."),
+    ] = "auto",
     force: ForceOption = False,
 ) -> None:
     """Run the privacy layer over a site's samples.
@@ -76,11 +80,14 @@ def client_encode(
             workers=workers,
             shard_bytes=shard_mib * 2**20,
             force=force,
+            backend=backend,
         )
         terminal.result(_document(cases), _cases_line(cases, terminal))
         return
     done = [
-        Site(study, name).encode(device=device, shard_bytes=shard_mib * 2**20, force=force)
+        Site(study, name).encode(
+            device=device, shard_bytes=shard_mib * 2**20, force=force, backend=backend
+        )
         for name in one_or_all(terminal, site, "sltool partition")
     ]
     documents = [_document(encoded) for encoded in done]

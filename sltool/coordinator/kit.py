@@ -8,9 +8,14 @@ from pathlib import Path
 from sltool.coordinator.leaflet import leaflet
 from sltool.errors import StorageError, StudyMismatchError
 from sltool.files import copy
-from sltool.models.privacy_layer_file import feature_shape, known_shape, load_privacy_layer
+from sltool.models.privacy_layer_file import (
+    feature_shape,
+    known_shape,
+    load_privacy_layer,
+    onnx_file,
+)
 from sltool.shard.keys import SigningKey, fingerprint
-from sltool.shard.kit import LAYER, LEAFLET, STUDY, write_kit
+from sltool.shard.kit import LAYER, LEAFLET, ONNX, STUDY, write_kit
 from sltool.shard.public_key_file import PublicKeyFile, differing_parts, read_public_key
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Site, Study, digest_of
@@ -45,7 +50,7 @@ def make_kit(folder: StudyFolder, to: Path | None = None) -> KitResult:
 
     Raises:
         StageOrderError: there is no study or no privacy layer.
-        StudyMismatchError: the privacy layer does not fit the model.
+        StudyMismatchError: the privacy layer does not fit the model, or its ONNX file is another's.
     """
     load_study(folder)
     text = _bytes(folder.study_file)
@@ -56,6 +61,8 @@ def make_kit(folder: StudyFolder, to: Path | None = None) -> KitResult:
     key = SigningKey.load_or_create(folder.coordinator_key)
     page = leaflet(study, agreement, feature_shape(folder.privacy_layer, study), key.public)
     members = {STUDY: text, LAYER: _bytes(folder.privacy_layer), LEAFLET: page.encode("utf-8")}
+    if (onnx := onnx_file(folder)) is not None:
+        members[ONNX] = _bytes(onnx)
     path = to or folder.kit
     write_kit(path, members, key)
     return KitResult(

@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sltool.coordinator.create import make_dataset
@@ -21,13 +20,13 @@ from sltool.datasets.base import Refused, Scan
 from sltool.datasets.images import ImageFiles
 from sltool.errors import BadDataError
 from sltool.files import early_writeback, part_of, remove, write_csv, write_json
-from sltool.models.privacy_layer_file import load_privacy_layer
 from sltool.progress import Progress
 from sltool.shard.manifest import PREDICTION, Content
 from sltool.site import log
+from sltool.site.backend import encoder_for, open_layer
 from sltool.site.check_scan import InputCheck, check_scan
 from sltool.site.columns import local_columns
-from sltool.site.encode import Encoder, EncodingResult, ShardSeries, checked_shape, new_record
+from sltool.site.encode import EncodingResult, ShardSeries, checked_shape, new_record
 from sltool.site.enrol import site_key
 from sltool.site.fingerprint import fingerprint
 from sltool.site.grow import content_digests
@@ -40,6 +39,9 @@ from sltool.site.withdrawals import CASE_COLUMNS, Withdrawals, describe_withdraw
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import Study
 
+if TYPE_CHECKING:
+    import torch
+
 COMMAND = "sltool client-encode --for prediction"
 
 
@@ -49,7 +51,7 @@ def encode_cases(
     site_name: str,
     source: Path,
     progress: Progress,
-    device: torch.device,
+    device: torch.device | None,
     workers: int,
     shard_bytes: int,
     force: bool,
@@ -61,6 +63,7 @@ def encode_cases(
 
     Args:
         source: in the dataset's layout, without labels (see `Dataset.cases`).
+        device: None: without torch.
         workers: processes that decode images.
 
     Raises:
@@ -87,7 +90,7 @@ def encode_cases(
         for batch in batches_of(record)
     ):
         return EncodingResult(site_name, 0, 0, 0, time.monotonic() - started, True, None)
-    layer = load_privacy_layer(folder, study)
+    layer = open_layer(folder, study, device)
     content = Content.from_study(study, digest, checked_shape(folder, study, layer))
     scan = check_scan(dataset.cases(source), study.dataset.name, study.samples)
     try:
@@ -96,7 +99,7 @@ def encode_cases(
             known = set() if force else _known(site, record)
             contents = _contents(cases, people, digest, progress)
             new = np.array([name not in known for name in contents], np.bool_)
-            encoder = Encoder(study, layer.to(device), device, seed=0)
+            encoder = encoder_for(study, layer, device, seed=0)
             series = ShardSeries(site, content, key, shard_bytes, record, (PREDICTION,))
             _clear_leftovers(site, record)
             before = record

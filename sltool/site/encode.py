@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from sltool.errors import BadDataError, StudyMismatchError
+from sltool.errors import StudyMismatchError
 from sltool.files import remove, sha256, write_json
-from sltool.models.base import output_shape
-from sltool.models.privacy_layer_file import known_shape, load_privacy_layer
-from sltool.models.quantise import nearest_level, quantise
+from sltool.models.numpy_layer import PlainLayer
+from sltool.models.privacy_layer_file import known_shape
 from sltool.progress import Advance, Progress
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, ShardId
@@ -25,6 +23,7 @@ from sltool.shard.packing import pack_levels
 from sltool.shard.writer import write_shard
 from sltool.site import log
 from sltool.site.augment import Augmenter
+from sltool.site.backend import AnyEncoder, does_not_fit, encoder_for, layer_shape, open_layer
 from sltool.site.enrol import site_key
 from sltool.site.liveness import MANY_DEAD, Liveness
 from sltool.site.noise import fresh_noise
@@ -34,6 +33,10 @@ from sltool.site.stage_records import BatchRecord, EncodedRecord, read_record
 from sltool.site.withdrawals import Withdrawals, describe_withdrawn
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import SPLITS, Encoding, Study
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 BATCH_ROWS = 256
 
@@ -63,7 +66,7 @@ def encode(
     study: Study,
     site_name: str,
     progress: Progress,
-    device: torch.device,
+    device: torch.device | None,
     shard_bytes: int,
     force: bool,
 ) -> EncodingResult:
@@ -71,6 +74,8 @@ def encode(
 
     If the site has grown, shards of the new samples alone are added: they continue the series.
 
+    Args:
+        device: None: without torch.
     Raises:
         StageOrderError: this site has no private data or no key.
         StudyMismatchError: the site's key is not the one in study.yaml.
@@ -91,9 +96,9 @@ def encode(
             _note_finished(site, done, withdrawn, progress)
             return _summary(site, done, time.monotonic() - started, again=True)
         _note_exclusions(site, withdrawn, study.encoding, progress, again=done is None)
-        layer = load_privacy_layer(folder, study)
+        layer = open_layer(folder, study, device)
         content = Content.from_study(study, digest, checked_shape(folder, study, layer))
-        encoder = Encoder(study, layer.to(device), device, private.seed)
+        encoder = encoder_for(study, layer, device, private.seed)
         record = done or new_record(state)
         _clear_outbox(site, record)
         remaining = spans[len(batches_of(record)) :]
@@ -195,8 +200,10 @@ def _note_exclusions(
         )
 
 
-def checked_shape(folder: StudyFolder, study: Study, layer: nn.Module) -> tuple[int, ...]:
-    shape, known = output_shape(layer, study), known_shape(folder.privacy_layer, study)
+def checked_shape(
+    folder: StudyFolder, study: Study, layer: nn.Module | PlainLayer
+) -> tuple[int, ...]:
+    shape, known = layer_shape(layer, study), known_shape(folder.privacy_layer, study)
     if known not in (None, shape):
         raise StudyMismatchError(
             f"the model '{study.model.name}' gives feature maps of shape {shape}",
@@ -237,6 +244,19 @@ def _clear_outbox(site: SiteFolder, record: EncodedRecord) -> None:
                 remove(path)
 
 
+def without_gradients(method: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any]]:
+    """As `torch.inference_mode`; torch is imported when the method is called."""
+
+    @wraps(method)
+    def call(*arguments: Any) -> NDArray[Any]:
+        import torch
+
+        with torch.inference_mode():
+            return method(*arguments)
+
+    return call
+
+
 class Encoder:
     """Encodes samples: standardisation, privacy layer, clipping, noise, rounding to what ships.
 
@@ -247,6 +267,8 @@ class Encoder:
     """
 
     def __init__(self, study: Study, layer: nn.Module, device: torch.device, seed: int) -> None:
+        import torch
+
         columns = (1, -1) + (1,) * (len(study.samples.shape) - 1)
         self._mean = torch.tensor(study.samples.mean, device=device).reshape(columns)
         self._sd = torch.tensor(study.samples.sd, device=device).reshape(columns)
@@ -263,7 +285,7 @@ class Encoder:
         """Begin with the samples of a batch, whose random versions do not depend on others."""
         self._augment = Augmenter(self._settings, self._seed, batch)
 
-    @torch.inference_mode()
+    @without_gradients
     def __call__(self, inputs: NDArray[Any], views: int = 1) -> NDArray[Any]:
         """(n, *shape) in the source's units -> (n * views, *row_shape) in the shard's dtype.
 
@@ -272,6 +294,10 @@ class Encoder:
         Raises:
             BadDataError: a value does not fit the dtype, or is not a number.
         """
+        import torch
+
+        from sltool.models.quantise import nearest_level
+
         x = torch.from_numpy(inputs).to(self._device, torch.float32)
         x = self._augment(x, views)
         maps = self._layer((x - self._mean) / self._sd)
@@ -282,10 +308,7 @@ class Encoder:
         if levels is None:
             maps = maps.to(self._dtype)
         if not torch.isfinite(maps).all():
-            raise BadDataError(
-                f"a feature map does not fit {self._settings.dtype}",
-                hint="set encoding.dtype to float32 in study.yaml, for all sites",
-            )
+            raise does_not_fit(self._settings)
         if levels is not None:
             return pack_levels(nearest_level(maps, levels).cpu().numpy(), levels.bits)
         return np.asarray(maps.contiguous().cpu().numpy())
@@ -303,6 +326,8 @@ def clip_and_add_noise(
         norms = maps.flatten(1).norm(dim=1).clamp(min=settings.clip)
         maps = maps * (settings.clip / norms).reshape(-1, *(1,) * (maps.dim() - 1))
     if settings.noise:
+        import torch
+
         maps = torch.add(maps, noise(maps), alpha=settings.noise)
     return maps
 
@@ -312,6 +337,8 @@ def as_shipped(maps: torch.Tensor, settings: Encoding) -> torch.Tensor:
 
     Differentiable. The dtype is not rounded to float16.
     """
+    from sltool.models.quantise import quantise
+
     return quantise(clip_and_add_noise(maps, settings, fresh_noise), settings.levels)
 
 
@@ -350,7 +377,7 @@ class ShardSeries:
         self,
         private: PrivateFile,
         allowed: NDArray[np.bool_],
-        encoder: Encoder,
+        encoder: AnyEncoder,
         record: EncodedRecord,
         advance: Advance,
     ) -> EncodedRecord:
@@ -381,7 +408,7 @@ class ShardSeries:
         private: PrivateFile,
         split: str,
         rows: NDArray[np.int64],
-        encoder: Encoder,
+        encoder: AnyEncoder,
         advance: Advance,
     ) -> Manifest:
         content = self._content.for_split(split)
@@ -412,7 +439,7 @@ def encoded(
     private: PrivateFile,
     rows: NDArray[np.int64],
     views: int,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     advance: Advance,
 ) -> Iterator[NDArray[Any]]:
     """The feature maps of these rows, which are ascending; rows in between were withdrawn."""

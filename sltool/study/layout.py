@@ -181,11 +181,6 @@ class RunFolder:
         return self.root / "answered.json"
 
     @property
-    def decision(self) -> Path:
-        """The run's operating points, if there are any."""
-        return self.root / "operating-points.json"
-
-    @property
     def log(self) -> Path:
         return self.root / "log.txt"
 
@@ -202,8 +197,22 @@ class RunFolder:
         """The predictions: `predictions.csv`, or with the question's name likewise."""
         return self._answer("predictions", question, ".csv")
 
+    def operating_points(self, question: Question) -> Path:
+        """The thresholds: `operating-points.json`, or with the question's name likewise."""
+        return self._answer("operating-points", question, ".json")
+
+    @property
+    def export(self) -> Path:
+        """The folder that `sltool export` writes to, if no other is named."""
+        return self.root / "export"
+
     def _answer(self, name: str, question: Question, suffix: str) -> Path:
         return self.root / f"{name}{'' if question.plain else f'-{question.name}'}{suffix}"
+
+
+def onnx_beside(privacy_layer: Path) -> Path:
+    """`privacy-layer.onnx` beside `privacy-layer.safetensors`."""
+    return privacy_layer.with_suffix(".onnx")
 
 
 @dataclass(frozen=True)
@@ -215,7 +224,8 @@ class StudyFolder:
     @property
     def own(self) -> list[Path]:
         """The files that the commands write, in a folder that may also be a dataset's source."""
-        files = [self.study_file, self.privacy_layer, self.prepared, self.refused]
+        agreement = [self.study_file, self.privacy_layer, self.privacy_layer_onnx]
+        files = [*agreement, self.prepared, self.refused]
         files += [self.joined, self.columns, self.kit, self.leaflet, *self.root.glob("*.pub")]
         folders = [self.synthetic, self.sites, self.outbox, self.server, self.coordinator]
         return [*files, self.partition, *folders]
@@ -227,6 +237,11 @@ class StudyFolder:
     @property
     def privacy_layer(self) -> Path:
         return self.root / "privacy-layer.safetensors"
+
+    @property
+    def privacy_layer_onnx(self) -> Path:
+        """The privacy layer for sites without torch, if NumPy cannot compute it."""
+        return onnx_beside(self.privacy_layer)
 
     @property
     def prepared(self) -> Path:

@@ -45,6 +45,7 @@ IMAGES: dict[str, set[str]] = {
     "report": {"pandas", "sklearn", "scipy"},
     "evaluate --metrics auroc": {"torch"},
     "evaluate --metrics auroc --by site": {"torch", "scipy"},
+    "export": {"torch", "scipy"},
     "client-encode --for prediction --source slices --site A": {"torch"},
     "ship --site A": NOTHING,
     "predict": {"torch"},

@@ -128,6 +128,18 @@ def evaluate(
     return result
 
 
+def score_samples(
+    run: RunFolder, study: Study, store: Store, question: Question, device: torch.device
+) -> tuple[StoredSamples, Array]:
+    """The samples that the question is about, and their predictions as `write_predictions` takes.
+
+    Raises:
+        StageOrderError: no shard of that split has arrived.
+    """
+    samples = _arrived_samples(store, question)
+    return samples, predict_samples(run, study, samples, device)
+
+
 def _arrived_samples(store: Store, question: Question) -> StoredSamples:
     samples = store.samples(question.split, question.sites)
     if not len(samples):

@@ -13,16 +13,16 @@ from typing_extensions import TypedDict
 
 from sltool.files import Document, parse_json, read_json, remove, sha256, write_json
 from sltool.metrics import Array
-from sltool.server.evaluation.decision import read_decision
 from sltool.server.evaluation.evaluate import check_run, predict_samples
+from sltool.server.evaluation.operating_points import read_points
 from sltool.server.store import Store
 from sltool.server.training.run import find_run
-from sltool.shard.answer import Answer, Trained, write_answer
+from sltool.shard.answer import Answer, Point, Trained, write_answer
 from sltool.shard.encryption import SUFFIX as AGE
 from sltool.shard.encryption import encrypt
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import PREDICTION
-from sltool.study.layout import RunFolder, StudyFolder
+from sltool.study.layout import Question, RunFolder, StudyFolder
 from sltool.study.schema import Study
 from sltool.version import __version__
 
@@ -90,7 +90,7 @@ def answer_cases(
         if segment.samples and segment.digest not in answered
     ]
     key = SigningKey.load_or_create(folder.server_key)
-    points, trained = read_decision(run, model), _trained(run)
+    points, trained = _points(run), _trained(run)
     answers = []
     for site in sorted({segment.site for segment in cases}):
         shards = [segment for segment in cases if segment.site == site]
@@ -137,6 +137,17 @@ def _answered(run: RunFolder, model: str) -> set[str]:
     hint = "delete the file: then every case is answered again"
     record = read_json(run.answered, AnsweredRecord, "the record of answered cases", hint)
     return set(record["shards"]) if record["model"] == model else set()
+
+
+def _points(run: RunFolder) -> tuple[Point, ...]:
+    """The operating points for single images of all sites; () if none fit the present model."""
+    found = read_points(run, Question())
+    if found is None:
+        return ()
+    return tuple(
+        Point(name=point["name"], positive=found["positive"], threshold=point["threshold"])
+        for point in found["points"]
+    )
 
 
 def _trained(run: RunFolder) -> Trained:
