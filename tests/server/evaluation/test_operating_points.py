@@ -133,7 +133,7 @@ def test_several_classes_need_one_that_is_told_from_the_rest(
         (source / name).write_bytes(whole[: 300 * 3073])
     sltool(
         *("prepare", "cifar10", "--source", "cifar", "--seed", "0"),
-        *("--set", "training.epochs=1", "model.filters=[2,4]"),
+        *("--set", "training.epochs=1", "model.name=covid-cnn", "model.filters=[2,4]"),
     ).ok()
     for stage in ("partition", "client-encode", "ship", "server-train"):
         sltool(stage).ok()
