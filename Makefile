@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint check demo bench faults fuzz reproduce docs clean
+.PHONY: test lint check demo bench faults fuzz site-install reproduce docs clean
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +33,11 @@ faults: .venv/.done
 # Ten times as many changed shards as the suite: some ten minutes.
 fuzz: .venv/.done
 	SLTOOL_FUZZ=long $(BIN)/python -m pytest tests/shard/test_fuzz.py
+
+# Installs `.[site]` and `.[server]` into two new environments: the coordinator has torch, the hospital
+# has not. Prints sizes, peak memory and times.
+site-install:
+	$(PYTHON) tests/site_install.py
 
 docs: .venv/.done
 	$(BIN)/python docs/generate.py

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from sltool.accounting import DELTA
 from sltool.errors import StageOrderError, UnknownNameError, UsageError
-from sltool.machine import available_cpus, pick_device
+from sltool.machine import available_cpus, need, pick_device
 from sltool.progress import Progress, RichProgress, Silent
 from sltool.study.layout import Level, Question, RunFolder, StudyFolder
 from sltool.study.study_file import load_study
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from sltool.coordinator.unpack import Unpacked
     from sltool.server.evaluation.compare import RunFigures
     from sltool.server.evaluation.evaluate import Evaluation
+    from sltool.server.evaluation.operating_points import OperatingPoints
+    from sltool.server.evaluation.predict import SiteAnswer
+    from sltool.server.evaluation.proportions import Estimate
+    from sltool.server.export.export import ExportResult
     from sltool.server.intake.queue import Queue
     from sltool.server.intake.result import IntakeResult
     from sltool.server.intake.status import Status
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from sltool.server.training.run import TrainingResult
     from sltool.server.training.run_settings import RunOptions
     from sltool.shard.public_key_file import PublicKeyFile
+    from sltool.site.backend import Backend
     from sltool.site.encode import EncodingResult
     from sltool.site.fit_stage import FittedLayer
     from sltool.site.guarantee import Guarantee
@@ -56,6 +61,7 @@ if TYPE_CHECKING:
     from sltool.site.log import SiteLog
     from sltool.site.partition_stage import PartitionResult
     from sltool.site.prepare import PreparationResult
+    from sltool.site.resolve import Resolved
     from sltool.site.ship import ShippingResult
     from sltool.site.status import SiteStatus
     from sltool.site.withdraw import WithdrawalResult
@@ -233,15 +239,18 @@ class Study:
         self.folder.site(site)  # A bad name is refused before the kit is read.
         return join(self.folder, read_kit(Path(kit)), site, fingerprint, force)
 
-    def enrol(self, site: str) -> PublicKeyFile:
+    def enrol(self, site: str, *, encrypt: bool = False) -> PublicKeyFile:
         """Make a site's keys, if they are missing, and write `SITE.pub` for the coordinator.
+
+        Args:
+            encrypt: also a key that the server encrypts predictions for.
 
         Raises:
             StudyMismatchError: the study lists another key for the site.
         """
         from sltool.site.enrol import enrol_here
 
-        return enrol_here(self.folder, self.settings, site)
+        return enrol_here(self.folder, self.settings, site, encrypt)
 
     def add_site(self, file: str | Path) -> AddResult:
         """Enter the site of a `.pub` file in study.yaml, at the coordinator and the server.
@@ -371,6 +380,7 @@ class Study:
             StudyFileError: a setting is wrong, or the model cannot follow such a code.
             DivergedError: the loss is not finite.
         """
+        need("torch", "fitting a privacy layer", "server")
         from sltool.site.fit_layer import FitOptions
         from sltool.site.fit_stage import CodeOptions, fit_privacy_layer
 
@@ -483,13 +493,15 @@ class Study:
         Returns:
             None if it was stopped before enough shards had arrived.
         """
+        need("torch", "training", "server")
         from sltool.server.intake.lock import only_server
         from sltool.server.training.distributed import join_ranks, local_device
         from sltool.server.training.run import train
 
         settings = self.settings
         for run in options:
-            settings.check_sites([*run.sites, *run.control.weights, *wait_for])
+            settings.check_sites(run.control.weights)
+            settings.check_taking_part([*run.sites, *wait_for])
             self.folder.run(run.run)  # A bad name is refused before anything is taken in.
         where = local_device(pick_device(device))
         with (
@@ -497,6 +509,8 @@ class Study:
             only_server(self.folder) if ranks.is_first else nullcontext(),
         ):
             progress = self.progress if ranks.is_first else Silent()
+            for site in settings.left_sites():
+                progress.note(f"site {site} left the study: its shards are not used")
             queue = self._queue()
             report = on_intake or self._report
             intakes = _take_in(queue, options[0], wait_for, ranks, progress, report)
@@ -507,6 +521,75 @@ class Study:
                 for run in options
             ]
         return Training(results, intakes, ranks.is_first)
+
+    def predict(
+        self,
+        run: str = "default",
+        *,
+        sites: Sequence[str] = (),
+        device: str = "auto",
+        force: bool = False,
+    ) -> list[SiteAnswer]:
+        """Take in what has arrived, and answer the sites' new cases with a run's best network.
+
+        Writes a file signed by the server for each site, in `server/answers`.
+
+        Args:
+            sites: whose cases; none: all.
+            force: also answer cases that the run's model has answered.
+
+        Raises:
+            UnknownNameError: there is no such run or site.
+            StudyMismatchError: the run was trained with another encoding.
+        """
+        need("torch", "predicting", "server")
+        from sltool.server.evaluation.predict import answer_cases
+        from sltool.server.intake.inbox import waiting
+        from sltool.server.training.run import find_run
+
+        found = find_run(self.folder, run)
+        self._store(found)
+        if waiting(self.folder):
+            self.take_in()
+        return answer_cases(
+            self.folder,
+            self.settings,
+            self._store(found),
+            run,
+            list(sites),
+            pick_device(device),
+            force,
+        )
+
+    def predict_here(
+        self, run: str, site: str, source: str | Path, *, device: str = "auto"
+    ) -> Resolved:
+        """Both halves in one place: encode a site's cases, predict them, resolve the answer.
+
+        The site's data, its key and the server are in this folder.
+
+        Raises:
+            StageOrderError: every case was answered before by this run.
+        """
+        from sltool.server.training.run import find_run
+
+        find_run(self.folder, run)
+        here = Site(self, site)
+        here.encode_cases(source, device=device)
+        here.ship()
+        answers = self.predict(run, sites=[site], device=device)
+        if not answers:
+            raise StageOrderError(
+                f"run '{run}' has answered all these cases before",
+                where=self.folder.site(site).cases,
+                hint="see the tables there; `sltool predict --force` answers every case again",
+            )
+        return here.resolve(answers[0].file, server_key=self._server_key())
+
+    def _server_key(self) -> str:
+        from sltool.shard.keys import SigningKey
+
+        return SigningKey.load(self.folder.server_key).public
 
     @property
     def runs(self) -> list[str]:
@@ -618,6 +701,7 @@ class Study:
         Raises:
             StageOrderError: no such sample has arrived.
         """
+        need("torch", "reading feature maps", "server")
         store = self._store()
         samples = store.samples(split, [site] if site else None)
         if not len(samples):
@@ -666,7 +750,7 @@ class Study:
         store = open_store(self.folder, settings)
         check_encoding(self.folder, settings, store.encoding)
         if run is not None:
-            check_run(run, settings, store)
+            check_run(run, settings, store, settings.meaning(self.folder.privacy_layer))
         if is_lost(store, self.folder):
             self.restore_store()
             store = open_store(self.folder, settings)
@@ -712,29 +796,101 @@ class Site:
         return f"Site({self.name!r} of {str(self.study.path)!r})"
 
     def encode(
-        self, *, device: str = "auto", shard_bytes: int = SHARD_BYTES, force: bool = False
+        self,
+        *,
+        device: str = "auto",
+        shard_bytes: int = SHARD_BYTES,
+        force: bool = False,
+        backend: Backend = "auto",
     ) -> EncodingResult:
         """Run the privacy layer over the site's samples, once; writes signed shards to the outbox.
 
         Args:
+            device: of torch.
             shard_bytes: feature maps in a shard, at most.
+            backend: torch, numpy, onnxruntime, or auto: torch where it is installed.
 
         Raises:
             StageOrderError: there is no private data or no key of this site.
             StudyMismatchError: the site's key is not the one in study.yaml.
+            MissingPackageError: only torch computes this privacy layer, and it is not installed.
         """
+        from sltool.site.backend import choose_backend
         from sltool.site.encode import encode
 
         study = self.study
+        with_torch = choose_backend(backend, study.folder, device) == "torch"
         return encode(
             study.folder,
             study.settings,
             self.name,
             study.progress,
-            pick_device(device),
+            pick_device(device) if with_torch else None,
             shard_bytes,
             force,
         )
+
+    def encode_cases(
+        self,
+        source: str | Path,
+        *,
+        device: str = "auto",
+        workers: int = 0,
+        shard_bytes: int = SHARD_BYTES,
+        force: bool = False,
+        backend: Backend = "auto",
+    ) -> EncodingResult:
+        """Encode new cases, whose labels are not known, for the server to predict.
+
+        Args:
+            source: in the dataset's layout; labels are not read.
+            force: also cases that were encoded before.
+            backend: as for `encode`.
+
+        Raises:
+            StageOrderError: there is no key of this site.
+            BadDataError: there is no usable case.
+        """
+        from sltool.site.backend import choose_backend
+        from sltool.site.cases import encode_cases
+
+        study = self.study
+        with_torch = choose_backend(backend, study.folder, device) == "torch"
+        return encode_cases(
+            study.folder,
+            study.settings,
+            self.name,
+            Path(source),
+            study.progress,
+            pick_device(device) if with_torch else None,
+            workers or available_cpus(),
+            shard_bytes,
+            force,
+        )
+
+    def resolve(
+        self,
+        answer: str | Path,
+        *,
+        server_key: str | None = None,
+        out: str | Path | None = None,
+    ) -> Resolved:
+        """Check the server's predictions, and join them to this site's patients in a private table.
+
+        Args:
+            answer: the file that `Study.predict` wrote.
+            server_key: by default the one in study.yaml.
+            out: the table; by default in `sites/SITE/prediction`.
+
+        Raises:
+            NotTrustedError: the server has not signed it.
+            StudyMismatchError: it is of another study, site or encoding.
+        """
+        from sltool.site.resolve import resolve
+
+        study = self.study
+        table = None if out is None else Path(out)
+        return resolve(study.folder, study.settings, self.name, Path(answer), server_key, table)
 
     def audit(
         self,
@@ -750,6 +906,7 @@ class Site:
             budget: quick (about a minute) or thorough.
             auxiliary: a folder of public images, for an attacker who knows no patient.
         """
+        need("torch", "an audit", "server")
         from sltool.site.audit.site import audit_site
 
         study = self.study
@@ -765,13 +922,19 @@ class Site:
         )
 
     def ship(
-        self, to: str | None = None, *, accept_risk: str | None = None, force: bool = False
+        self,
+        to: str | None = None,
+        *,
+        accept_risk: str | None = None,
+        only_new: bool = False,
+        force: bool = False,
     ) -> ShippingResult:
         """Copy the shards and withdrawals to the server's inbox.
 
         Args:
             to: a folder or `s3://bucket/prefix`; by default `server/inbox` of this folder.
             accept_risk: why to ship although the study's privacy limits forbid it.
+            only_new: leave out what was shipped before, wherever to.
 
         Raises:
             StageOrderError: nothing is encoded.
@@ -791,6 +954,7 @@ class Site:
             study.progress,
             force,
             accept_risk,
+            only_new,
         )
 
     def log(self) -> SiteLog:
@@ -901,6 +1065,7 @@ class Run:
         device: str = "auto",
     ) -> Evaluation:
         """As `evaluate`, with every metric and each site's, as an object and without pandas."""
+        need("torch", "evaluating a run", "server")
         from sltool.metrics import check_metrics
         from sltool.server.evaluation.evaluate import ask, evaluate
         from sltool.server.training.run import find_run
@@ -910,6 +1075,83 @@ class Run:
         question = ask(settings, split, level, list(sites))
         store = study._store(find_run(study.folder, self.name))
         return evaluate(study.folder, settings, store, self.name, question, pick_device(device))
+
+    def operating_points(
+        self,
+        at: Sequence[str],
+        *,
+        prevalence: float | None = None,
+        positive: str | None = None,
+        level: Level = "image",
+        sites: Sequence[str] = (),
+        device: str = "auto",
+    ) -> OperatingPoints:
+        """Choose thresholds on validation samples; writes `operating-points.json`.
+
+        Args:
+            at: 'sensitivity=0.95' or 'specificity=0.9', each for a threshold.
+            prevalence: the share of positives that predictive values are for; None: as in the test
+                samples.
+            positive: the class that is told from the others; None: the positive one of two.
+            level, sites: as for `evaluate`.
+
+        Returns:
+            Each threshold with sensitivity, specificity, PPV and NPV on test samples, of all and
+            of each site, with 95 % intervals; and the temperature that calibrates the network.
+
+        Raises:
+            UsageError: the labels are no classes.
+            BadDataError: validation lacks positives or negatives, or a target is out of reach.
+        """
+        need("torch", "evaluating a run", "server")
+        from sltool.server.evaluation.evaluate import ask
+        from sltool.server.evaluation.operating_points import Target, choose_points
+        from sltool.server.training.run import find_run
+
+        study, settings = self.study, self.study.settings
+        targets = [Target.parse(text) for text in at]
+        question = ask(settings, "test", level, list(sites))
+        store = study._store(find_run(study.folder, self.name))
+        return choose_points(
+            study.folder,
+            settings,
+            store,
+            self.name,
+            question,
+            targets,
+            positive,
+            prevalence,
+            pick_device(device),
+        )
+
+    def export(self, path: str | Path | None = None, *, device: str = "auto") -> ExportResult:
+        """Write the best network as ONNX and safetensors, with a model card.
+
+        The privacy layer, the server network, and both as one: from the source's units to
+        probabilities or values in the label's unit.
+
+        Args:
+            path: a folder; by default `server/runs/NAME/export`.
+
+        Raises:
+            MissingPackageError: `onnx` or `onnxruntime` is not installed.
+            StageOrderError: the run has no model yet.
+        """
+        need("torch", "an export", "server")
+        from sltool.server.export.export import export
+        from sltool.server.training.run import find_run
+
+        study = self.study
+        return export(
+            study.folder,
+            study.settings,
+            study._store(find_run(study.folder, self.name)),
+            self.name,
+            None if path is None else Path(path),
+            _intervals,
+            pick_device(device),
+            study.progress,
+        )
 
     @property
     def predictions(self) -> pd.DataFrame:
@@ -992,6 +1234,22 @@ def _site_table(found: Evaluation, names: Sequence[str]) -> pd.DataFrame:
         for site, by_name in figures.sites.items()
     }
     return table
+
+
+def _intervals(
+    names: list[str], y_true: NDArray[Any], y_pred: NDArray[Any], patients: NDArray[Any]
+) -> dict[str, Estimate]:
+    """Each metric with its 95 % bootstrap interval over patients."""
+    from sltool.experiments.statistics import Table, intervals
+    from sltool.server.evaluation.proportions import Estimate
+
+    def defined(value: float) -> float | None:
+        return value if np.isfinite(value) else None
+
+    return {
+        name: Estimate(defined(found.mean), defined(found.low), defined(found.high))
+        for name, found in intervals([Table(y_true, y_pred, patients)], names).items()
+    }
 
 
 def _overrides(settings: Mapping[str, Any] | None) -> list[str]:

@@ -4,6 +4,7 @@ SltoolError               1   a bug in sltool
 ├── UsageError            2   the command or the study file is wrong
 │   ├── StudyFileError        study.yaml has a mistake
 │   ├── StageOrderError       another stage has to run first
+│   ├── MissingPackageError   an optional package is not installed
 │   └── UnknownNameError      no dataset, model, metric or site of this name
 ├── BadDataError          3   the input data cannot be used
 │   ├── StorageError          a file could not be read or written (space, permission)
@@ -26,6 +27,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
+
+# Packages of the extra `server` by their names when imported.
+SERVER_PACKAGES = ("torch", "scipy", "sklearn")
 
 
 class SltoolError(Exception):
@@ -78,6 +82,31 @@ class StudyFileError(UsageError):
 
 class StageOrderError(UsageError):
     """Another stage has to run first."""
+
+
+class MissingPackageError(UsageError):
+    """A package is not installed that this needs.
+
+    Args:
+        package: its name, as it is imported.
+        purpose: what needs it.
+        extra: the extra of sltool that installs it.
+    """
+
+    def __init__(self, package: str, purpose: str, extra: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed here",
+            hint=f'pip install "sltool[{extra}]"',
+        )
+        self.package = package
+
+    @classmethod
+    def of(cls, error: ModuleNotFoundError) -> MissingPackageError | None:
+        """The error for an import that failed; None if the package is not one of an extra."""
+        package = (error.name or "").partition(".")[0]
+        if package not in SERVER_PACKAGES:
+            return None
+        return cls(package, "this command", "server")
 
 
 class UnknownNameError(UsageError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import TYPE_CHECKING
 
-from sltool.errors import UsageError
+from sltool.errors import MissingPackageError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -16,12 +17,30 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def is_installed(package: str) -> bool:
+    """Whether the package can be imported; it is not imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def need(package: str, purpose: str, extra: str) -> None:
+    """Raise `MissingPackageError` unless the package can be imported.
+
+    Args:
+        purpose: what needs it, in the plural or singular of 'training needs'.
+        extra: the extra of sltool that installs it.
+    """
+    if not is_installed(package):
+        raise MissingPackageError(package, purpose, extra)
+
+
 def pick_device(name: str) -> torch.device:
     """'auto', 'cpu', 'cuda' or 'cuda:N' -> a torch.device.
 
     Raises:
         UsageError: no such device here.
+        MissingPackageError: torch is not installed.
     """
+    need("torch", "a neural network", "server")
     import torch
 
     if name == "auto":

@@ -133,6 +133,14 @@ def data() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data, for fixtures of the session."""
+    if not DATA.exists():
+        pytest.skip(f"no real data at {DATA}: set SLTOOL_TEST_DATA")
+    return DATA
+
+
 @pytest.fixture(autouse=True)
 def _clean_plugins() -> Iterator[None]:
     """Removes the plug-ins that a test loaded."""

@@ -74,7 +74,7 @@ FLOORS = (
     {"experiments"},
     {"cli"},
 )
-SERVER_FLOORS = ({"intake"}, {"training"}, {"evaluation"})
+SERVER_FLOORS = ({"intake"}, {"training"}, {"evaluation"}, {"export"})
 
 
 def upward(package: Path, prefix: str, floors: tuple[set[str], ...]) -> list[str]:

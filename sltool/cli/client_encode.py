@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +15,7 @@ from sltool.cli.command import (
     human_bytes,
     one_or_all,
 )
+from sltool.errors import UsageError
 
 if TYPE_CHECKING:
     from sltool.site.encode import EncodingResult
@@ -32,48 +34,104 @@ def client_encode(
         int,
         typer.Option("--shard-mib", min=1, max=1024, help="Feature maps in a shard, at most."),
     ] = 256,
+    purpose: Annotated[
+        Literal["training", "prediction"],
+        typer.Option(
+            "--for", help="prediction: new cases of --source, whose labels are not known."
+        ),
+    ] = "training",
+    source: Annotated[
+        Path | None,
+        typer.Option("--source", metavar="PATH", help="With --for prediction: the new cases."),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=0, help="Processes that decode --source. 0: one a core."),
+    ] = 0,
     device: DeviceOption = "auto",
+    backend: Annotated[
+        Literal["auto", "torch", "numpy", "onnxruntime"],
+        typer.Option("--backend", help="What computes the layer. auto: torch where installed."),
+    ] = "auto",
     force: ForceOption = False,
 ) -> None:
     """Run the privacy layer over a site's samples.
 
     Writes signed shards to outbox/SITE: what may leave the hospital. They are pseudonymised
-    personal data.
+    personal data. For a site that has grown it adds shards of the new samples alone.
+
+    --for prediction encodes new cases straight from --source, with pseudonyms of their own in
+    sites/SITE/prediction. They never enter training; `sltool predict` at the server answers them.
     """
     from sltool.api import Site
     from sltool.site.guarantee import stated_guarantee
 
     study = terminal.open_study()
+    if (purpose == "prediction") != (source is not None):
+        raise UsageError(
+            "--for prediction and --source belong together",
+            hint="for training, `sltool prepare` and `partition` read the source",
+        )
+    if source is not None:
+        if site is None:
+            raise UsageError("whose cases are these?", hint="give --site NAME")
+        cases = Site(study, site).encode_cases(
+            source,
+            device=device,
+            workers=workers,
+            shard_bytes=shard_mib * 2**20,
+            force=force,
+            backend=backend,
+        )
+        terminal.result(_document(cases), _cases_line(cases, terminal))
+        return
     done = [
-        Site(study, name).encode(device=device, shard_bytes=shard_mib * 2**20, force=force)
+        Site(study, name).encode(
+            device=device, shard_bytes=shard_mib * 2**20, force=force, backend=backend
+        )
         for name in one_or_all(terminal, site, "sltool partition")
     ]
     guarantees = [
         stated_guarantee(terminal.folder, study.settings, encoded.site, terminal)
         for encoded in done
     ]
-    documents = [
-        {
-            "site": encoded.site,
-            "samples": encoded.samples,
-            "shards": encoded.shards,
-            "bytes": encoded.bytes,
-            "seconds": round(encoded.seconds, 3),
-            "samples_per_second": round(encoded.samples / encoded.seconds, 1),
-            "already_encoded": encoded.again,
-            "dead_values": None if encoded.dead is None else round(encoded.dead, 4),
-            "differential_privacy": None if guarantee is None else guarantee.document(),
-        }
-        for encoded, guarantee in zip(done, guarantees, strict=True)
-    ]
-    lines = []
+    documents, lines = [], []
     for encoded, guarantee in zip(done, guarantees, strict=True):
+        stated = None if guarantee is None else guarantee.document()
+        documents.append({**_document(encoded), "differential_privacy": stated})
         lines += [_line(encoded, terminal), *(guarantee.sentences() if guarantee else ())]
     terminal.result(documents[0] if len(done) == 1 else {"sites": documents}, *lines)
 
 
+def _document(encoded: EncodingResult) -> dict[str, Any]:
+    rate = (encoded.samples if encoded.again else encoded.new_samples) / encoded.seconds
+    return {
+        "site": encoded.site,
+        "samples": encoded.samples,
+        "shards": encoded.shards,
+        "bytes": encoded.bytes,
+        "seconds": round(encoded.seconds, 3),
+        "samples_per_second": round(rate, 1),
+        "new_samples": encoded.new_samples,
+        "new_shards": encoded.new_shards,
+        "already_encoded": encoded.again,
+        "dead_values": None if encoded.dead is None else round(encoded.dead, 4),
+    }
+
+
+def _cases_line(encoded: EncodingResult, terminal: Terminal) -> str:
+    if encoded.again:
+        return f"site {encoded.site}: these cases were encoded before (--force encodes them again)"
+    return (
+        f"site {encoded.site}: {encoded.samples} cases to predict in {encoded.shards} shards, "
+        f"{human_bytes(encoded.bytes)}, in {terminal.folder.site(encoded.site).outbox}"
+    )
+
+
 def _line(encoded: EncodingResult, terminal: Terminal) -> str:
     again = "already encoded, " if encoded.again else ""
+    if 0 < encoded.new_shards < encoded.shards:
+        again = f"{encoded.new_samples} new samples in {encoded.new_shards} shards; in all "
     return (
         f"site {encoded.site}: {again}{encoded.samples} samples in {encoded.shards} shards, "
         f"{human_bytes(encoded.bytes)}, in {terminal.folder.site(encoded.site).outbox}"

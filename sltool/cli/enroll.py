@@ -17,10 +17,14 @@ def add_to(app: typer.Typer) -> None:
 def enroll(
     terminal: Terminal,
     site: Annotated[str, typer.Option("--site", metavar="NAME", help="This hospital's site.")],
+    encrypt: Annotated[
+        bool,
+        typer.Option("--encrypt", help="Also a key that the server encrypts predictions for."),
+    ] = False,
 ) -> None:
     """Make this site's key pair, or write NAME.pub again.
 
     The part of `sltool join` that needs no kit, for a folder that has a study.yaml.
     """
-    enrolled = terminal.open_study().enrol(site)
+    enrolled = terminal.open_study().enrol(site, encrypt=encrypt)
     terminal.result(enrolment_document(terminal, enrolled), *enrolment_lines(terminal, enrolled))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,10 +11,13 @@ import typer
 
 from sltool.cli.command import DeviceOption, SitesOption, Terminal, aligned, command
 from sltool.cli.server_train import RunOption
+from sltool.errors import UsageError
 
 if TYPE_CHECKING:
     from sltool.experiments.site_figures import FiguresBySite, SiteFigure, Worst
     from sltool.server.evaluation.evaluate import Evaluation
+    from sltool.server.evaluation.operating_points import OperatingPoints
+    from sltool.server.evaluation.proportions import Estimate
 
 LevelOption = Annotated[
     Literal["image", "examination", "study", "patient"],
@@ -60,6 +64,24 @@ def evaluate(
         ),
     ] = None,
     sites: SitesOption = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at",
+            metavar="METRIC=VALUE",
+            help="sensitivity=0.95 or specificity=0.9: choose that threshold on validation.",
+        ),
+    ] = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(
+            "--prevalence", help="With --at: of PPV and NPV. Default: as in the test samples."
+        ),
+    ] = None,
+    positive: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="With --at: the class told from all others."),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a run's best network.
@@ -68,10 +90,26 @@ def evaluate(
     and the predictions to predictions.csv in server/runs/NAME; with --split, --level or --sites to
     files of their own, such as metrics-test@C.json and predictions-test@C.csv. Makes the store
     again if it was deleted.
+
+    --at chooses thresholds on validation samples, reports them on test samples, and writes
+    operating-points.json, which `sltool predict` uses.
     """
     from sltool.server.evaluation.evaluate import ask
 
     study = terminal.open_study()
+    _check_points_options(at, prevalence, positive, split)
+    points = (
+        study.run(run).operating_points(
+            at,
+            prevalence=prevalence,
+            positive=positive,
+            level=level,
+            sites=sites or [],
+            device=device,
+        )
+        if at
+        else None
+    )
     done = study.run(run).evaluation(
         metrics or [], split=split, level=level, sites=sites or [], device=device
     )
@@ -88,18 +126,32 @@ def evaluate(
     }
     for note in done.notes:
         terminal.note(note)
+    for note in points.notes if points else ():
+        terminal.note(note)
+    decision = _points_lines(points, UNITS[level], by == "site") if points else []
+    if points:
+        document["operating_points"] = asdict(points)
     if by == "site":
-        _print_sites(terminal, document, done, names, UNITS[level])
+        _print_sites(terminal, document, done, names, UNITS[level], decision)
         return
     head = ["metric", f"{question.name} ({done.samples} {UNITS[level]})"]
     rows = [[name, format_metric(done.metrics[name])] for name in names]
-    terminal.table(document, head, rows)
+    terminal.result(document, *aligned(head, rows), *decision)
 
 
 def _print_sites(
-    terminal: Terminal, document: dict[str, Any], done: Evaluation, names: list[str], unit: str
+    terminal: Terminal,
+    document: dict[str, Any],
+    done: Evaluation,
+    names: list[str],
+    unit: str,
+    decision: list[str],
 ) -> None:
-    """A row for all samples and each site, and a line for the worst-served site of each metric."""
+    """A row for all samples and each site, and a line for the worst-served site of each metric.
+
+    Args:
+        decision: the lines about operating points.
+    """
     from sltool.experiments.site_figures import figures_by_site
 
     found = figures_by_site(done, names)
@@ -121,7 +173,7 @@ def _print_sites(
         "sites_without_samples": done.absent,
     }
     lines = [_worst_line(name, served) for name, served in found.worst.items()]
-    terminal.result({**document, **worst}, *aligned(["site", *names], rows), *lines)
+    terminal.result({**document, **worst}, *aligned(["site", *names], rows), *lines, *decision)
 
 
 def _reasons(found: FiguresBySite, done: Evaluation) -> list[str]:
@@ -163,6 +215,67 @@ def _worst_line(name: str, worst: Worst) -> str:
         f"({format_metric(worst.low)} to {format_metric(worst.high)}); all samples have "
         f"{format_metric(worst.all)}, {chance}"
     )
+
+
+def _check_points_options(
+    at: list[str] | None, prevalence: float | None, positive: str | None, split: str
+) -> None:
+    if at and split != "test":
+        raise UsageError(
+            "operating points are chosen on validation samples, so that figures on the same "
+            "samples would be too good",
+            expected="--split test",
+        )
+    if not at and (prevalence is not None or positive is not None):
+        option = "--class" if prevalence is None else "--prevalence"
+        raise UsageError(
+            f"{option} is about operating points, and none is asked for",
+            hint="add --at sensitivity=0.95, or leave it out",
+        )
+
+
+def _points_lines(found: OperatingPoints, units: str, by_site: bool) -> list[str]:
+    """The thresholds, a row for all test samples and one for each site, and the calibration."""
+    parts = [
+        (point, label, figures)
+        for point in found.points
+        for label, figures in (
+            (point.name, point.test),
+            *((f"  site {name}", of) for name, of in point.by_site.items() if by_site),
+        )
+    ]
+    head = ["at", "threshold", "positive", "sensitivity", "specificity", "prevalence", "PPV", "NPV"]
+    rows = [
+        [
+            label,
+            f"{point.threshold:.4f}",
+            f"{figures.positives} of {figures.samples}",
+            *(_estimate(value) for value in (figures.sensitivity, figures.specificity)),
+            f"{figures.prevalence:.3f}",
+            *(_estimate(value) for value in (figures.ppv, figures.npv)),
+        ]
+        for point, label, figures in parts
+    ]
+    chosen_on, calibration = found.points[0].validation, found.calibration
+    temperature = calibration.temperature
+    return [
+        "",
+        f"'{found.positive}' told from the rest, thresholds from {chosen_on.samples} validation "
+        f"{units} ({chosen_on.positives} positive); test figures with 95 % intervals:",
+        *aligned(head, rows),
+        f"calibration error of test images: {calibration.ece_before:.4f}; "
+        + (
+            "no temperature fits best on validation"
+            if temperature is None
+            else f"{calibration.ece_after:.4f} with validation's temperature {temperature:.3f}"
+        ),
+    ]
+
+
+def _estimate(figure: Estimate) -> str:
+    if figure.value is None:
+        return "-"
+    return f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})"
 
 
 def _shown(

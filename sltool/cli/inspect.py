@@ -99,6 +99,8 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
 
 
 def _labels(found: Inspection) -> str:
+    if not found.labels:
+        return "none: these are cases to be predicted"
     if found.shard.manifest.content.label == "regression":
         return ", ".join(f"{name} {value:.4g}" for name, value in found.labels.items())
     total = sum(found.labels.values())

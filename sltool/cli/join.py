@@ -96,6 +96,7 @@ def enrolment_document(terminal: Terminal, enrolled: PublicKeyFile) -> dict[str,
         "site": enrolled.site,
         "key": enrolled.key,
         "fingerprint": fingerprint(enrolled.key),
+        "recipient": enrolled.recipient,
         "file": str(terminal.folder.public_key(enrolled.site)),
     }
 
@@ -110,4 +111,9 @@ def enrolment_lines(terminal: Terminal, enrolled: PublicKeyFile) -> list[str]:
         "keep it in this hospital",
         f"send {folder.public_key(name)} to the coordinator, and read out its fingerprint:",
         f"  {fingerprint(enrolled.key)}",
+        *(
+            [f"{folder.site(name).identity} decrypts the server's predictions: keep it here too"]
+            if enrolled.recipient
+            else []
+        ),
     ]

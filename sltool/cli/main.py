@@ -16,17 +16,20 @@ from sltool.cli import (
     compare,
     enroll,
     evaluate,
+    export,
     fit_privacy_layer,
     inspect,
     join,
     list_,
     log,
     partition,
+    predict,
     prepare,
     privacy,
     queue,
     report,
     reproduce,
+    resolve,
     server_keys,
     server_train,
     ship,
@@ -34,7 +37,7 @@ from sltool.cli import (
     study,
     withdraw,
 )
-from sltool.errors import SltoolError
+from sltool.errors import MissingPackageError, SltoolError
 
 app = typer.Typer(
     name="sltool",
@@ -60,7 +63,10 @@ for module in (
     ship,
     server_train,
     evaluate,
+    export,
     compare,
+    predict,
+    resolve,
     report,
     reproduce,
     status,
@@ -101,14 +107,24 @@ def main() -> NoReturn:
     except SltoolError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        missing = MissingPackageError.of(error)
+        if missing is None:
+            _end_with_fault()
+        print(f"error: {missing}", file=sys.stderr)
+        sys.exit(missing.exit_code)
     except KeyboardInterrupt:
         print("stopped; run the command again to go on", file=sys.stderr)
         sys.exit(130)
     except Exception:  # noqa: BLE001 - the last resort: whatever else is raised is our fault
-        traceback.print_exc()
-        print("error: this is a fault of sltool; please report the lines above", file=sys.stderr)
-        sys.exit(SltoolError.exit_code)
+        _end_with_fault()
     sys.exit(0)
+
+
+def _end_with_fault() -> NoReturn:
+    traceback.print_exc()
+    print("error: this is a fault of sltool; please report the lines above", file=sys.stderr)
+    sys.exit(SltoolError.exit_code)
 
 
 def _collect_seldom() -> None:

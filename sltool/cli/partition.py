@@ -72,6 +72,9 @@ def partition(
     10 % are for validation, 10 % for testing, the rest for training (`split` in study.yaml). Each
     is shared over the sites; no patient is torn. Writes sites/NAME. What is random at a real site
     comes from the system's entropy. Patients who withdrew are left out.
+
+    At a real site whose source has grown (`prepare` it again first), the new samples join: what is
+    known keeps its pseudonym and split, and new samples of a known patient follow the patient.
     """
     study = terminal.open_study()
     outcome = study.partition(
@@ -88,5 +91,14 @@ def partition(
         terminal.note("already partitioned (--force partitions again)")
     head = ["site", "train", "validation", "test"]
     rows = [[name, *(str(n) for n in counts.values())] for name, counts in outcome.counts.items()]
-    document = {"division": outcome.division, "seed": outcome.seed, "sites": outcome.counts}
+    document: dict[str, object] = {
+        "division": outcome.division,
+        "seed": outcome.seed,
+        "sites": outcome.counts,
+    }
+    if outcome.new is not None:
+        total = sum(outcome.new.values())
+        terminal.note(f"{total} new samples joined site {site}" if total else "no new sample")
+        rows.append(["new", *(str(n) for n in outcome.new.values())])
+        document["new"] = outcome.new
     terminal.table(document, head, rows)

@@ -12,20 +12,26 @@ def add_to(app: typer.Typer) -> None:
 
 
 def server_keys(terminal: Terminal) -> None:
-    """Make the server's key for files on the road.
+    """Make the server's keys: for files on the road, and for the predictions it signs.
 
-    With the printed line in study.yaml `ship` encrypts what it sends. The identity stays in
-    server/identity.
+    With the printed line in study.yaml `ship` encrypts what it sends, and `resolve` knows who has
+    predicted. The private keys stay in server/identity and server/key. Without the package pyrage
+    there is no encryption, and the key for predictions alone.
     """
-    from sltool.shard.encryption import make_identity
+    from sltool.shard.encryption import is_available, make_identity
+    from sltool.shard.keys import SigningKey
     from sltool.study.study_file import load_study
 
     folder = terminal.folder
     load_study(folder)
-    recipient = make_identity(folder.identity)
+    key = SigningKey.load_or_create(folder.server_key).public
+    recipient = make_identity(folder.identity) if is_available() else None
+    if recipient is None:
+        terminal.note("nothing is encrypted without the package pyrage: install sltool[age]")
+    encryption = f"recipient: {recipient}, " if recipient else ""
     terminal.result(
-        {"recipient": recipient},
-        f"the private identity is in {folder.identity}: keep it on this server",
+        {"recipient": recipient, "key": key},
+        f"the private keys are {folder.identity} and {folder.server_key}: keep them on this server",
         "enter this line in study.yaml, at all sites:",
-        f"server: {{recipient: {recipient}}}",
+        f'server: {{{encryption}key: "{key}"}}',
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sltool.cli.command import ForceOption, Terminal, command, human_bytes, one_or_all
+
+if TYPE_CHECKING:
+    from sltool.site.ship import ShippingResult
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,18 +35,22 @@ def ship(
             help="Ship though the study's privacy limits forbid it; the server is told why.",
         ),
     ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Leave out what was shipped before, wherever to.")
+    ] = False,
     force: ForceOption = False,
 ) -> None:
     """Copy a site's shards to the server's inbox.
 
-    --to takes a disk's folder or a bucket as well. What lies there already is skipped. Where
-    study.yaml sets limits under `privacy`, shards ship only after an audit within them.
+    --to takes a disk's folder or a bucket as well. What lies there already is skipped; --new also
+    skips, on an empty disk, what another one had. Where study.yaml sets limits under `privacy`,
+    shards ship only after an audit within them.
     """
     from sltool.api import Site
 
     study = terminal.open_study()
     done = [
-        Site(study, name).ship(to, accept_risk=accept_risk, force=force)
+        Site(study, name).ship(to, accept_risk=accept_risk, only_new=new, force=force)
         for name in one_or_all(terminal, site, "sltool partition")
     ]
     documents = [
@@ -53,12 +60,20 @@ def ship(
             "bytes": shipped.bytes,
             "destination": shipped.destination,
             "already_shipped": shipped.again,
+            "sent": shipped.sent,
         }
         for shipped in done
     ]
-    lines = [
-        f"site {shipped.site}: {'already shipped, ' if shipped.again else ''}"
-        f"{shipped.shards} shards, {human_bytes(shipped.bytes)}, to {shipped.destination}"
-        for shipped in done
-    ]
+    lines = [_line(shipped) for shipped in done]
     terminal.result(documents[0] if len(done) == 1 else {"sites": documents}, *lines)
+
+
+def _line(shipped: ShippingResult) -> str:
+    if shipped.again:
+        how = "already shipped, "
+    else:
+        how = f"{shipped.sent} files sent; " if shipped.sent < shipped.shards else ""
+    return (
+        f"site {shipped.site}: {how}{shipped.shards} shards, {human_bytes(shipped.bytes)}, "
+        f"to {shipped.destination}"
+    )

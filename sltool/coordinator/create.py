@@ -13,7 +13,13 @@ from sltool.coordinator.recipes import BEST, RULES, add_sized_keys, find_recipe,
 from sltool.datasets.base import Dataset
 from sltool.errors import StudyMismatchError, UsageError
 from sltool.files import write_text
-from sltool.models.privacy_layer_file import known_shape, load_privacy_layer, write_layer
+from sltool.machine import need
+from sltool.models.privacy_layer_file import (
+    known_shape,
+    load_privacy_layer,
+    plain_backend,
+    write_layer,
+)
 from sltool.progress import Progress
 from sltool.registry import datasets, models
 from sltool.study.layout import StudyFolder
@@ -178,6 +184,7 @@ def _new(
     recipe: str,
     samples: int | None,
 ) -> tuple[Study, list[str]]:
+    need("torch", "making a study", "server")
     # Not above: a study that is there needs no torch here, which is slow to import.
     from sltool.models.base import outline
 
@@ -340,3 +347,8 @@ def _write_privacy_layer(
             "the privacy layer follows from the seed, so that it is public: for simulations alone"
         )
     write_layer(folder.privacy_layer, draw_privacy_layer(study, seed, folder.root), study)
+    if plain_backend(folder.privacy_layer) is None:
+        progress.note(
+            "every site needs torch for this privacy layer, unless it is made where "
+            "sltool[onnx] is installed, and can be written as privacy-layer.onnx"
+        )

@@ -8,9 +8,14 @@ from pathlib import Path
 from sltool.coordinator.leaflet import leaflet
 from sltool.errors import StorageError, StudyMismatchError
 from sltool.files import copy
-from sltool.models.privacy_layer_file import feature_shape, known_shape, load_privacy_layer
+from sltool.models.privacy_layer_file import (
+    feature_shape,
+    known_shape,
+    load_privacy_layer,
+    onnx_file,
+)
 from sltool.shard.keys import SigningKey, fingerprint
-from sltool.shard.kit import LAYER, LEAFLET, STUDY, write_kit
+from sltool.shard.kit import LAYER, LEAFLET, ONNX, STUDY, write_kit
 from sltool.shard.public_key_file import PublicKeyFile, differing_parts, read_public_key
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Site, Study, digest_of
@@ -45,7 +50,7 @@ def make_kit(folder: StudyFolder, to: Path | None = None) -> KitResult:
 
     Raises:
         StageOrderError: there is no study or no privacy layer.
-        StudyMismatchError: the privacy layer does not fit the model.
+        StudyMismatchError: the privacy layer does not fit the model, or its ONNX file is another's.
     """
     load_study(folder)
     text = _bytes(folder.study_file)
@@ -56,6 +61,8 @@ def make_kit(folder: StudyFolder, to: Path | None = None) -> KitResult:
     key = SigningKey.load_or_create(folder.coordinator_key)
     page = leaflet(study, agreement, feature_shape(folder.privacy_layer, study), key.public)
     members = {STUDY: text, LAYER: _bytes(folder.privacy_layer), LEAFLET: page.encode("utf-8")}
+    if (onnx := onnx_file(folder)) is not None:
+        members[ONNX] = _bytes(onnx)
     path = to or folder.kit
     write_kit(path, members, key)
     return KitResult(
@@ -89,7 +96,7 @@ def add_site(folder: StudyFolder, path: Path) -> AddResult:
     _check(folder, study, found, path)
     again = found.site in study.sites
     if not again:
-        add_sites(folder.study_file, {found.site: Site(key=found.key)})
+        add_sites(folder.study_file, {found.site: Site(key=found.key, recipient=found.recipient)})
     copy(path, folder.added(found.site))
     return AddResult(
         found.site, found.key, fingerprint(found.key), digest_of(found.agreement), again
@@ -120,6 +127,15 @@ def _check(folder: StudyFolder, study: Study, found: PublicKeyFile, path: Path) 
             where=folder.study_file,
             expected=f"{found.key}, as in {path.name}",
             hint=OTHER_KEY,
+        )
+    if listed is not None and found.recipient not in (None, listed.recipient):
+        raise StudyMismatchError(
+            f"study.yaml lists {'another' if listed.recipient else 'no'} recipient for site "
+            f"{found.site}",
+            where=folder.study_file,
+            expected=f"{found.recipient}, as in {path.name}",
+            hint=f"enter `recipient: {found.recipient}` under sites.{found.site}, and run the "
+            "command again",
         )
 
 

@@ -191,6 +191,8 @@ def _write(folder: StudyFolder, kit: Kit) -> None:
         folder.leaflet: kit.leaflet,
         folder.study_file: kit.study,
     }
+    if kit.onnx is not None:
+        files = {folder.privacy_layer_onnx: kit.onnx, **files}
     for path, content in files.items():
         if not path.is_file() or sha256(path) != hashlib.sha256(content).hexdigest():
             with publish(path, public=True) as part:

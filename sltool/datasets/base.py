@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
-from sltool.datasets.images import ImageFiles
+from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.errors import BadDataError, UsageError
 from sltool.study.schema import Labels, Samples, Section
 
@@ -98,6 +99,21 @@ def image_samples(shape: tuple[int, int, int], classes: tuple[str, ...]) -> Samp
         sd=(127.5,) * shape[0],
         labels=Labels(kind="binary" if len(classes) == 2 else "multiclass", classes=classes),
     )
+
+
+def image_cases(source: Path, decode: Decode, expected: str) -> Scan:
+    """The image files below a folder, or one image, as cases without a label.
+
+    Raises:
+        BadDataError: there is no image.
+    """
+    root = source if source.is_dir() else source.parent
+    paths = image_files(source) if source.is_dir() else [source]
+    if not paths:
+        raise BadDataError("there is no image", where=source, expected=expected)
+    records = [path.relative_to(root).as_posix() for path in paths]
+    labels = np.zeros(len(paths), np.int64)
+    return Scan(ImageFiles(paths, decode), labels, records=records, groups=records)
 
 
 class Dataset(ABC):
@@ -192,6 +208,18 @@ class Dataset(ABC):
         Raises:
             BadDataError: the source does not have this dataset's layout.
         """
+
+    def cases(self, source: Path | None) -> Scan:
+        """Find cases to predict, whose labels are not known; those of the scan are not used.
+
+        By default the source has the same layout as for `scan`, labels included. A dataset that
+        overrides this needs no labels.
+
+        Raises:
+            BadDataError: the source does not have such a layout.
+        """
+        scan = self.scan(source)
+        return replace(scan, labels=np.zeros_like(scan.labels))
 
     @classmethod
     def need_source(cls, source: Path | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -150,15 +151,26 @@ class Cholesterol(Dataset):
         )
 
     def scan(self, source: Path | None) -> Scan:
-        table, records, notes, others = self._table(source)
-        values = table[[*self.settings.columns, TARGET]]
+        return self._scan(source, (*self.settings.columns, TARGET))
+
+    def cases(self, source: Path | None) -> Scan:
+        """As `scan`; the source needs no LDL."""
+        scan = self._scan(source, self.settings.columns)
+        return replace(scan, notes=[])
+
+    def _scan(self, source: Path | None, names: tuple[str, ...]) -> Scan:
+        """Read the columns of these names; without LDL the labels are 0."""
+        table, records, notes, others = self._table(source, names)
+        values = table[list(names)]
         reasons = self._reasons(values)
         good = [row for row, reason in enumerate(reasons) if not reason]
         array = values.to_numpy(dtype=np.float32)[good]
         patients = table["patient"].astype(str).tolist() if "patient" in table else records
+        inputs = array[:, : len(self.settings.columns)]
+        labels = array[:, -1] if TARGET in names else np.zeros(len(array), np.float32)
         return Scan(
-            inputs=np.ascontiguousarray(array[:, :-1]),
-            labels=np.ascontiguousarray(array[:, -1]),
+            inputs=np.ascontiguousarray(inputs),
+            labels=np.ascontiguousarray(labels),
             records=[records[row] for row in good],
             groups=[patients[row] for row in good],
             columns={name: [texts[row] for row in good] for name, texts in others.items()},
@@ -167,9 +179,9 @@ class Cholesterol(Dataset):
         )
 
     def _table(
-        self, source: Path | None
+        self, source: Path | None, names: tuple[str, ...]
     ) -> tuple[pd.DataFrame, list[str], list[str], dict[str, list[str]]]:
-        """The columns that are used and LDL, lipids in mg/dL; the rows' names; notes; the others.
+        """The columns of these names, lipids in mg/dL; the rows' names; notes; the others.
 
         The others are the source's columns that say nothing of the blood, for `Scan.columns`.
         """
@@ -182,22 +194,27 @@ class Cholesterol(Dataset):
         if source is None:
             return *bundled_table(), {}
         if self.need_source(source).is_dir():
-            found = read_nhanes(source, (*self.settings.columns, TARGET), MG_PER_MMOL)
+            found = read_nhanes(source, names, MG_PER_MMOL)
             return *found, {CYCLE: found[0][CYCLE].tolist()}
-        table, records, others = self._csv(source)
+        table, records, others = self._csv(source, names)
         return table, records, friedewald_notes(table), others
 
-    def _csv(self, source: Path) -> tuple[pd.DataFrame, list[str], dict[str, list[str]]]:
+    def _csv(
+        self, source: Path, names: tuple[str, ...]
+    ) -> tuple[pd.DataFrame, list[str], dict[str, list[str]]]:
         raw = _read_csv(source)
-        headers = self._headers()
+        headers = self._headers(names)
         present = list(map(str, raw.columns))
-        typed = [header for header in self.local_columns.values() if header not in present]
-        if typed:
-            raise no_local_columns(typed, present, source)
+        if TARGET not in names and headers.get("patient") not in present:
+            # Cases may come without the names of their patients.
+            headers.pop("patient", None)
+        typed = [headers[name] for name in self.local_columns if name in headers]
+        if absent := [header for header in typed if header not in present]:
+            raise no_local_columns(absent, present, source)
         if missing := [name for name, header in headers.items() if header not in present]:
             raise no_columns(missing, present, source)
         table = pd.DataFrame({name: raw[header] for name, header in headers.items()})
-        for name in (*self.settings.columns, TARGET):
+        for name in names:
             table[name] = pd.to_numeric(table[name], errors="coerce")
             if self.settings.units == "mmol/L" and name in MG_PER_MMOL:
                 table[name] *= MG_PER_MMOL[name]
@@ -209,13 +226,13 @@ class Cholesterol(Dataset):
         }
         return table, records, others
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self, names: tuple[str, ...]) -> dict[str, str]:
         """Our name -> the file's header, for every column that is read."""
-        names = (*self.settings.columns, TARGET)
         headers = {name: self.settings.headers.get(name, name) for name in names}
         if self.settings.patient:
             headers["patient"] = self.settings.patient
-        return {**headers, **self.local_columns}
+        local = {name: text for name, text in self.local_columns.items() if name in headers}
+        return {**headers, **local}
 
     def column_names(self) -> list[str]:
         return [*self.settings.columns, TARGET, *(["patient"] if self.settings.patient else [])]

@@ -11,7 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from sltool.datasets.base import IMAGE_TRAINING, Dataset, Refused, Scan, image_samples
+from sltool.datasets.base import (
+    IMAGE_TRAINING,
+    Dataset,
+    Refused,
+    Scan,
+    image_cases,
+    image_samples,
+)
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.datasets.source_columns import plain_name
 from sltool.errors import BadDataError, StorageError
@@ -39,6 +46,8 @@ one of three public sets of CT slices, each class in its own folder:
                 https://github.com/UCSD-AI4H/COVID-CT
               1NonCOVID/ 2COVID/ 3CAP/ meta_data_*.csv    the large curated set
                 https://www.kaggle.com/datasets/maedemaftouni/large-covid19-ct-slice-dataset"""
+
+CASES = "a folder of slices, or one with a folder for each class"
 
 
 @datasets.register("covid-ct")
@@ -127,6 +136,15 @@ class CovidCT(Dataset):
                 *_left_out(root, folders),
             ],
         )
+
+    def cases(self, source: Path | None) -> Scan:
+        """As `scan`, or all images of a folder without class folders."""
+        source = self.need_source(source)
+        layouts = [self.settings.folders, *LAYOUTS.values()]
+        if any(folders and _class_root(source, folders) for folders in layouts):
+            return super().cases(source)
+        size = self.settings.size
+        return image_cases(source, Decode(size, size, channels=1, pad=self.settings.pad), CASES)
 
     def _class_folders(self, source: Path) -> tuple[Path, dict[str, str]]:
         """The folder above the class folders, and each class's folder."""

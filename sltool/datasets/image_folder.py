@@ -207,6 +207,38 @@ class ImageFolder(Dataset):
             understood=self._understood(source, samples),
         )
 
+    def cases(self, source: Path | None) -> Scan:
+        """All images of the source, or those that a table in it names; labels are not read."""
+        source = self.need_source(source)
+        refused: list[Refused] = []
+        notes: list[str] = []
+        # The images of every class are found alike.
+        label = next(labels[0] for labels in self.settings.classes.values())
+        entries = [replace(entry, label=label) for entry in self._case_entries(source, refused)]
+        samples = list(self._images(source, entries, refused, notes))
+        return Scan(
+            inputs=self._inputs(samples),
+            labels=np.zeros(len(samples), np.int64),
+            records=[sample.record for sample in samples],
+            groups=[sample.patient for sample in samples],
+            examinations=[sample.examination for sample in samples],
+            refused=refused,
+            notes=notes,
+        )
+
+    def _case_entries(self, source: Path, refused: list[Refused]) -> Iterator[Entry]:
+        table = self.settings.table
+        if table is not None and (source.is_file() or (source / table).is_file()):
+            needed = [self.settings.headers.file]
+            rows = read_table(table_path(source, table)).renamed(self.local_columns, needed)
+            rows.need(needed)
+            yield from self._rows(source, rows, refused, ("file", "patient", "examination"))
+        elif source.is_dir():
+            for path in files_of(source)[0]:
+                yield Entry(path, record_of(path, source), "")
+        else:
+            yield Entry(source, source.name, "")
+
     def _entries(self, source: Path, refused: list[Refused], notes: list[str]) -> Iterator[Entry]:
         """The files with their label, split and ids, as the source spells them."""
         if self.settings.table is not None:
@@ -228,10 +260,22 @@ class ImageFolder(Dataset):
         if others:
             notes.append(f"files that are not images were skipped: {counted(others)}")
 
-    def _rows(self, source: Path, table: TextTable, refused: list[Refused]) -> Iterator[Entry]:
-        headers = self.settings.headers
+    def _rows(
+        self,
+        source: Path,
+        table: TextTable,
+        refused: list[Refused],
+        roles: Sequence[str] = tuple(ImageHeaders.model_fields),
+    ) -> Iterator[Entry]:
+        headers = self.settings.headers.model_dump(include=set(roles))
         refused += table.refused
-        keys = {role: header for role, header in headers.model_dump().items() if header}
+        cases = "label" not in roles
+        keys = {
+            role: header
+            for role, header in headers.items()
+            # Cases may come without the names of their patients.
+            if header and (role == "file" or not cases or header in table.columns)
+        }
         columns = {role: table.column(keys[role], f"dataset.headers.{role}") for role in keys}
         others = other_columns(table.columns, keys)
         finder = Finder(source)
@@ -246,6 +290,7 @@ class ImageFolder(Dataset):
                 refused.append(Refused(f"{row}: {name}", f"{earlier} names the same file"))
             else:
                 beside = {name: column[index] for name, column in others.items()}
+                cells = {"label": "", **cells}
                 yield Entry(path, record_of(path, finder.root), **cells, columns=beside)
 
     def _usable(self, entries: Iterable[Entry], refused: list[Refused]) -> Iterator[Entry]:

@@ -6,14 +6,21 @@ import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from pydantic import BeforeValidator, Field, field_validator
 
-from sltool.datasets.base import IMAGE_RECIPE, Dataset, Refused, Scan, image_samples
+from sltool.datasets.base import (
+    IMAGE_RECIPE,
+    Dataset,
+    Refused,
+    Scan,
+    image_cases,
+    image_samples,
+)
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.datasets.mura_synthetic import NOTICE, write_synthetic
 from sltool.errors import BadDataError, StorageError
@@ -35,6 +42,7 @@ MURA-v1.1, Stanford's bone X-rays; each user has to request it, under a research
               MURA-v1.1/valid/XR_WRIST/patient11185/study1_negative/image1.png"""
 
 IMAGE = re.compile(r"(?:.*/)?((train|valid)/XR_([A-Z]+)/(patient\d+)/([^/]+))/([^/]+)")
+PATIENT = re.compile(r"(?:^|/)(patient\d+)/")
 EXAMINATION = re.compile(r"(?:.*/)?((train|valid)/XR_([A-Z]+)/(patient\d+)/([^/]+))/?")
 
 
@@ -138,6 +146,19 @@ class Mura(Dataset):
             refused=[sample for reading in readings for sample in reading.refused],
             notes=notes,
         )
+
+    def cases(self, source: Path | None) -> Scan:
+        """As `scan`, or all images of a folder without MURA's lists; folders name the patients."""
+        source = self.need_source(source)
+        if any(_csv(source, name, "image_paths").is_file() for name in LISTS):
+            return super().cases(source)
+        size, pad = self.settings.size, self.settings.pad
+        scan = image_cases(source, Decode(size, size, channels=1, pad=pad), "a folder of X-rays")
+        found = [PATIENT.search(record) for record in scan.records]
+        patients = [
+            match[1] if match else record for match, record in zip(found, scan.records, strict=True)
+        ]
+        return replace(scan, groups=patients)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ from sltool.errors import BadDataError, StudyFileError, nearest
 from sltool.registry import datasets
 from sltool.study.schema import Labels, Samples, Section
 
+PEOPLE = frozenset(People.model_fields)
+CASE_PEOPLE = frozenset({"patient", "examination"})
 HELP = "a table with a header: .csv, .tsv or .txt (, ; or tab), .xlsx or .parquet"
 
 
@@ -138,15 +140,27 @@ class Table(Dataset):
         return list(dict.fromkeys([*self.settings.columns, *filter(None, headers)]))
 
     def scan(self, source: Path | None) -> Scan:
+        return self._scan(source, labelled=True)
+
+    def cases(self, source: Path | None) -> Scan:
+        """As `scan`; the table needs neither the label's column nor those of split and site."""
+        return self._scan(source, labelled=False)
+
+    def _scan(self, source: Path | None, labelled: bool) -> Scan:
         self._check_scales()
-        table = _read(source).renamed(self.local_columns)
-        table.need(self.column_names())
+        needed = self.column_names() if labelled else list(self.settings.columns)
+        table = _read(source).renamed(self.local_columns, needed)
+        table.need(needed)
         reasons: dict[int, list[str]] = defaultdict(list)
         blocks = [
             plan.block(self._texts(table, plan.header), table, reasons) for plan in self._plans()
         ]
-        labels = self._labels(table, reasons)
-        people = self._people(table, reasons)
+        if labelled:
+            labels = self._labels(table, reasons)
+        else:
+            regression = self.settings.label.kind == "regression"
+            labels = np.zeros(len(table.rows), np.float32 if regression else np.int64)
+        people = self._people(table, reasons, PEOPLE if labelled else CASE_PEOPLE)
         good = [row for row in range(len(table.rows)) if row not in reasons]
         columns = {name: [texts[row] for row in good] for name, texts in people.items()}
         records = [table.rows[row] for row in good]
@@ -172,9 +186,9 @@ class Table(Dataset):
             notes=[
                 *patient_notes(patients, official, sites),
                 *same_row_notes(inputs, labels[good], official),
-                *far_out_notes(table, good, self._scales()),
+                *far_out_notes(table, good, self._scales(labelled)),
             ],
-            understood=self._understood(table),
+            understood=self._understood(table) if labelled else [],
         )
 
     def _plans(self) -> list[NumberColumn | CategoryColumn]:
@@ -230,13 +244,16 @@ class Table(Dataset):
                 reasons[row].append(codes.unknown(text))
         return np.array([codes.get(text, 0) for text in texts], dtype=np.int64)
 
-    def _people(self, table: TextTable, reasons: dict[int, list[str]]) -> dict[str, list[str]]:
+    def _people(
+        self, table: TextTable, reasons: dict[int, list[str]], roles: frozenset[str]
+    ) -> dict[str, list[str]]:
         """Role -> N texts, with the study's name of the split."""
-        headers = self.settings.headers.model_dump(include=set(People.model_fields))
+        headers = self.settings.headers.model_dump(include=set(roles))
         people = {
             role: list(table.column(header, f"dataset.headers.{role}"))
             for role, header in headers.items()
-            if header
+            # Cases may come without the names of their patients.
+            if header and (roles == PEOPLE or header in table.columns)
         }
         for row, name in enumerate(people.get("split", [])):
             split = split_of(name, self.settings.splits)
@@ -252,10 +269,12 @@ class Table(Dataset):
         others = other_columns(table.columns, self.settings.headers.model_dump())
         return {name: column for name, column in others.items() if name not in numbers}
 
-    def _scales(self) -> dict[str, tuple[float, float] | None]:
-        """Header -> mean and standard deviation, including the label."""
+    def _scales(self, labelled: bool) -> dict[str, tuple[float, float] | None]:
+        """Header -> mean and standard deviation, of the label too if there is one."""
         settings = self.settings
         scales = {name: column.scale for name, column in settings.columns.items()}
+        if not labelled:
+            return scales
         regression = settings.label.kind == "regression"
         return {**scales, settings.headers.label: settings.label.scale if regression else None}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import shlex
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -68,15 +68,22 @@ class TextTable:
         if missing := [name for name in names if name not in self.columns]:
             raise no_columns(missing, self.columns, self.path)
 
-    def renamed(self, local: Mapping[str, str]) -> TextTable:
+    def renamed(self, local: Mapping[str, str], needed: Collection[str] | None = None) -> TextTable:
         """The table with the study's names of its columns.
 
         Args:
             local: the study's name -> the header in this table.
+            needed: the study's names that the table may not lack; None: all of `local`.
 
         Raises:
             BadDataError: the table has no such header.
         """
+        if needed is not None:
+            local = {
+                name: header
+                for name, header in local.items()
+                if name in needed or header in self.columns
+            }
         if missing := [header for header in local.values() if header not in self.columns]:
             raise no_local_columns(missing, self.columns, self.path)
         given = {name: self.columns[header] for name, header in local.items()}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sltool.errors import StudyFileError
+from sltool.models.numpy_layer import area_weights
 from sltool.study.schema import Code
 
 
@@ -56,12 +57,12 @@ def _convolutions(shape: tuple[int, ...], code: Code) -> nn.Sequential:
         convolution = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         parts += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
         channels, side = width, (side + stride - 1) // stride
-    parts += [_ToSize(code.size), nn.Conv2d(channels, code.channels, 3, padding=1, bias=False)]
+    parts += [ToSize(code.size), nn.Conv2d(channels, code.channels, 3, padding=1, bias=False)]
     # Normalised, so that either sign of a value is about as frequent.
     return nn.Sequential(*parts, nn.BatchNorm2d(code.channels), nn.Tanh())
 
 
-class _ToSize(nn.Module):
+class ToSize(nn.Module):
     """Averages over areas: (N, C, H, W) -> (N, C, size, size)."""
 
     def __init__(self, size: int) -> None:
@@ -71,4 +72,10 @@ class _ToSize(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[2:] == (self.size, self.size):
             return x
+        if torch.onnx.is_in_onnx_export():
+            # ONNX has no average over areas of different sizes.
+            down, across = (
+                torch.from_numpy(area_weights(int(side), self.size)) for side in x.shape[2:]
+            )
+            return down @ x @ across.T
         return nn.functional.adaptive_avg_pool2d(x, self.size)

@@ -139,12 +139,19 @@ class StoredSamples:
 
 
 class Store:
-    """The store in `folder`, for one encoding."""
+    """The store in `folder`, for one encoding.
 
-    def __init__(self, folder: Path, encoding: str, shape: Shape) -> None:
+    Args:
+        left: sites that left the study: their segments stay in the store and are not used.
+    """
+
+    def __init__(
+        self, folder: Path, encoding: str, shape: Shape, left: Collection[str] = ()
+    ) -> None:
         self.folder = folder
         self.encoding = encoding
         self.shape = shape
+        self.left = frozenset(left)
         self.segments = self._read_index()
 
     def __contains__(self, digest: object) -> bool:
@@ -152,7 +159,7 @@ class Store:
 
     def sites(self) -> list[str]:
         """The sites with training samples in the store."""
-        training = (segment for segment in self.segments if segment.split == "train")
+        training = self.select("train")
         return sorted({segment.site for segment in training if segment.samples})
 
     def stage(
@@ -199,6 +206,8 @@ class Store:
     ) -> list[Segment]:
         """The segments of `split` at `sites` (default: all), sorted by site and sequence.
 
+        Sites that left the study are left out in any case.
+
         Args:
             shards: digests of the shards to include; None: all.
         """
@@ -206,6 +215,7 @@ class Store:
             segment
             for segment in self.segments
             if segment.split == split
+            and segment.site not in self.left
             and (not sites or segment.site in sites)
             and (shards is None or segment.digest in shards)
         )
@@ -356,7 +366,8 @@ def open_store(folder: StudyFolder, study: Study) -> Store:
     regression = study.samples.labels.kind == "regression"
     levels = study.encoding.levels
     dtype = study.encoding.dtype if levels is None else "uint8"
-    return Store(folder.store, encoding, Shape(shape, dtype, regression, levels))
+    layout = Shape(shape, dtype, regression, levels)
+    return Store(folder.store, encoding, layout, study.left_sites())
 
 
 def is_lost(store: Store, folder: StudyFolder) -> bool:

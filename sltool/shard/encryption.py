@@ -7,6 +7,7 @@ any size are processed in constant memory.
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sltool.shard.untrusted_file import UntrustedFile
 
 SUFFIX = ".age"
 MAGIC = b"age-encryption.org/v1\n"
-EXPECTED = "an age file for this server's `server.recipient`, as it was shipped"
+EXPECTED = "an age file for this server's or site's `recipient` in study.yaml, as it was sent"
 
 
 def encrypt(source: Path, target: Path, recipient: str) -> None:
@@ -74,6 +75,11 @@ def _decrypt(pyrage: Any, file: UntrustedFile, target: Path, key: Any) -> None:
             raise file.refused("cannot be decrypted", expected=EXPECTED) from error
 
 
+def is_available() -> bool:
+    """Whether the package that encrypts is installed."""
+    return find_spec("pyrage") is not None
+
+
 def make_identity(path: Path) -> str:
     """The recipient of the identity in `path`, which is created, private, if it does not exist."""
     pyrage = _pyrage()
@@ -87,9 +93,10 @@ def _identity(pyrage: Any, path: Path) -> Any:
         text = path.read_text(encoding="ascii")
     except FileNotFoundError as error:
         raise StageOrderError(
-            "an encrypted file arrived, and this server has no identity to decrypt it",
+            "the file is encrypted, and there is no identity here to decrypt it",
             where=path,
-            hint="restore the file that `sltool server-keys` created",
+            hint="restore the file that `sltool server-keys`, or at a site `sltool enroll "
+            "--encrypt`, created",
         ) from error
     except OSError as error:
         raise StorageError.of(error, path, "read") from error
@@ -106,7 +113,8 @@ def _no_identity(path: Path) -> BadDataError:
     return BadDataError(
         "the file is not an age identity",
         where=path,
-        hint="restore the file that `sltool server-keys` created",
+        hint="restore the file that `sltool server-keys`, or at a site `sltool enroll --encrypt`, "
+        "created",
     )
 
 

@@ -23,9 +23,13 @@ from sltool.shard.untrusted_file import UntrustedFile
 
 MAGIC = b"sltool-kit 1"
 STUDY, LAYER, LEAFLET = "study.yaml", "privacy-layer.safetensors", "leaflet.html"
+ONNX = "privacy-layer.onnx"
 # Greatest size of each member.
 MEMBERS = {STUDY: 4 * 2**20, LAYER: 2**30, LEAFLET: 4 * 2**20}
-MAX_BYTES = sum(MEMBERS.values()) + 2**16
+# Of those that a kit may have, behind the others.
+OPTIONAL = {ONNX: 2**30}
+LIMITS = {**MEMBERS, **OPTIONAL}
+MAX_BYTES = sum(LIMITS.values()) + 2**16
 
 COMMENT = re.compile(rb"sltool-kit 1 (ed25519:[A-Za-z0-9+/]{43}=) (ed25519:[A-Za-z0-9+/]{86}==)\n")
 COMMENT_BYTES = len(MAGIC) + 1 + 52 + 1 + 96 + 1
@@ -45,6 +49,7 @@ class Kit:
         coordinator: the public key that signed it, which says who it is only once its fingerprint
             is confirmed.
         digest: hex SHA-256 of the file without its signature: which kit it is.
+        onnx: the privacy layer for sites without torch, if NumPy cannot compute it.
     """
 
     path: Path
@@ -53,17 +58,18 @@ class Kit:
     study: bytes
     layer: bytes
     leaflet: bytes
+    onnx: bytes | None
 
 
 def write_kit(path: Path, members: Mapping[str, bytes], key: SigningKey) -> str:
     """Publish and sign a kit; returns its digest. The same content and key give the same file.
 
     Args:
-        members: the content of each of `MEMBERS`.
+        members: the content of each of `MEMBERS`, and of those of `OPTIONAL` that there are.
     """
     with publish(path, public=True) as part:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-            for name in MEMBERS:
+            for name in filter(members.__contains__, LIMITS):
                 archive.writestr(zipfile.ZipInfo(name, DATE), members[name])
             archive.comment = bytes(COMMENT_BYTES)
         content = part.read_bytes()[:-COMMENT_BYTES]
@@ -102,7 +108,9 @@ def read_kit(path: Path) -> Kit:
         _check_end(file, end - END.size)
         members = _members(file)
         file.check_unchanged()
-    return Kit(path, key, digest, members[STUDY], members[LAYER], members[LEAFLET])
+    return Kit(
+        path, key, digest, members[STUDY], members[LAYER], members[LEAFLET], members.get(ONNX)
+    )
 
 
 def kit_digest(path: Path) -> str | None:
@@ -127,7 +135,9 @@ def _check_end(file: UntrustedFile, offset: int) -> None:
     )
     locator = file.read(max(offset - 20, 0), 4)
     if (
-        (magic, disk, first, here, entries) != (b"PK\5\6", 0, 0, len(MEMBERS), len(MEMBERS))
+        (magic, disk, first) != (b"PK\5\6", 0, 0)
+        or here != entries
+        or not len(MEMBERS) <= entries <= len(LIMITS)
         or size > MAX_DIRECTORY
         or start + size != offset
         or comment != COMMENT_BYTES
@@ -141,10 +151,11 @@ def _members(file: UntrustedFile) -> dict[str, bytes]:
     with os.fdopen(file.duplicate(), "rb") as handle:
         try:
             with zipfile.ZipFile(handle) as archive:
-                entries = {entry.filename: entry for entry in archive.infolist()}
-                if entries.keys() != MEMBERS.keys() or not all(map(_is_plain, entries.values())):
+                entries = archive.infolist()
+                names = [entry.filename for entry in entries]
+                if names not in ([*MEMBERS], [*LIMITS]) or not all(map(_is_plain, entries)):
                     raise _malformed(file)
-                return {name: archive.read(entry) for name, entry in entries.items()}
+                return {entry.filename: archive.read(entry) for entry in entries}
         except (zipfile.BadZipFile, struct.error, ValueError, EOFError, RuntimeError) as error:
             raise _malformed(file) from error
 
@@ -152,7 +163,7 @@ def _members(file: UntrustedFile) -> dict[str, bytes]:
 def _is_plain(entry: zipfile.ZipInfo) -> bool:
     """Whether a member is neither compressed nor encrypted, nor too long."""
     stored = entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1
-    return stored and entry.file_size == entry.compress_size <= MEMBERS[entry.filename]
+    return stored and entry.file_size == entry.compress_size <= LIMITS[entry.filename]
 
 
 def _malformed(file: UntrustedFile) -> ShardRefusedError:

@@ -26,6 +26,8 @@ MAX_PAYLOAD = 5 * 2**28
 MAX_SAMPLES = 2**20
 # Format 2 is that of quantised feature maps.
 MAGICS = {1: b"sltool-shard 1", 2: b"sltool-shard 2"}
+# The `split` of a shard of cases without labels, which are to be predicted.
+PREDICTION = "prediction"
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0, lt=2**40)]
@@ -110,7 +112,7 @@ class ShardId(Section):
     """Which shard of a site this is."""
 
     site: SiteName
-    split: Literal["train", "validation", "test"]
+    split: Literal["train", "validation", "test", "prediction"]
     sequence: int = Field(ge=0, lt=100_000)
 
     @property

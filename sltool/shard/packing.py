@@ -15,6 +15,12 @@ from numpy.typing import NDArray
 from sltool.study.schema import Levels
 
 
+def level_indices(maps: NDArray[np.float32], levels: Levels) -> NDArray[np.uint8]:
+    """As `sltool.models.quantise.nearest_level`, for arrays."""
+    steps = (maps - levels.low) / levels.step
+    return np.asarray(np.clip(np.floor(steps + 0.5), 0, 2**levels.bits - 1), np.uint8)
+
+
 def pack_levels(levels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Indices of levels (n, ...) -> (n, bytes)."""
     flat = levels.reshape(len(levels), -1)

@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from sltool.errors import NotTrustedError
+from sltool.files import canonical_json
 from sltool.shard.keys import SigningKey, is_signed_by
 from sltool.shard.manifest import Digest
 from sltool.shard.signed_text import SignedText, read_signed, write_signed
-from sltool.study.schema import PublicKey, SiteName, Study
+from sltool.study.schema import PublicKey, Recipient, SiteName, Study
 from sltool.version import __version__
 
 MAGIC = b"sltool-site 1"
@@ -27,6 +28,7 @@ class PublicKeyFile(SignedText):
     Attributes:
         agreement: as `Study.agreement`, of the copy of the study that the site has.
         encoding: its encoding digest.
+        recipient: the site's age recipient, if predictions are to be encrypted for it.
     """
 
     format: Literal[1] = 1
@@ -35,11 +37,21 @@ class PublicKeyFile(SignedText):
     key: PublicKey
     agreement: dict[Part, Digest] = Field(min_length=1, max_length=32)
     encoding: Digest
+    recipient: Recipient | None = None
     tool: Annotated[str, StringConstraints(pattern=r"^[ -~]{1,64}$")]
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON, without a recipient if there is none."""
+        return canonical_json(self.model_dump(mode="json", exclude_none=True))
 
 
 def write_public_key(
-    path: Path, study: Study, privacy_layer: Path, site: str, key: SigningKey
+    path: Path,
+    study: Study,
+    privacy_layer: Path,
+    site: str,
+    key: SigningKey,
+    recipient: str | None,
 ) -> PublicKeyFile:
     """Sign and publish a site's public key and the version of the agreement that it has."""
     document = PublicKeyFile(
@@ -48,6 +60,7 @@ def write_public_key(
         key=key.public,
         agreement=study.agreement(privacy_layer),
         encoding=study.encoding_digest(privacy_layer),
+        recipient=recipient,
         tool=f"sltool {__version__}",
     )
     write_signed(path, MAGIC, document, key, public=True)

@@ -24,7 +24,7 @@ from sltool.machine import available_cpus
 from sltool.shard.filters import unpack_chunk
 from sltool.shard.hdf5_parser import Chunks, find_chunks
 from sltool.shard.keys import is_signed_by, key_id
-from sltool.shard.manifest import USER_BLOCK, Content, Manifest, unpack
+from sltool.shard.manifest import PREDICTION, USER_BLOCK, Content, Manifest, unpack
 from sltool.shard.packing import has_padding
 from sltool.shard.payload import ID_BYTES, Member, Rows, members
 from sltool.shard.untrusted_file import UntrustedFile
@@ -62,6 +62,8 @@ class ShardReader:
             valid = bool(((labels >= 0) & (labels < content.classes)).all())
         if not valid:
             raise self._file.refused("has labels out of range")
+        if self.manifest.place.split == PREDICTION and labels.any():
+            raise self._file.refused("has labels, though its cases are to be predicted")
         if not _are_ids(pseudonyms).all():
             raise self._file.refused("has pseudonyms that are not 32 hex digits")
         if not _are_groups(groups).all():
@@ -168,6 +170,12 @@ def _verify(file: UntrustedFile, study: Study, content: Content, arriving: bool)
     check_signer(
         study, place.site, manifest.key, signature, manifest.to_bytes(), file.path, arriving
     )
+    if arriving and study.sites[place.site].has_left:
+        raise NotTrustedError(
+            f"site {place.site} left the study on {study.sites[place.site].left}",
+            where=file.path,
+            hint=f"remove sites.{place.site}.left from study.yaml if it takes part again",
+        )
     check_content(manifest.content, content.for_split(place.split), file.path)
     check_digest(file, manifest)
     return manifest

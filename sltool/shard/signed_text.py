@@ -1,6 +1,6 @@
 """Small signed files of three lines: a format's name, a document as canonical JSON, its signature.
 
-Withdrawals and the files of public keys are such files (docs/shard-format.md).
+Withdrawals, the files of public keys and answers are such files (docs/shard-format.md).
 """
 
 from __future__ import annotations

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from sltool.errors import BadDataError, StudyMismatchError
+from sltool.errors import StudyMismatchError
 from sltool.files import remove, sha256, write_json
-from sltool.models.base import output_shape
-from sltool.models.privacy_layer_file import known_shape, load_privacy_layer
-from sltool.models.quantise import nearest_level, quantise
+from sltool.models.numpy_layer import PlainLayer
+from sltool.models.privacy_layer_file import known_shape
 from sltool.progress import Advance, Progress
 from sltool.randomised_response import RandomisedResponse
 from sltool.shard.keys import SigningKey
 from sltool.shard.manifest import MAX_SAMPLES, Content, Manifest, ShardId
 from sltool.shard.packing import pack_levels
-from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 from sltool.shard.writer import write_shard
 from sltool.site import log
 from sltool.site.augment import Augmenter
+from sltool.site.backend import AnyEncoder, does_not_fit, encoder_for, layer_shape, open_layer
 from sltool.site.enrol import site_key
 from sltool.site.liveness import MANY_DEAD, Liveness
 from sltool.site.noise import fresh_noise
-from sltool.site.outbox import is_complete
+from sltool.site.outbox import batches_of, is_complete, shard_digest, shipped_names, with_batches
 from sltool.site.private_file import PrivateFile, open_private
 from sltool.site.responses import responses
-from sltool.site.stage_records import EncodedRecord, read_record
+from sltool.site.stage_records import BatchRecord, EncodedRecord, read_record
 from sltool.site.withdrawals import Withdrawals, describe_withdrawn
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import SPLITS, Encoding, Study
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 BATCH_ROWS = 256
 
@@ -45,7 +48,8 @@ class EncodingResult:
     """The content of a site's outbox.
 
     `dead` is the fraction of the privacy layer's values that are zero or the same in every sample;
-    None if the outbox was written by a version that did not count them.
+    None if the outbox was written by a version that did not count them. `new_samples` and
+    `new_shards` are those of this call.
     """
 
     site: str
@@ -55,6 +59,8 @@ class EncodingResult:
     seconds: float
     again: bool
     dead: float | None
+    new_samples: int = 0
+    new_shards: int = 0
 
 
 def encode(
@@ -62,12 +68,16 @@ def encode(
     study: Study,
     site_name: str,
     progress: Progress,
-    device: torch.device,
+    device: torch.device | None,
     shard_bytes: int,
     force: bool,
 ) -> EncodingResult:
     """Write the site's shards to `outbox/SITE`, unless the outbox is already complete.
 
+    If the site has grown, shards of the new samples alone are added: they continue the series.
+
+    Args:
+        device: None: without torch.
     Raises:
         StageOrderError: this site has no private data or no key.
         StudyMismatchError: the site's key is not the one in study.yaml.
@@ -82,64 +92,123 @@ def encode(
         allowed = withdrawals.allowed_at(site, private.text("pseudonyms"))
         withdrawn = int((~allowed).sum())
         state = {"encoding": digest, "private": sha256(site.private), "shard_bytes": shard_bytes}
-        done = read_record(site.encoded, EncodedRecord)
-        if not force and done and done["state"] == state and is_complete(site, done["shards"]):
-            if withdrawn > done.get("withdrawn", 0):
-                progress.note(
-                    f"{site.outbox} still contains {describe_withdrawn(withdrawn)}: its shards "
-                    "were shipped, and the server excludes those rows; --force encodes the other "
-                    "samples only"
-                )
+        done = None if force else _done(site, private, state)
+        spans = _spans(private)
+        if done and len(batches_of(done)) == len(spans):
+            _note_finished(site, done, withdrawn, progress)
             return _summary(site, done, time.monotonic() - started, again=True)
-        _note_exclusions(site, withdrawn, study.encoding, progress)
-        layer = load_privacy_layer(folder, study)
-        content = Content.from_study(study, digest, _feature_shape(folder, study, layer))
-        encoder = Encoder(study, layer.to(device), device, private.seed)
+        _note_exclusions(site, withdrawn, study.encoding, progress, again=done is None)
+        layer = open_layer(folder, study, device)
+        content = Content.from_study(study, digest, checked_shape(folder, study, layer))
+        encoder = encoder_for(study, layer, device, private.seed)
         labels = _labels_to_ship(site, private, study)
-        _clear_outbox(site)
-        with progress.bar(f"encode {site_name}", private.inputs.shape[0]) as advance:
-            shards = list(
-                _write_shards(
-                    site, private, labels, allowed, content, encoder, key, shard_bytes, advance
-                )
-            )
-    record: EncodedRecord = {
-        "state": state,
-        "samples": sum(manifest.samples for manifest in shards),
-        "shards": [manifest.place.name for manifest in shards],
-        "withdrawn": withdrawn,
-        "dead": encoder.liveness.dead,
-    }
+        record = done or new_record(state)
+        _clear_outbox(site, record)
+        remaining = spans[len(batches_of(record)) :]
+        series = ShardSeries(site, content, key, shard_bytes, record)
+        with progress.bar(f"encode {site_name}", remaining[-1][1] - remaining[0][0]) as advance:
+            for batch, (start, stop) in enumerate(remaining, len(batches_of(record))):
+                encoder.begin(batch)
+                in_batch = allowed.copy()
+                in_batch[:start] = in_batch[stop:] = False
+                record = series.write(private, labels, in_batch, encoder, record, advance)
+    new = record["samples"] - (done["samples"] if done else 0)
+    new_shards = record["shards"][len(done["shards"]) if done else 0 :]
+    record = {**record, "state": state, "withdrawn": withdrawn}
     if study.encoding.label_epsilon is not None:
         record["label_epsilon"] = study.encoding.label_epsilon
-    if encoder.liveness.dead >= MANY_DEAD:
-        progress.note(_dead_values_warning(site_name, encoder.liveness.dead))
+    if done is None:
+        # Of the few samples of a month it would say little.
+        record["dead"] = encoder.liveness.dead
+        if encoder.liveness.dead >= MANY_DEAD:
+            progress.note(_dead_values_warning(site_name, encoder.liveness.dead))
     log.append(
         site,
         "encoded",
         encoding=digest,
-        samples=record["samples"],
+        samples=new,
         withdrawn=withdrawn,
-        shards={manifest.place.name: manifest.digest for manifest in shards},
+        shards={name: record["digests"][name] for name in new_shards},
     )
     write_json(site.encoded, record)
-    return _summary(site, record, time.monotonic() - started, again=False)
+    seconds = time.monotonic() - started
+    return replace(
+        _summary(site, record, seconds, again=False),
+        new_samples=new,
+        new_shards=len(new_shards),
+    )
+
+
+def _spans(private: PrivateFile) -> list[tuple[int, int]]:
+    """The rows (first, end) of the site's first samples, and of those of each time it has grown."""
+    ends = [*(version["rows"] for version in private.versions), private.inputs.shape[0]]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _done(site: SiteFolder, private: PrivateFile, state: dict[str, Any]) -> EncodedRecord | None:
+    """The record of the shards that stay as they are; None if all samples have to be encoded.
+
+    They have to if the encoding or the site's samples are others, or if the outbox lacks shards
+    that were not shipped. Without a shipped shard they also have to if the shards' size changes.
+    """
+    record = read_record(site.encoded, EncodedRecord)
+    if record is None or record["state"].get("encoding") != state["encoding"]:
+        return None
+    versions = [*(version["sha256"] for version in private.versions), state["private"]]
+    if record["state"].get("private") not in versions:
+        return None
+    shipped = shipped_names(site)
+    if record["state"].get("shard_bytes") != state["shard_bytes"] and not shipped & {
+        *record["shards"]
+    }:
+        return None
+    whole = [batch for batch in batches_of(record) if is_complete(site, batch["shards"])]
+    if len(whole) < len(batches_of(record)) and not any(
+        shipped & {*batch["shards"]} for batch in whole
+    ):
+        return None
+    kept = list(takewhile(lambda batch: is_complete(site, batch["shards"]), batches_of(record)))
+    return with_batches(record, kept) if kept else None
+
+
+def new_record(state: dict[str, Any]) -> EncodedRecord:
+    return {"state": state, "samples": 0, "shards": [], "batches": [], "digests": {}}
+
+
+def _note_finished(
+    site: SiteFolder, done: EncodedRecord, withdrawn: int, progress: Progress
+) -> None:
+    if withdrawn > done.get("withdrawn", 0):
+        progress.note(
+            f"{site.outbox} still contains {describe_withdrawn(withdrawn)}: its shards "
+            "were shipped, and the server excludes those rows; --force encodes the other "
+            "samples only"
+        )
+    missing = [name for name in done["shards"] if not (site.outbox / name).is_file()]
+    if missing:
+        progress.note(
+            f"{len(missing)} shards are no longer in {site.outbox}; they were shipped before "
+            "(--force encodes all samples again)"
+        )
 
 
 def _note_exclusions(
-    site: SiteFolder, withdrawn: int, encoding: Encoding, progress: Progress
+    site: SiteFolder, withdrawn: int, encoding: Encoding, progress: Progress, again: bool
 ) -> None:
+    """Notes on withdrawn samples, and on encoding shipped samples `again`."""
     if withdrawn:
         progress.note(f"site {site.name}: {describe_withdrawn(withdrawn)} are left out")
-    if encoding.noise and site.shipped.is_file():
+    if again and encoding.noise and site.shipped.is_file():
         progress.note(
             f"shards of site {site.name} were shipped before: each further noisy copy of a feature "
             "map lets an attacker average out more of the noise"
         )
 
 
-def _feature_shape(folder: StudyFolder, study: Study, layer: nn.Module) -> tuple[int, ...]:
-    shape, known = output_shape(layer, study), known_shape(folder.privacy_layer, study)
+def checked_shape(
+    folder: StudyFolder, study: Study, layer: nn.Module | PlainLayer
+) -> tuple[int, ...]:
+    shape, known = layer_shape(layer, study), known_shape(folder.privacy_layer, study)
     if known not in (None, shape):
         raise StudyMismatchError(
             f"the model '{study.model.name}' gives feature maps of shape {shape}",
@@ -153,7 +222,8 @@ def _feature_shape(folder: StudyFolder, study: Study, layer: nn.Module) -> tuple
 def _summary(
     site: SiteFolder, record: EncodedRecord, seconds: float, again: bool
 ) -> EncodingResult:
-    size = sum((site.outbox / name).stat().st_size for name in record["shards"])
+    paths = [site.outbox / name for name in record["shards"]]
+    size = sum(path.stat().st_size for path in paths if path.is_file())
     shards, dead = len(record["shards"]), record.get("dead")
     return EncodingResult(site.name, record["samples"], shards, size, seconds, again, dead)
 
@@ -175,11 +245,30 @@ def _labels_to_ship(site: SiteFolder, private: PrivateFile, study: Study) -> NDA
     return responses(site, private.text("pseudonyms"), private.labels, method)
 
 
-def _clear_outbox(site: SiteFolder) -> None:
-    """Remove the output of an earlier or interrupted encoding, so that `ship` cannot send it."""
-    remove(site.encoded)
-    for path in (*site.outbox.glob("*.h5"), *site.outbox.glob("*.h5.part")):
-        remove(path)
+def _clear_outbox(site: SiteFolder, record: EncodedRecord) -> None:
+    """Remove what `record` does not list: the output of an earlier or interrupted encoding.
+
+    Without a shard in the record it is removed as well, so that `ship` sends nothing.
+    """
+    if not record["shards"]:
+        remove(site.encoded)
+    for split in SPLITS:
+        for path in site.outbox.glob(f"{site.name}-{split}-*.h5*"):
+            if path.name not in record["shards"]:
+                remove(path)
+
+
+def without_gradients(method: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any]]:
+    """As `torch.inference_mode`; torch is imported when the method is called."""
+
+    @wraps(method)
+    def call(*arguments: Any) -> NDArray[Any]:
+        import torch
+
+        with torch.inference_mode():
+            return method(*arguments)
+
+    return call
 
 
 class Encoder:
@@ -192,6 +281,8 @@ class Encoder:
     """
 
     def __init__(self, study: Study, layer: nn.Module, device: torch.device, seed: int) -> None:
+        import torch
+
         columns = (1, -1) + (1,) * (len(study.samples.shape) - 1)
         self._mean = torch.tensor(study.samples.mean, device=device).reshape(columns)
         self._sd = torch.tensor(study.samples.sd, device=device).reshape(columns)
@@ -200,10 +291,15 @@ class Encoder:
         self._device = device
         self._settings = study.encoding
         self._dtype = getattr(torch, study.encoding.dtype)
-        self._augment = Augmenter(study.encoding, seed)
+        self._seed = seed
         self.liveness = Liveness()
+        self.begin(0)
 
-    @torch.inference_mode()
+    def begin(self, batch: int) -> None:
+        """Begin with the samples of a batch, whose random versions do not depend on others."""
+        self._augment = Augmenter(self._settings, self._seed, batch)
+
+    @without_gradients
     def __call__(self, inputs: NDArray[Any], views: int = 1) -> NDArray[Any]:
         """(n, *shape) in the source's units -> (n * views, *row_shape) in the shard's dtype.
 
@@ -212,6 +308,10 @@ class Encoder:
         Raises:
             BadDataError: a value does not fit the dtype, or is not a number.
         """
+        import torch
+
+        from sltool.models.quantise import nearest_level
+
         x = torch.from_numpy(inputs).to(self._device, torch.float32)
         x = self._augment(x, views)
         maps = self._layer((x - self._mean) / self._sd)
@@ -222,10 +322,7 @@ class Encoder:
         if levels is None:
             maps = maps.to(self._dtype)
         if not torch.isfinite(maps).all():
-            raise BadDataError(
-                f"a feature map does not fit {self._settings.dtype}",
-                hint="set encoding.dtype to float32 in study.yaml, for all sites",
-            )
+            raise does_not_fit(self._settings)
         if levels is not None:
             return pack_levels(nearest_level(maps, levels).cpu().numpy(), levels.bits)
         return np.asarray(maps.contiguous().cpu().numpy())
@@ -243,6 +340,8 @@ def clip_and_add_noise(
         norms = maps.flatten(1).norm(dim=1).clamp(min=settings.clip)
         maps = maps * (settings.clip / norms).reshape(-1, *(1,) * (maps.dim() - 1))
     if settings.noise:
+        import torch
+
         maps = torch.add(maps, noise(maps), alpha=settings.noise)
     return maps
 
@@ -252,48 +351,96 @@ def as_shipped(maps: torch.Tensor, settings: Encoding) -> torch.Tensor:
 
     Differentiable. The dtype is not rounded to float16.
     """
+    from sltool.models.quantise import quantise
+
     return quantise(clip_and_add_noise(maps, settings, fresh_noise), settings.levels)
 
 
-def _write_shards(
-    site: SiteFolder,
-    private: PrivateFile,
-    labels: NDArray[Any],
-    allowed: NDArray[np.bool_],
-    content: Content,
-    encoder: Encoder,
-    key: SigningKey,
-    shard_bytes: int,
-    advance: Advance,
-) -> Iterator[Manifest]:
-    """Write the shards of the allowed rows, split by split.
+class ShardSeries:
+    """Writes a site's shards, each split's in a series of its own.
 
     Args:
-        labels: (N,) the labels to ship, of the rows of `private.h5`.
-        allowed: (N,) which rows may be encoded.
         content: of all shards of the site.
         shard_bytes: size of a shard's feature maps, at most.
+        record: of the shards that are there already; the new ones follow them.
+        splits: those that are written, in this order.
     """
-    splits = np.array(private.text("split"))
-    pseudonyms = np.array(private.text("pseudonyms"), dtype=f"S{ID_BYTES}")
-    groups = np.array(private.text("group_pseudonyms"), dtype=f"S{GROUP_BYTES}")
-    for split in SPLITS:
-        split_content = content.for_split(split)
-        rows = np.flatnonzero((splits == split) & allowed)
-        size = _samples_per_shard(split_content, shard_bytes)
-        previous = None
-        for sequence, shard_rows in enumerate(_chunks(rows, size)):
-            manifest = write_shard(
-                site.outbox,
-                split_content,
-                ShardId(site=site.name, split=split, sequence=sequence),
-                previous,
-                _encoded(private, shard_rows, split_content.views, encoder, advance),
-                Rows(labels[shard_rows], pseudonyms[shard_rows], groups[shard_rows]),
-                key,
+
+    def __init__(
+        self,
+        site: SiteFolder,
+        content: Content,
+        key: SigningKey,
+        shard_bytes: int,
+        record: EncodedRecord,
+        splits: Sequence[str] = SPLITS,
+    ) -> None:
+        self._site = site
+        self._splits = splits
+        self._content = content
+        self._key = key
+        self._shard_bytes = shard_bytes
+        self._next: dict[str, int] = {}
+        self._previous: dict[str, str | None] = {}
+        for split in splits:
+            names = [name for name in record["shards"] if name.split("-")[1] == split]
+            self._next[split] = len(names)
+            self._previous[split] = shard_digest(site, record, names[-1]) if names else None
+
+    def write(
+        self,
+        private: PrivateFile,
+        labels: NDArray[Any],
+        allowed: NDArray[np.bool_],
+        encoder: AnyEncoder,
+        record: EncodedRecord,
+        advance: Advance,
+    ) -> EncodedRecord:
+        """Write the shards of the allowed rows, split by split; returns the record with them.
+
+        Args:
+            labels: (N,) the labels to ship, of the rows of `private.h5`.
+            allowed: (N,) which rows of `private.h5` to encode.
+        """
+        splits = np.array(private.text("split"))
+        manifests = [
+            self._write_shard(private, labels, split, rows, encoder, advance)
+            for split in self._splits
+            for rows in _chunks(
+                np.flatnonzero((splits == split) & allowed),
+                _samples_per_shard(self._content.for_split(split), self._shard_bytes),
             )
-            previous = manifest.digest
-            yield manifest
+        ]
+        batch = BatchRecord(
+            samples=sum(manifest.samples for manifest in manifests),
+            shards=[manifest.place.name for manifest in manifests],
+        )
+        digests = {manifest.place.name: manifest.digest for manifest in manifests}
+        grown: EncodedRecord = {**record, "digests": {**record.get("digests", {}), **digests}}
+        return with_batches(grown, [*batches_of(record), batch])
+
+    def _write_shard(
+        self,
+        private: PrivateFile,
+        labels: NDArray[Any],
+        split: str,
+        rows: NDArray[np.int64],
+        encoder: AnyEncoder,
+        advance: Advance,
+    ) -> Manifest:
+        content = self._content.for_split(split)
+        manifest = write_shard(
+            self._site.outbox,
+            content,
+            ShardId(site=self._site.name, split=split, sequence=self._next[split]),
+            self._previous[split],
+            encoded(private, rows, content.views, encoder, advance),
+            replace(private.rows(rows), labels=labels[rows]),
+            self._key,
+        )
+        self._next[split] += 1
+        self._previous[split] = manifest.digest
+        return manifest
 
 
 def _chunks(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
@@ -305,11 +452,11 @@ def _samples_per_shard(content: Content, shard_bytes: int) -> int:
     return min(MAX_SAMPLES, max(1, shard_bytes // content.sample_bytes))
 
 
-def _encoded(
+def encoded(
     private: PrivateFile,
     rows: NDArray[np.int64],
     views: int,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     advance: Advance,
 ) -> Iterator[NDArray[Any]]:
     """The feature maps of these rows, which are ascending; rows in between were withdrawn."""

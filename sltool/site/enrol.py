@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sltool.errors import StageOrderError, StudyMismatchError
+from sltool.shard.encryption import make_identity
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.public_key_file import PublicKeyFile, write_public_key
 from sltool.site import log
@@ -44,19 +45,27 @@ def _key(site: SiteFolder) -> SigningKey:
     return key
 
 
-def enrol_here(folder: StudyFolder, study: Study, name: str) -> PublicKeyFile:
+def enrol_here(
+    folder: StudyFolder, study: Study, name: str, encrypt: bool = False
+) -> PublicKeyFile:
     """Enrol this hospital's site, and write `NAME.pub` for the study's coordinator.
 
+    Args:
+        encrypt: also make an age identity, for predictions; one that is there is always used.
+
     Raises:
+        UsageError: there is or has to be an identity, and pyrage is not installed.
         StageOrderError: the privacy layer is missing.
         StudyMismatchError: study.yaml lists another key for the site.
     """
     site = folder.site(name)
     study.encoding_digest(folder.privacy_layer)
     check_unclaimed(study, site)
+    recipient = make_identity(site.identity) if encrypt or site.identity.is_file() else None
     enrol(folder, study, [name])
+    key = SigningKey.load(site.key)
     path = folder.public_key(name)
-    return write_public_key(path, study, folder.privacy_layer, name, SigningKey.load(site.key))
+    return write_public_key(path, study, folder.privacy_layer, name, key, recipient)
 
 
 def check_unclaimed(study: Study, site: SiteFolder) -> None:

@@ -19,7 +19,7 @@ from sltool.page import render
 from sltool.shard.description import ShardDescription, describe_shard
 from sltool.shard.encryption import SUFFIX as AGE
 from sltool.shard.encryption import decrypt
-from sltool.shard.manifest import Content, Manifest
+from sltool.shard.manifest import PREDICTION, Content, Manifest
 from sltool.shard.payload import Rows
 from sltool.site.audit.record import DAMAGED, AuditRecord
 from sltool.site.pictures import image_of, planes, png_base64, png_bytes, stretched
@@ -71,8 +71,10 @@ class Inspection:
 
     @property
     def labels(self) -> dict[str, float]:
-        """Class -> number of samples; of a regression, figures of the values."""
-        return _labels(self.shard.rows, self.shard.manifest, self.study) if self.shard.rows else {}
+        """Class -> number of samples; of a regression, figures of the values; {} of cases."""
+        if self.shard.rows is None or self.shard.manifest.place.split == PREDICTION:
+            return {}
+        return _labels(self.shard.rows, self.shard.manifest, self.study)
 
 
 def inspect(folder: StudyFolder, path: Path, identity: Path | None = None) -> Inspection:
@@ -148,6 +150,8 @@ def _audit(folder: StudyFolder, shard: ShardDescription) -> str:
         return f"the site's audit stays at the site{risk}"
     if not site.audit.is_file():
         return f"not audited yet: `sltool audit --site {place.site}`{risk}"
+    if place.split == PREDICTION:
+        return f"cases are judged by the audit of the training shards, of the same layer{risk}"
     record = read_json(site.audit, AuditRecord, "the audit", DAMAGED)
     if record["bound"]["payloads"].get(place.name) != shard.manifest.payload.sha256:
         return f"the audit is of another file: `sltool audit --site {place.site}`{risk}"

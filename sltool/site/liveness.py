@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 # From this fraction on the site is warned. Layers drawn by `prepare` stay below 0.2 on real data.
 MANY_DEAD = 0.5
@@ -17,22 +23,25 @@ class Liveness:
     def __init__(self) -> None:
         self._samples = 0
         self._zeros = 0
-        self._low = self._high = torch.empty(0)
+        self._low: NDArray[Any] = np.empty(0)
+        self._high: NDArray[Any] = np.empty(0)
 
-    def add(self, maps: torch.Tensor) -> None:
+    def add(self, maps: torch.Tensor | NDArray[Any]) -> None:
         """Count feature maps (n, ...) as the layer gives them, without noise."""
-        low, high = torch.aminmax(maps, dim=0)
+        values = maps if isinstance(maps, np.ndarray) else maps.numpy(force=True)
+        low, high = values.min(axis=0), values.max(axis=0)
         if self._samples:
-            low, high = torch.minimum(low, self._low), torch.maximum(high, self._high)
+            low, high = np.minimum(low, self._low), np.maximum(high, self._high)
         self._low, self._high = low, high
-        self._zeros += maps.numel() - int(torch.count_nonzero(maps))
-        self._samples += len(maps)
+        # Of floats count_nonzero is slow.
+        self._zeros += int(np.count_nonzero(values == 0))
+        self._samples += len(values)
 
     @property
     def dead(self) -> float:
         """The fraction of all values, 0 to 1, that are zero or the same in every sample."""
         if self._samples < 2:
             return 0.0
-        constant = (self._high - self._low <= SAME * self._high.abs()) & (self._low != 0)
+        constant = (self._high - self._low <= SAME * np.abs(self._high)) & (self._low != 0)
         dead = self._zeros + self._samples * int(constant.sum())
-        return dead / (self._samples * self._low.numel())
+        return dead / (self._samples * self._low.size)

@@ -44,7 +44,8 @@ class LogEntry(TypedDict):
         number: counts from 0; also lines that were not written completely.
         time: UTC.
         user: of the operating system.
-        event: joined, enrolled, encoded, audited, accepted-risk, shipping, shipped or withdrew.
+        event: joined, enrolled, encoded, encoded-cases, audited, accepted-risk, shipping,
+            shipped or withdrew.
         details: what the event was about, with digests; no name of a patient.
         previous: hex SHA-256 of the line before; null in the first entry.
     """

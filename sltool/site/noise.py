@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import secrets
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 # Draws computed at a time: few enough for all steps to stay in the processor's cache.
 BLOCK = 2**16
@@ -17,13 +20,19 @@ TAIL = 2**8
 
 
 def fresh_noise(maps: torch.Tensor) -> torch.Tensor:
-    """Standard normal noise of the shape and on the device of `maps`, float32.
+    """Standard normal noise of the shape and on the device of `maps`, float32."""
+    import torch
+
+    return torch.from_numpy(fresh_draws(tuple(maps.shape))).to(maps.device)
+
+
+def fresh_draws(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Standard normal noise of this shape.
 
     Each call takes a 256-bit key from the operating system. The noise of two encodings is therefore
     independent, and cannot be found by a search over seeds.
     """
-    draws = standard_normal(secrets.token_bytes(32), maps.numel())
-    return torch.from_numpy(draws).reshape(maps.shape).to(maps.device)
+    return standard_normal(secrets.token_bytes(32), math.prod(shape)).reshape(shape)
 
 
 def standard_normal(key: bytes, count: int) -> NDArray[np.float32]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +58,17 @@ def partition(
         state: stored in each `private.h5` to recognise finished work.
     """
     with open_private(folder.prepared, study.id, "sltool prepare") as prepared:
-        people = _People.read(prepared)
+        people = People.read(prepared)
         rows = _allowed_rows(folder, people, progress)
         assignment = _assign(prepared, people, rows, study, division, seed, progress)
-        _note_absent_classes(assignment, prepared.labels[rows], study, progress)
+        note_absent_classes(assignment, prepared.labels[rows], study, progress)
         parts = []
         for site_index, name in enumerate(assignment.sites):
             site_seed = None if seed is None else seed * 1000 + site_index
             order = _shipping_order(assignment, site_index, site_seed)
             views_seed = secrets.randbits(128) if site_seed is None else site_seed
             site, splits = folder.site(name), assignment.split[order]
-            parts.append(_Part(site, rows[order], splits, views_seed))
+            parts.append(Part(site, rows[order], splits, views_seed))
         for first in range(0, len(parts), OPEN_FILES):
             some = parts[first : first + OPEN_FILES]
             _write_parts(study, prepared, people, some, progress, state)
@@ -77,7 +77,7 @@ def partition(
 
 def _assign(
     prepared: PrivateFile,
-    people: _People,
+    people: People,
     rows: NDArray[np.int64],
     study: Study,
     division: Division,
@@ -95,7 +95,7 @@ def _assign(
 
 
 @dataclass(frozen=True)
-class _People:
+class People:
     """The record, patient and examination of each sample of `prepared.h5`."""
 
     records: list[str]
@@ -103,12 +103,12 @@ class _People:
     examinations: list[str]
 
     @classmethod
-    def read(cls, prepared: PrivateFile) -> _People:
+    def read(cls, prepared: PrivateFile) -> People:
         return cls(*(prepared.text(name) for name in ("records", "groups", "examinations")))
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """One site's samples.
 
     Attributes:
@@ -123,7 +123,7 @@ class _Part:
     seed: int
 
 
-def _allowed_rows(folder: StudyFolder, people: _People, progress: Progress) -> NDArray[np.int64]:
+def _allowed_rows(folder: StudyFolder, people: People, progress: Progress) -> NDArray[np.int64]:
     """The rows of `prepared.h5` whose patients have not withdrawn."""
     allowed = Withdrawals.read(folder).allowed(people.records, people.groups)
     if not allowed.all():
@@ -131,7 +131,7 @@ def _allowed_rows(folder: StudyFolder, people: _People, progress: Progress) -> N
     return np.flatnonzero(allowed)
 
 
-def _note_absent_classes(
+def note_absent_classes(
     assignment: Assignment, labels: NDArray[np.generic], study: Study, progress: Progress
 ) -> None:
     """A note for each site that lacks a class in training; of many sites, their number."""
@@ -154,7 +154,7 @@ def _note_absent_classes(
 
 def _shipping_order(assignment: Assignment, site: int, seed: int | None) -> NDArray[np.int64]:
     """The site's rows: training, validation, test, each shuffled."""
-    shuffle = _secret_permutation if seed is None else np.random.default_rng(seed).permutation
+    shuffle = secret_permutation if seed is None else np.random.default_rng(seed).permutation
     parts = [
         shuffle(np.flatnonzero((assignment.site == site) & (assignment.split == code)))
         for code in range(len(SPLITS))
@@ -162,7 +162,7 @@ def _shipping_order(assignment: Assignment, site: int, seed: int | None) -> NDAr
     return np.concatenate(parts)
 
 
-def _secret_permutation(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def secret_permutation(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The rows, shuffled by the system's entropy alone.
 
     Knowing the positions of some rows reveals nothing about those of the others.
@@ -173,8 +173,8 @@ def _secret_permutation(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 def _write_parts(
     study: Study,
     prepared: PrivateFile,
-    people: _People,
-    parts: list[_Part],
+    people: People,
+    parts: list[Part],
     progress: Progress,
     state: str,
 ) -> None:
@@ -185,16 +185,14 @@ def _write_parts(
             file = stack.enter_context(create_private(part.site.private, study.id, state))
             # As text: HDF5 has no integer of 128 bits.
             file.attrs["seed"] = str(part.seed)
-            created = _Inputs.make(
-                file, part_of(part.site.private), prepared.inputs, len(part.rows)
-            )
+            created = Inputs.make(file, part_of(part.site.private), prepared.inputs, len(part.rows))
             inputs.append(stack.enter_context(created))
             _write_columns(file, prepared, people, part)
-        _scatter(prepared, parts, inputs, progress)
+        scatter(prepared, parts, inputs, progress)
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
     """A site's inputs: a contiguous array in its file, whose rows are written in any order.
 
     The array is not mapped into memory: writing to a mapping on a full disk raises SIGBUS, which
@@ -205,11 +203,13 @@ class _Inputs:
     offset: int
     report_written: Callable[[int], None]
 
+    def after(self, rows: int, row_bytes: int) -> Inputs:
+        """The same array from row `rows` on."""
+        return replace(self, offset=self.offset + rows * row_bytes)
+
     @classmethod
     @contextmanager
-    def make(
-        cls, file: h5py.File, part: Path, source: h5py.Dataset, rows: int
-    ) -> Iterator[_Inputs]:
+    def make(cls, file: h5py.File, part: Path, source: h5py.Dataset, rows: int) -> Iterator[Inputs]:
         """Add a contiguous dataset of `rows` rows with the row shape and dtype of `source`."""
         unfilled = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         unfilled.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -233,8 +233,8 @@ class _Inputs:
         self.report_written(row.nbytes)
 
 
-def _scatter(
-    prepared: PrivateFile, parts: list[_Part], inputs: list[_Inputs], progress: Progress
+def scatter(
+    prepared: PrivateFile, parts: Sequence[Part], inputs: Sequence[Inputs], progress: Progress
 ) -> None:
     """Copy each sample's input to its site's file in one pass, one block in memory at a time."""
     total, row_bytes = len(prepared.inputs), prepared.inputs.nbytes // len(prepared.inputs)
@@ -260,13 +260,12 @@ def _read_ahead(batches: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
             yield batch
 
 
-def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part: _Part) -> None:
+def _write_columns(file: h5py.File, prepared: PrivateFile, people: People, part: Part) -> None:
     """Write all columns but the inputs, and the table that maps pseudonyms to patients."""
     file["labels"] = prepared.labels[part.rows]
     splits = [SPLITS[code] for code in part.splits]
-    digits = secrets.token_hex(16 * len(part.rows))
-    pseudonyms = [digits[start : start + 32] for start in range(0, len(digits), 32)]
-    groups = _group_pseudonyms(people, part.rows)
+    pseudonyms = random_ids(len(part.rows))
+    groups = group_pseudonyms(people, part.rows)
     for name, values in (
         ("split", splits),
         ("pseudonyms", pseudonyms),
@@ -286,9 +285,21 @@ def _write_columns(file: h5py.File, prepared: PrivateFile, people: _People, part
     )
 
 
-def _group_pseudonyms(people: _People, rows: NDArray[np.int64]) -> list[str]:
-    """A random id for each patient, followed by a slash and one for the examination, if named."""
-    ids: dict[tuple[str, ...], str] = {}
+def random_ids(count: int) -> list[str]:
+    """Pseudonyms: 32 random hex digits each."""
+    digits = secrets.token_hex(16 * count)
+    return [digits[start : start + 32] for start in range(0, len(digits), 32)]
+
+
+def group_pseudonyms(
+    people: People, rows: NDArray[np.int64], known: Mapping[tuple[str, ...], str] | None = None
+) -> list[str]:
+    """A random id for each patient, followed by a slash and one for the examination, if named.
+
+    Args:
+        known: (patient,) and (patient, examination) -> the id that they have already.
+    """
+    ids = dict(known or {})
 
     def random_id(*key: str) -> str:
         return ids.setdefault(key, secrets.token_hex(16))

@@ -13,6 +13,7 @@ from sltool.progress import Progress
 from sltool.site.column_sites import sites_by_column
 from sltool.site.division import Division
 from sltool.site.enrol import enrol
+from sltool.site.grow import grow
 from sltool.site.partition import SHOWN, partition
 from sltool.site.private_file import open_private
 from sltool.study.layout import StudyFolder
@@ -28,12 +29,15 @@ class PartitionResult:
     Attributes:
         division: how the samples were divided, in words.
         seed: of simulated sites; None at a real one.
+        new: the samples of each split that joined a site whose source has grown; None if the sites
+            were made, or had been made before.
     """
 
     counts: dict[str, dict[str, int]]
     again: bool
     division: str
     seed: int | None
+    new: dict[str, int] | None = None
 
 
 def make_sites(
@@ -45,6 +49,8 @@ def make_sites(
 ) -> PartitionResult:
     """Make `sites/NAME` and a key for each site, and list the sites in study.yaml.
 
+    The new samples of a real site whose source has grown join those that are there (`grow`).
+
     Args:
         seed: of the simulated sites, by default 0; not used at a real site, which draws from the
             system's entropy.
@@ -53,6 +59,7 @@ def make_sites(
         StageOrderError: nothing is prepared.
         UsageError: a site would be left empty, the source has no such column, or the folder holds
             other sites.
+        BadDataError: the real site was made from another source.
     """
     seed = _chosen_seed(division, seed, progress)
     study = load_study(folder)
@@ -65,6 +72,11 @@ def make_sites(
             enrol(folder, study, names)
             counts = {name: _counts(folder, study, name) for name in names}
             return _recorded(folder, division, PartitionResult(counts, True, "", seed))
+        if division.site is not None and before and not _is_simulated(folder, study, division.site):
+            new = grow(folder, study, folder.site(division.site), progress, state)
+            enrol(folder, study, names)
+            counts = {division.site: _counts(folder, study, division.site)}
+            return _recorded(folder, division, PartitionResult(counts, False, "", seed, new))
         if set(before.values()) - {state}:
             raise UsageError(
                 f"there are sites here ({_some(list(before))}) that were made from other samples, "
@@ -148,6 +160,11 @@ def _before(folder: StudyFolder, study: Study, names: list[str]) -> dict[str, st
             with open_private(path, study.id, "sltool partition") as private:
                 states[name] = private.state
     return states
+
+
+def _is_simulated(folder: StudyFolder, study: Study, name: str) -> bool:
+    with open_private(folder.site(name).private, study.id, "sltool partition") as private:
+        return private.is_simulated
 
 
 def _counts(folder: StudyFolder, study: Study, name: str) -> dict[str, int]:

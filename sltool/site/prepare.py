@@ -122,15 +122,15 @@ def prepare(
         create_private(folder.prepared, study.id, state) as file,
         early_writeback(part_of(folder.prepared), WRITEBACK_BYTES) as report_written,
     ):
-        rows = _write_inputs(file, scan, allowed, check, refused, progress, workers, report_written)
-        _check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
+        rows = write_inputs(file, scan, allowed, check, refused, progress, workers, report_written)
+        check_unreadable(len(refused) - len(scan.refused), len(scan), refused)
         counts = _write_columns(file, scan, rows, study.samples.labels)
         parts = count_parts(scan, rows, study.samples.labels)
         notes = [*scan.notes, *_absent_class_notes(counts), *notes]
         result = PreparationResult(study.dataset.name, len(rows), counts, parts, refused, notes)
         file.attrs["result"] = json.dumps(asdict(result))
         file["source"] = np.frombuffer(source_fingerprint.to_json(), np.uint8)
-    _write_refused(folder.refused, refused)
+    write_refused(folder.refused, refused)
     return result
 
 
@@ -163,7 +163,7 @@ def prepared_before(folder: StudyFolder, study: Study, state: str) -> Preparatio
     )
 
 
-def _write_inputs(
+def write_inputs(
     file: h5py.File,
     scan: Scan,
     allowed: NDArray[np.bool_],
@@ -271,7 +271,7 @@ def _load_span(span: range, loader: Loader, records: Sequence[str], check: Input
     return check.stacked(arrays, rows), rows, refused
 
 
-def _check_unreadable(unreadable: int, total: int, refused: list[Refused]) -> None:
+def check_unreadable(unreadable: int, total: int, refused: list[Refused]) -> None:
     if unreadable > max(1, UNREADABLE_LIMIT * total):
         raise BadDataError(
             f"{unreadable} of {total} files cannot be read",
@@ -307,7 +307,7 @@ def _absent_class_notes(counts: dict[str, int]) -> list[str]:
     return [f"no sample of the class {absent}: right if this hospital has none"] if absent else []
 
 
-def _write_refused(path: Path, refused: list[Refused]) -> None:
+def write_refused(path: Path, refused: list[Refused]) -> None:
     if not refused:
         remove(path)
         return

@@ -3,7 +3,8 @@
 For N samples, both contain `inputs` (N, *shape) uint8 or float32 in the source's units, `labels`
 (N,) float32 or int64, and text columns: `prepared.h5` has `records`, `groups`, `examinations` and
 `official`, and in the group `columns` those of `Scan.columns`; `private.h5` has `split`,
-`pseudonyms` and `group_pseudonyms`, rows in shipping order. Neither file ever leaves the hospital.
+`pseudonyms` and `group_pseudonyms`, rows in shipping order, and `versions` if it has grown.
+Neither file ever leaves the hospital.
 """
 
 from __future__ import annotations
@@ -17,14 +18,23 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from sltool.errors import BadDataError, StageOrderError
-from sltool.files import Document, parse_json, publish
+from sltool.files import Document, canonical_json, parse_json, publish
 from sltool.shard.hdf5_file import create_hdf5
+from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
 
 BATCH_ROWS = 1024
 TEXT = h5py.string_dtype()
 COLUMNS = "columns"
+
+
+class Version(TypedDict):
+    """An earlier `private.h5` of a site that has grown: its hex SHA-256 and its rows."""
+
+    sha256: str
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -70,10 +80,28 @@ class PrivateFile:
             return int(self.file.attrs["seed"])
 
     @property
+    def is_simulated(self) -> bool:
+        """Whether the site is simulated: the seed of a real one has 128 random bits."""
+        return self.seed < 2**64
+
+    @property
+    def versions(self) -> list[Version]:
+        """The file's earlier versions, oldest first: their rows are this one's first rows."""
+        with self._checked:
+            stored = "versions" in self.file
+        return self.document("versions", list[Version]) if stored else []
+
+    @property
     def state(self) -> str:
         """A digest of what the file was made from, to recognise finished work."""
         with self._checked:
             return str(self.file.attrs["state"])
+
+    def rows(self, rows: NDArray[np.int64]) -> Rows:
+        """Labels, pseudonyms and groups of these rows, as a shard has them."""
+        pseudonyms = np.array(self.text("pseudonyms"), dtype=f"S{ID_BYTES}")
+        groups = np.array(self.text("group_pseudonyms"), dtype=f"S{GROUP_BYTES}")
+        return Rows(self.labels[rows], pseudonyms[rows], groups[rows])
 
     def document(self, name: str, kind: type[Document]) -> Document:
         """A JSON document, stored as a dataset if it may be long, else as an attribute."""
@@ -153,3 +181,8 @@ def write_named_columns(file: h5py.File, columns: Mapping[str, list[str]]) -> No
     group = file.create_group(COLUMNS)
     for index, (name, values) in enumerate(columns.items()):
         write_text_column(group, f"{index:04}", values).attrs["name"] = name
+
+
+def write_versions(file: h5py.File, versions: list[Version]) -> None:
+    """Add the list of the file's earlier versions."""
+    file["versions"] = np.frombuffer(canonical_json(versions), np.uint8)

@@ -16,20 +16,24 @@ from sltool.shard.encryption import SUFFIX as AGE
 from sltool.shard.encryption import encrypt
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
 from sltool.site import log
-from sltool.site.outbox import outbox_shards
+from sltool.site.outbox import is_newer, outbox_cases, outbox_shards
 from sltool.site.stage_records import Sent, ShippedRecord, read_record
 from sltool.study.layout import SiteFolder
 
 
 @dataclass(frozen=True)
 class ShippingResult:
-    """What `ship` did; `again` if the destination already had everything."""
+    """What `ship` did; `again` if the destination already had everything.
+
+    `shards` and `bytes` are those of the outbox; `sent` counts the files that were copied now.
+    """
 
     site: str
     shards: int
     bytes: int
     destination: str
     again: bool
+    sent: int
 
 
 def ship(
@@ -39,6 +43,7 @@ def ship(
     progress: Progress,
     force: bool,
     only_withdrawals: bool = False,
+    only_new: bool = False,
 ) -> ShippingResult:
     """Copy every shard and withdrawal of the outbox that `destination` does not contain yet.
 
@@ -49,25 +54,31 @@ def ship(
         destination: a folder, or a URL that fsspec understands, such as s3://bucket/prefix.
         recipient: the server's age recipient, to encrypt for; None: do not encrypt.
         only_withdrawals: do not ship shards.
+        only_new: leave out what was shipped before, wherever to.
 
     Raises:
         StageOrderError: nothing is encoded and nothing withdrawn.
         StorageError: the destination cannot be written.
     """
     withdrawals = sorted(site.outbox.glob(f"*{WITHDRAWAL}"))
-    with_shards = not only_withdrawals and (not withdrawals or site.encoded.is_file())
-    shards = outbox_shards(site) if with_shards else []
+    cases = [] if only_withdrawals else outbox_cases(site)
+    alone = bool(withdrawals or cases)
+    with_shards = not only_withdrawals and (not alone or site.encoded.is_file())
+    shards = [*(outbox_shards(site) if with_shards else []), *cases]
     record = read_record(site.shipped, ShippedRecord) or {}
     storage = _storage(destination)
     before = record.get(destination, {})
     digests = {path: sha256(path) for path in [*withdrawals, *shards]}
     known = [sent for files in record.values() for sent in files.values()]
+    if only_new:
+        old = {sent["outbox"] for sent in known}
+        digests = {path: digest for path, digest in digests.items() if digest not in old}
     todo = [
         path
         for path, digest in digests.items()
         if force or not storage.has(path.name, digest, known, before.get(path.name))
     ]
-    sent = {path.name: before[path.name] for path in digests if path.name in before}
+    sent = dict(before)
     if todo:
         # Before the first file leaves: what left and is not logged must not exist.
         files = {path.name: digests[path] for path in todo}
@@ -87,7 +98,12 @@ def ship(
         log.append(site, "shipped", destination=destination, files=travelled)
     write_json(site.shipped, {**record, destination: sent})
     size = sum(path.stat().st_size for path in shards)
-    return ShippingResult(site.name, len(shards), size, destination, again=not todo)
+    if with_shards and is_newer(site.private, site.encoded):
+        progress.note(
+            f"site {site.name} was made anew or has grown since its samples were encoded: run "
+            f"`sltool client-encode --site {site.name}`, and ship again"
+        )
+    return ShippingResult(site.name, len(shards), size, destination, not todo, len(todo))
 
 
 @contextmanager

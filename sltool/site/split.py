@@ -116,6 +116,7 @@ def assign(
     names: list[str],
     seed: int | None,
     skew: Skew = NO_SKEW,
+    known: NDArray[np.int64] | None = None,
 ) -> Assignment:
     """Draw the splits, then distribute each split over the sites, stratified by label.
 
@@ -129,6 +130,8 @@ def assign(
         ratios: each site's share; not used with `skew.sizes`.
         names: the sites' names.
         seed: None: draw from the system's entropy.
+        known: (N,) the split that a sample's patient already has, as an index into `SPLITS`, or -1.
+            The others are drawn so that all samples together have the shares of `split`.
 
     Raises:
         UsageError: a site would have no training sample, however often the sites are drawn.
@@ -136,7 +139,7 @@ def assign(
     rng = np.random.default_rng(seed)
     patients = np.unique(list(groups), return_inverse=True)[1]
     strata = _strata(labels)
-    splits = _splits(patients, strata, official, split, rng)
+    splits = _splits(patients, strata, official, split, rng, known)
     training = np.bincount(strata[splits == 0], minlength=strata.max() + 1)
     result = Assignment(splits, np.zeros(len(labels), dtype=np.int64), names)
     for _ in range(ATTEMPTS):
@@ -205,14 +208,16 @@ def _splits(
     official: Sequence[str],
     split: Split,
     rng: np.random.Generator,
+    known: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """(N,) the split of each sample, an index into `SPLITS`."""
     shares = [1 - split.validation - split.test, split.validation, split.test]
     if shares[0] <= 0:
         raise UsageError("split.validation and split.test leave nothing for training")
+    known = np.full(len(strata), -1) if known is None else known
     if split.official and any(official):
-        return _official_splits(official, patients, strata, shares, rng)
-    return _draw_parts(patients, strata, shares, rng)
+        return _official_splits(official, patients, strata, shares, rng, known)
+    return _draw_parts(patients, strata, shares, rng, known)
 
 
 def _site_shares(
@@ -340,8 +345,11 @@ def _draw_parts(
     strata: NDArray[np.int64],
     shares: Sequence[float] | NDArray[np.float64],
     rng: np.random.Generator,
+    known: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Draw a part (split or site) for every group; returns the index of each sample's part.
+
+    Groups that have a part already (`known`, -1 for the others) keep it.
 
     Every part has seats for each stratum, in proportion to its share. The groups, in random order,
     draw a part with a probability in proportion to the free seats that it has for their samples.
@@ -357,11 +365,13 @@ def _draw_parts(
     table = np.zeros((groups.max() + 1, strata.max() + 1))
     np.add.at(table, (groups, strata), 1)
     # Plain lists: numpy is several times slower on arrays of a few elements.
-    free = _seats(table.sum(axis=0), np.asarray(shares)).tolist()
+    part = _known_parts(groups, known)
+    free = _free_seats(table, np.array(part), np.asarray(shares, dtype=float)).tolist()
     samples = [[(code, size) for code, size in enumerate(row) if size] for row in table.tolist()]
-    part = np.zeros(len(table), dtype=np.int64)
     draws = rng.random(len(table)).tolist()
     for group in rng.permutation(len(table)).tolist():
+        if part[group] >= 0:
+            continue
         sizes = samples[group]
         weights = [sum(max(seats[code], 0) * size for code, size in sizes) for seats in free]
         if not any(weights):
@@ -371,7 +381,33 @@ def _draw_parts(
         part[group] = chosen
         for code, size in sizes:
             free[chosen][code] -= size
-    return part[groups]
+    return np.array(part, np.int64)[groups]
+
+
+def _free_seats(
+    table: NDArray[np.float64], part: NDArray[np.int64], shares: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Seats (parts, strata) for the groups without a part, so that each part gets its share of all.
+
+    Args:
+        table: (groups, strata) samples.
+        part: (groups,) the part that a group has already, or -1.
+        shares: as for `_draw_parts`; (parts,) if a group has a part.
+    """
+    taken = np.array([table[part == index].sum() for index in range(len(shares))])
+    # Without groups that have a part the shares stay exactly as they are, and so does the draw.
+    if taken.any():
+        missing = np.maximum(shares / shares.sum() * table.sum() - taken, 0)
+        shares = missing if missing.any() else shares
+    return _seats(table[part < 0].sum(axis=0), shares)
+
+
+def _known_parts(groups: NDArray[np.int64], known: NDArray[np.int64] | None) -> list[int]:
+    """The part that each group has already, or -1."""
+    parts = np.full(groups.max() + 1, -1)
+    if known is not None:
+        np.maximum.at(parts, groups, known)
+    return [int(part) for part in parts]
 
 
 def _seats(sizes: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -396,6 +432,7 @@ def _official_splits(
     strata: NDArray[np.int64],
     shares: list[float],
     rng: np.random.Generator,
+    known: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """The splits of the source's own lists; one that they lack is drawn from the training samples.
 
@@ -405,10 +442,10 @@ def _official_splits(
     splits = np.array([SPLITS.index(name) if name else 0 for name in official])
     patient_split = np.zeros(patients.max() + 1, dtype=np.int64)
     np.maximum.at(patient_split, patients, splits)
-    splits = patient_split[patients]
+    splits = np.where(known >= 0, known, patient_split[patients])
     for code in (1, 2):
         if not (splits == code).any() and shares[code] > 0:
-            rows = np.flatnonzero(splits == 0)
+            rows = np.flatnonzero((splits == 0) & (known < 0))
             drawn = _draw_parts(patients[rows], strata[rows], [1 - shares[code], shares[code]], rng)
             splits[rows[drawn == 1]] = code
     return splits

@@ -13,8 +13,16 @@ from sltool.files import read_json
 Record = TypeVar("Record")
 
 # The format of `ShardId.name`: a record must not name files outside the outbox.
-SHARD_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}-(train|validation|test)-[0-9]{5}\.h5$"
+SHARD_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}-(train|validation|test|prediction)-[0-9]{5}\.h5$"
 ShardName = Annotated[str, StringConstraints(pattern=SHARD_NAME)]
+
+
+class BatchRecord(TypedDict):
+    """The shards that were encoded together, and their samples; of cases also from what."""
+
+    samples: int
+    shards: list[ShardName]
+    state: NotRequired[dict[str, Any]]
 
 
 class EncodedRecord(TypedDict):
@@ -22,6 +30,8 @@ class EncodedRecord(TypedDict):
 
     `withdrawn` counts the rows left out; `dead` as in `sltool.site.encode.EncodingResult`;
     `label_epsilon` is there if the labels are randomised responses.
+    `batches` has an entry for the site's first samples and for each time that it has grown, and
+    `digests` the digest of each shard's manifest; both are absent in records of earlier versions.
     """
 
     state: dict[str, Any]
@@ -30,6 +40,8 @@ class EncodedRecord(TypedDict):
     withdrawn: NotRequired[int]
     dead: NotRequired[float]
     label_epsilon: NotRequired[float]
+    batches: NotRequired[list[BatchRecord]]
+    digests: NotRequired[dict[str, str]]
 
 
 class Sent(TypedDict):

@@ -11,7 +11,7 @@ from sltool.shard.reader import read_manifest
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
 from sltool.site.audit.record import DAMAGED, AuditRecord
 from sltool.site.log import read_log
-from sltool.site.outbox import is_complete
+from sltool.site.outbox import is_complete, is_newer
 from sltool.site.stage_records import EncodedRecord, ShippedRecord, read_record
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.next_step import NextStep
@@ -92,6 +92,9 @@ class _State:
                 else "runs the privacy layer and fills the outbox"
             )
             return NextStep(f"sltool client-encode --site {name}", why)
+        if is_newer(self._site.private, self._site.encoded):
+            why = "the site has grown, or was made anew, since its samples were encoded"
+            return NextStep(f"sltool client-encode --site {name}", why)
         if self.shipped_to:
             return NextStep("", f"nothing; the shards are in {', '.join(self.shipped_to)}")
         privacy = self._study.privacy
@@ -132,7 +135,10 @@ class _State:
         if record is None or not self._is_encoded:
             return []
         # Digests would have to be computed; a later encoding has a later record.
-        if not shipped or site.shipped.stat().st_mtime_ns < site.encoded.stat().st_mtime_ns:
+        if not shipped or any(
+            is_newer(path, site.shipped) for path in (site.encoded, site.encoded_cases)
+        ):
             return []
-        wanted = {*record["shards"], *self._withdrawals}
+        cases = read_record(site.encoded_cases, EncodedRecord)
+        wanted = {*record["shards"], *self._withdrawals, *(cases["shards"] if cases else ())}
         return [destination for destination, files in shipped.items() if wanted <= files.keys()]

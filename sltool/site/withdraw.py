@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sltool.errors import BadDataError, StageOrderError
-from sltool.files import remove, sha256
+from sltool.files import remove, sha256, write_json
 from sltool.shard.withdrawal import write_withdrawal
 from sltool.site import log
 from sltool.site.enrol import site_key
+from sltool.site.outbox import batches_of, was_shipped, with_batches
+from sltool.site.stage_records import EncodedRecord, read_record
 from sltool.site.withdrawals import add_withdrawn, site_people
 from sltool.study.layout import SiteFolder
 from sltool.study.schema import Study
@@ -50,14 +52,31 @@ def withdraw(site: SiteFolder, study: Study, patient: str) -> WithdrawalResult:
     pseudonyms = [row["pseudonym"] for row in rows]
     path = write_withdrawal(site.outbox, study, site.name, pseudonyms, key)
     log.append(site, "withdrew", samples=len(pseudonyms), files={path.name: sha256(path)})
-    return WithdrawalResult(site.name, len(pseudonyms), path, _discard_unshipped(site))
+    discarded = [_discard_unshipped(site, record) for record in (site.encoded, site.encoded_cases)]
+    return WithdrawalResult(site.name, len(pseudonyms), path, any(discarded))
 
 
-def _discard_unshipped(site: SiteFolder) -> bool:
-    """Stop the shards in the outbox from being shipped, if none was yet; True if there were any."""
-    if site.shipped.is_file() or not site.encoded.is_file():
+def _discard_unshipped(site: SiteFolder, encoded: Path) -> bool:
+    """Stop shards that were not shipped from being shipped; True if there were any.
+
+    A batch of which any shard was shipped stays: the server excludes its withdrawn rows.
+
+    Args:
+        encoded: the record of the shards.
+    """
+    record = read_record(encoded, EncodedRecord)
+    if record is None:
         return False
-    remove(site.encoded)
+    batches = batches_of(record)
+    kept = list(batches)
+    while kept and not any(was_shipped(site, name) for name in kept[-1]["shards"]):
+        kept.pop()
+    if len(kept) == len(batches):
+        return False
+    if kept:
+        write_json(encoded, with_batches(record, kept))
+    else:
+        remove(encoded)
     return True
 
 

@@ -15,6 +15,8 @@ from sltool.study.layout import SiteFolder, StudyFolder
 COLUMNS = ("pseudonym", "record", "patient")
 # The columns of `pseudonyms.csv`.
 PRIVATE_COLUMNS = ("pseudonym", "group", "split", "record", "patient", "examination")
+# The columns of `prediction/pseudonyms.csv`.
+CASE_COLUMNS = ("pseudonym", "group", "record", "patient", "examination", "shard", "content")
 RESTORE = "bring the table back from a backup: without it, patients who withdrew are encoded again"
 
 
@@ -29,8 +31,8 @@ def read_people(path: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, 
 
 
 def site_people(site: SiteFolder) -> list[dict[str, str]]:
-    """`pseudonym, record, patient` of every sample that the site ever had, each pseudonym once."""
-    tables = (site.pseudonyms, site.former_pseudonyms, site.withdrawn)
+    """`pseudonym, record, patient` of every sample and case of the site, each pseudonym once."""
+    tables = (site.pseudonyms, site.former_pseudonyms, site.case_pseudonyms, site.withdrawn)
     rows = [row for table in tables for row in read_people(table)]
     return list({row["pseudonym"]: row for row in rows}.values())
 
@@ -59,6 +61,8 @@ class Withdrawals:
     pseudonyms: frozenset[str]
     records: frozenset[str]
     patients: frozenset[str]
+    # Records of patients without a name of their own in the source.
+    nameless: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, folder: StudyFolder) -> Withdrawals:
@@ -68,15 +72,21 @@ class Withdrawals:
             BadDataError: a list is damaged.
         """
         rows = [row for path in folder.withdrawn_lists() for row in read_people(path)]
-        return cls(*(frozenset(row[column] for row in rows) for column in COLUMNS))
+        nameless = frozenset(row["record"] for row in rows if row["record"] == row["patient"])
+        pseudonyms, records, patients = (frozenset(row[name] for row in rows) for name in COLUMNS)
+        return cls(pseudonyms, records, patients, nameless)
 
     def allowed(self, records: Sequence[str], patients: Sequence[str]) -> NDArray[np.bool_]:
-        """(N,) True for samples whose record and whose patient are not withdrawn."""
-        pairs = zip(records, patients, strict=True)
+        """(N,) True for samples whose patient is not withdrawn.
+
+        A record, such as the line of a table, stands for the patient only where the source names
+        none, now or when the patient withdrew: in a table that grows it may be another's.
+        """
         return np.array(
             [
-                record not in self.records and patient not in self.patients
-                for record, patient in pairs
+                patient not in self.patients
+                and record not in (self.records if record == patient else self.nameless)
+                for record, patient in zip(records, patients, strict=True)
             ],
             np.bool_,
         )

@@ -73,6 +73,39 @@ class SiteFolder:
         return self.private_dir / "responses.csv"
 
     @property
+    def cases(self) -> Path:
+        """The folder of cases that were encoded for prediction, and of the predictions."""
+        return self.private_dir / "prediction"
+
+    @property
+    def case_inputs(self) -> Path:
+        """The decoded cases; removed once they are encoded."""
+        return self.cases / "cases.h5"
+
+    @property
+    def case_pseudonyms(self) -> Path:
+        return self.cases / "pseudonyms.csv"
+
+    @property
+    def encoded_cases(self) -> Path:
+        """The record of the cases that were encoded."""
+        return self.cases / "encoded.json"
+
+    @property
+    def refused_cases(self) -> Path:
+        return self.cases / "refused.csv"
+
+    @property
+    def identity(self) -> Path:
+        """The site's age identity, for predictions that were encrypted for it."""
+        return self.private_dir / "identity"
+
+    @property
+    def decrypted_answer(self) -> Path:
+        """A decrypted file of predictions, while it is read."""
+        return self.cases / "answer"
+
+    @property
     def shipped(self) -> Path:
         """The record of the files that `ship` sent, and their destinations."""
         return self.private_dir / "shipped.json"
@@ -153,6 +186,11 @@ class RunFolder:
         return self.root / "history.csv"
 
     @property
+    def answered(self) -> Path:
+        """Which shards of cases were answered, by which model."""
+        return self.root / "answered.json"
+
+    @property
     def log(self) -> Path:
         return self.root / "log.txt"
 
@@ -169,8 +207,22 @@ class RunFolder:
         """The predictions: `predictions.csv`, or with the question's name likewise."""
         return self._answer("predictions", question, ".csv")
 
+    def operating_points(self, question: Question) -> Path:
+        """The thresholds: `operating-points.json`, or with the question's name likewise."""
+        return self._answer("operating-points", question, ".json")
+
+    @property
+    def export(self) -> Path:
+        """The folder that `sltool export` writes to, if no other is named."""
+        return self.root / "export"
+
     def _answer(self, name: str, question: Question, suffix: str) -> Path:
         return self.root / f"{name}{'' if question.plain else f'-{question.name}'}{suffix}"
+
+
+def onnx_beside(privacy_layer: Path) -> Path:
+    """`privacy-layer.onnx` beside `privacy-layer.safetensors`."""
+    return privacy_layer.with_suffix(".onnx")
 
 
 @dataclass(frozen=True)
@@ -182,7 +234,8 @@ class StudyFolder:
     @property
     def own(self) -> list[Path]:
         """The files that the commands write, in a folder that may also be a dataset's source."""
-        files = [self.study_file, self.privacy_layer, self.prepared, self.refused]
+        agreement = [self.study_file, self.privacy_layer, self.privacy_layer_onnx]
+        files = [*agreement, self.prepared, self.refused]
         files += [self.joined, self.columns, self.kit, self.leaflet, *self.root.glob("*.pub")]
         folders = [self.synthetic, self.sites, self.outbox, self.server, self.coordinator]
         return [*files, self.partition, *folders]
@@ -194,6 +247,11 @@ class StudyFolder:
     @property
     def privacy_layer(self) -> Path:
         return self.root / "privacy-layer.safetensors"
+
+    @property
+    def privacy_layer_onnx(self) -> Path:
+        """The privacy layer for sites without torch, if NumPy cannot compute it."""
+        return onnx_beside(self.privacy_layer)
 
     @property
     def prepared(self) -> Path:
@@ -311,6 +369,16 @@ class StudyFolder:
     def identity(self) -> Path:
         """The server's age identity. Never leaves the server."""
         return self.server / "identity"
+
+    @property
+    def server_key(self) -> Path:
+        """The server's private Ed25519 key, which signs predictions."""
+        return self.server / "key"
+
+    @property
+    def answers(self) -> Path:
+        """Predictions for the sites' new cases, a file for each site and run."""
+        return self.server / "answers"
 
     @property
     def encoding(self) -> Path:

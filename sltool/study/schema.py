@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from sltool.errors import StageOrderError, UnknownNameError
+from sltool.errors import StageOrderError, UnknownNameError, UsageError
 from sltool.files import canonical_json, sha256
 from sltool.names import SITE_NAME, is_reserved
 
@@ -371,11 +371,29 @@ class Site(Enrolment):
     earlier: tuple[Enrolment, ...] = Field(
         default=(), description="Former keys: shards that were accepted with them stay valid."
     )
+    recipient: Recipient | None = Field(
+        default=None,
+        description="From `sltool enroll --encrypt`: `predict` encrypts predictions for the site.",
+    )
+    left: date | None = Field(
+        default=None,
+        description="From this day the site takes no part: the server accepts no shard of it, and "
+        "trains and evaluates without those that it has.",
+    )
+
+    @property
+    def has_left(self) -> bool:
+        return self.left is not None and date.today() >= self.left
 
 
 class Server(Section):
     recipient: Recipient | None = Field(
         default=None, description="From `sltool server-keys`: `ship` encrypts files for it."
+    )
+    key: PublicKey | None = Field(
+        default=None,
+        description="From `sltool server-keys`: the Ed25519 public key that the server signs "
+        "predictions with.",
     )
 
 
@@ -520,12 +538,28 @@ class Study(Section):
         model.pop("server", None)
         return model
 
+    def left_sites(self) -> list[str]:
+        """The sites that no longer take part."""
+        return [name for name, site in self.sites.items() if site.has_left]
+
     def check_sites(self, names: Iterable[str]) -> None:
         """Raise `UnknownNameError` unless every name is a site of this study."""
         for name in names:
             if name not in self.sites:
                 raise UnknownNameError.of(
                     "site", name, self.sites, hint="see `sites:` in study.yaml"
+                )
+
+    def check_taking_part(self, names: Iterable[str]) -> None:
+        """As `check_sites`; raises `UsageError` for a site that left the study."""
+        names = list(names)
+        self.check_sites(names)
+        for name in names:
+            if self.sites[name].has_left:
+                raise UsageError(
+                    f"site {name} left the study on {self.sites[name].left}",
+                    where=f"study.yaml, sites.{name}.left",
+                    hint="name other sites; runs from before are in server/runs as they were",
                 )
 
 

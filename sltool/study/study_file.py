@@ -15,7 +15,7 @@ from sltool.files import publish
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Section, Site, Study
 from sltool.study.validation_errors import format_validation_error
-from sltool.study.yaml_text import add_entries, parse_yaml, plain, replace_values
+from sltool.study.yaml_text import CORRECT, add_entries, parse_yaml, plain, replace_values
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -76,9 +76,6 @@ def _is_mapping_of_sections(value: object) -> bool:
 def _comment(text: str, indent: int) -> str:
     pad = " " * indent + "# "
     return "".join(f"{pad}{line}\n" for line in textwrap.wrap(text, WIDTH - len(pad)))
-
-
-_CORRECT = "correct the file, or take it from another site of the study"
 
 
 def add_sites(path: Path, sites: Mapping[str, Site]) -> None:
@@ -181,7 +178,7 @@ def _decoded(raw: bytes, path: Path) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise StudyFileError(
-            f"study.yaml is not UTF-8 text: {error}", where=path, hint=_CORRECT
+            f"study.yaml is not UTF-8 text: {error}", where=path, hint=CORRECT
         ) from error
 
 
@@ -197,7 +194,7 @@ def parse_study(raw: bytes, where: Path) -> Study:
 def _parsed(text: str, path: Path) -> Study:
     content = parse_yaml(text, where=path)
     if not isinstance(content, dict):
-        raise StudyFileError("study.yaml is not a mapping of keys", where=path, hint=_CORRECT)
+        raise StudyFileError("study.yaml is not a mapping of keys", where=path, hint=CORRECT)
     return validate(Study, content, where=path)
 
 

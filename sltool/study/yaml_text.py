@@ -15,6 +15,7 @@ from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 from sltool.errors import StudyFileError
 
 INDENT = 2
+CORRECT = "correct the file, or take it from another site of the study"
 # https://yaml.org/spec/1.2.2/#103-core-schema: tag, pattern, first characters.
 CORE_SCHEMA = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -82,14 +83,18 @@ def parse_yaml(text: str, *, where: str | Path, name: str = "study.yaml") -> Any
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         problem = error.problem or error.context
-        raise StudyFileError(f"{name} is not valid YAML: {line}{problem}", where=where) from error
+        raise StudyFileError(
+            f"{name} is not valid YAML: {line}{problem}", where=where, hint=CORRECT
+        ) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise StudyFileError(f"{name} is not valid YAML: {error}", where=where) from error
+        raise StudyFileError(
+            f"{name} is not valid YAML: {error}", where=where, hint=CORRECT
+        ) from error
     except RecursionError as error:
         raise StudyFileError(
             f"{name} is nested too deeply",
             where=where,
-            hint="correct the file, or take it from another site of the study",
+            hint=CORRECT,
         ) from error
 
 

@@ -15,7 +15,7 @@ from sltool.models.base import build, feature_shape
 from sltool.progress import Silent
 from sltool.server.intake.queue import Queue
 from sltool.shard.keys import SigningKey
-from sltool.shard.manifest import Content, ShardId
+from sltool.shard.manifest import PREDICTION, Content, ShardId
 from sltool.shard.payload import Rows
 from sltool.shard.writer import write_shard
 from sltool.study.layout import StudyFolder
@@ -60,7 +60,8 @@ def ship(folder: StudyFolder, study: Study, rows: Mapping[str, int], split: str 
     """One signed shard of random feature maps a site, into the inbox."""
     shape = feature_shape(study)
     content = Content.from_study(study, study.encoding_digest(folder.privacy_layer), shape)
-    rng = np.random.default_rng(0)
+    # Pseudonyms of other splits differ.
+    rng = np.random.default_rng(list(split.encode()))
     block = np.maximum(rng.normal(size=(BLOCK, *shape)), 0).astype(np.float16)
     for site, count in rows.items():
         write_shard(
@@ -69,14 +70,16 @@ def ship(folder: StudyFolder, study: Study, rows: Mapping[str, int], split: str 
             ShardId(site=site, split=split, sequence=0),
             None,
             (block[: min(BLOCK, count - start)] for start in range(0, count, BLOCK)),
-            _rows(study, count, rng),
+            _rows(study, count, rng, split),
             SigningKey.load(folder.site(site).key),
         )
 
 
-def _rows(study: Study, count: int, rng: np.random.Generator) -> Rows:
+def _rows(study: Study, count: int, rng: np.random.Generator, split: str) -> Rows:
     regression = study.samples.labels.kind == "regression"
     labels: NDArray[Any] = rng.normal(size=count).astype(np.float32)
+    if split == PREDICTION:
+        labels[:] = 0
     digits = np.frombuffer(rng.bytes(16 * count).hex().encode("ascii"), "S32")
     return Rows(
         labels if regression else (labels > 0).astype(np.int32), digits, digits.astype("S65")

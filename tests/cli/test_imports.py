@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sltool.shard.keys import SigningKey
 from tests.conftest import ROOT
 from tests.images import two_classes
 
@@ -44,7 +45,12 @@ IMAGES: dict[str, set[str]] = {
     "report": {"pandas", "sklearn", "scipy"},
     "evaluate --metrics auroc": {"torch"},
     "evaluate --metrics auroc --by site": {"torch", "scipy"},
-    "server-keys": NOTHING,
+    "export": {"torch", "scipy"},
+    "client-encode --for prediction --source slices --site A": {"torch"},
+    "ship --site A": NOTHING,
+    "predict": {"torch"},
+    "server-keys --json": NOTHING,
+    "resolve --site A --server-key KEY ANSWER": NOTHING,
     "list metrics": NOTHING,
     "list datasets": {"pandas"},
     "list models": {"torch"},
@@ -86,7 +92,11 @@ def _arguments(folder: Path, words: str) -> list[str]:
         with (folder / "sites" / "A" / "pseudonyms.csv").open(newline="") as file:
             patient = next(csv.DictReader(file))["patient"]
         return [patient if word == "PATIENT" else word for word in words.split()]
-    return words.split()
+    (answer,) = [*folder.glob("server/answers/*"), None][:1]
+    key = folder / "server" / "key"
+    public = SigningKey.load(key).public if key.is_file() else ""
+    known = {"ANSWER": str(answer), "KEY": public}
+    return [known.get(word, word) for word in words.split()]
 
 
 def test_a_study_of_images(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sltool.shard.keys import SigningKey, fingerprint, key_id
 from sltool.shard.kit import COMMENT_BYTES, MEMBERS, read_kit, write_kit
@@ -339,6 +340,25 @@ def test_enroll_writes_the_same_file_as_join(parties: Parties) -> None:
     path = parties.hospital.folder / "B.pub"
     before = path.read_bytes()
     path.unlink()
+    parties.hospital("enroll", "--site", "B").ok()
+    assert path.read_bytes() == before
+
+
+def test_a_recipient_for_predictions_reaches_study_yaml(parties: Parties) -> None:
+    pytest.importorskip("pyrage", reason="encryption is optional")
+    parties.join().ok()
+    path = parties.hospital.folder / "B.pub"
+    parties.coordinator("study", "add", path).ok()
+    made = parties.hospital("enroll", "--site", "B", "--encrypt", "--json").ok().json
+    assert made["recipient"].startswith("age1")
+    ran = parties.coordinator("study", "add", path)
+    assert ran.code == 6
+    assert f"enter `recipient: {made['recipient']}` under sites.B" in ran.err
+    parties.server("join", parties.kit).ok()
+    parties.server("study", "add", path).ok()
+    study = yaml.safe_load((parties.server.folder / "study.yaml").read_text())
+    assert study["sites"]["B"]["recipient"] == made["recipient"]
+    before = path.read_bytes()
     parties.hospital("enroll", "--site", "B").ok()
     assert path.read_bytes() == before
 

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT, Sltool, call_main
+from tests.conftest import DATA, ROOT, Sltool, call_main
 
 PATIENCE = 60.0
 
@@ -137,3 +137,33 @@ def shipped(server: Server) -> Server:
     """All three sites have shipped."""
     server.sltool("ship").ok()
     return server
+
+
+@pytest.fixture(scope="session")
+def ct_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained study of 800 real CT slices at three sites."""
+    whole = DATA / "covid-ct-sao-paulo"
+    if not whole.exists():
+        pytest.skip(f"no real data at {whole}: set SLTOOL_TEST_DATA")
+    folder = tmp_path_factory.mktemp("ct") / "study"
+    for name in ("COVID", "non-COVID"):
+        (folder / "slices" / name).mkdir(parents=True)
+        for path in sorted((whole / name).iterdir())[:400]:
+            shutil.copyfile(path, folder / "slices" / name / path.name)
+    settings = ("dataset.size=32", "training.epochs=3", "model.filters=[1,8,16]")
+    for stage in (
+        ["prepare", "covid-ct", "--source", "slices", "--seed", "0", "--set", *settings],
+        ["partition"],
+        ["client-encode"],
+        ["ship"],
+        ["server-train"],
+    ):
+        assert call_main(folder, *stage, "--quiet") == 0
+    return folder
+
+
+@pytest.fixture
+def ct(ct_study: Path, sltool: Sltool) -> Sltool:
+    """The command line in a copy of `ct_study`."""
+    shutil.copytree(ct_study, sltool.folder, dirs_exist_ok=True)
+    return sltool

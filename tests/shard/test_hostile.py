@@ -15,6 +15,8 @@ import pytest
 
 from sltool.errors import ShardRefusedError, SltoolError
 from sltool.shard.reader import open_shard
+from sltool.study.layout import StudyFolder
+from tests.conftest import Sltool
 from tests.shard.forge import Forge
 from tests.shard.hostile import PAYLOADS
 
@@ -141,3 +143,16 @@ def test_a_change_between_the_check_and_the_reading_is_noticed(
             file.write(b"x")
         with pytest.raises(ShardRefusedError, match="changed while it was read"):
             list(reader.features(64))
+
+
+def test_cases_with_labels_are_refused(trained: Sltool) -> None:
+    forge = Forge(StudyFolder(trained.folder))
+    columns = forge.columns()
+    path = trained.folder / "A-prediction-00000.h5"
+    forge.shard(path, columns=columns, split="prediction", sequence=0)
+    ran = trained("queue", "verify", path)
+    assert ran.code == 4
+    assert "has labels, though its cases are to be predicted" in ran.err
+    columns["labels"][:] = 0
+    forge.shard(path, columns=columns, split="prediction", sequence=0)
+    trained("queue", "verify", path).ok()

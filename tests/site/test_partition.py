@@ -167,12 +167,12 @@ def test_a_site_and_the_server_work_on_machines_of_their_own(
 
 
 def test_examinations_travel_within_their_patient() -> None:
-    from sltool.site.partition import _group_pseudonyms, _People
+    from sltool.site.partition import People, group_pseudonyms
 
-    people = _People(
+    people = People(
         records=list("abcd"), groups=["p", "p", "p", "q"], examinations=["1", "1", "2", ""]
     )
-    found = _group_pseudonyms(people, np.arange(4))
+    found = group_pseudonyms(people, np.arange(4))
     patients = [group.split("/")[0] for group in found]
     assert found[0] == found[1] != found[2]
     assert patients[0] == patients[2] != patients[3]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
-from sltool.errors import StageOrderError, StudyMismatchError
+from sltool.errors import StageOrderError, StudyMismatchError, UnknownNameError
 from sltool.files import read_json, write_csv, write_json
 from sltool.metrics import Array, compute, metrics_for
 from sltool.randomised_response import RandomisedResponse
@@ -19,7 +19,8 @@ from sltool.server.evaluation.aggregate import aggregate, group_indices
 from sltool.server.store import Store, StoredSamples
 from sltool.server.training.run import find_run, run_settings
 from sltool.study.layout import Level, Question, RunFolder, StudyFolder
-from sltool.study.schema import Study
+from sltool.study.meaning import differences
+from sltool.study.schema import SPLITS, Study
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +100,7 @@ def evaluate(
     kind = study.samples.labels.kind
     names = metrics_for(kind)
     groups = group_indices(samples.groups, question.level, study.dataset.name)
-    y_pred = _predict(run, study, samples, device)
+    y_pred = predict_samples(run, study, samples, device)
     write_predictions(run.predictions(question), study, samples, y_pred)
     labels = samples.labels.numpy().astype(float)
 
@@ -135,6 +136,18 @@ def evaluate(
     )
     _write_metrics(run, question, result)
     return result
+
+
+def score_samples(
+    run: RunFolder, study: Study, store: Store, question: Question, device: torch.device
+) -> tuple[StoredSamples, Array]:
+    """The samples that the question is about, and their predictions as `write_predictions` takes.
+
+    Raises:
+        StageOrderError: no shard of that split has arrived.
+    """
+    samples = _arrived_samples(store, question)
+    return samples, predict_samples(run, study, samples, device)
 
 
 def _arrived_samples(store: Store, question: Question) -> StoredSamples:
@@ -197,15 +210,23 @@ def ask(study: Study, split: str, level: Level, sites: Sequence[str]) -> Questio
     """The question about the samples of `sites`; naming all sites is the same as naming none.
 
     Raises:
-        UnknownNameError: the study has no site of that name.
+        UnknownNameError: the study has no site of that name, or the samples no such split.
+        UsageError: a site left the study.
     """
-    study.check_sites(sites)
-    named = set(sites)
-    return Question(split, level, () if named >= study.sites.keys() else tuple(sorted(named)))
+    if split not in SPLITS:
+        raise UnknownNameError.of("split", split, SPLITS)
+    study.check_taking_part(sites)
+    named, present = set(sites), study.sites.keys() - study.left_sites()
+    return Question(split, level, () if named >= present else tuple(sorted(named)))
 
 
-def check_run(run: RunFolder, study: Study, store: Store) -> None:
+def check_run(
+    run: RunFolder, study: Study, store: Store, meaning: dict[str, Any] | None = None
+) -> None:
     """Check that the run was trained with the study's current encoding and model.
+
+    Args:
+        meaning: `Study.meaning`, to name the key that differs if the run's record has its own.
 
     Raises:
         StudyMismatchError: it was not.
@@ -218,15 +239,25 @@ def check_run(run: RunFolder, study: Study, store: Store) -> None:
         ("model", study.model.model_dump(mode="json")),
     ):
         if settings[key] != now:
+            before = settings.get("meaning")
+            facts = [
+                f"{name} is {ours}, and was {theirs}"
+                for name, ours, theirs in (
+                    differences(meaning, before) if meaning and before else []
+                )
+            ]
             raise StudyMismatchError(
-                f"run '{run.name}' was trained with another {key}",
+                f"run '{run.name}' was trained with another {key}"
+                + (f": {'; '.join(facts)}" if facts else ""),
                 where=run.settings,
                 expected=f"{now}, not {settings[key]}",
                 hint="train again, or restore the study.yaml of that run",
             )
 
 
-def _predict(run: RunFolder, study: Study, samples: StoredSamples, device: torch.device) -> Array:
+def predict_samples(
+    run: RunFolder, study: Study, samples: StoredSamples, device: torch.device
+) -> Array:
     # Imported here: reading a run's figures works without torch, which is slow to import.
     from sltool.models.base import load_weights, outline
     from sltool.server.training.objective import Objective

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from sltool.errors import BadDataError, ShardRefusedError
@@ -10,10 +9,8 @@ from sltool.files import read_json, write_json
 from sltool.shard.manifest import Content
 from sltool.shard.reader import read_manifest
 from sltool.study.layout import StudyFolder
+from sltool.study.meaning import NAMES, flat, shown
 from sltool.study.schema import Study, digest_of
-
-# Names for the parts of `Study.meaning` that are not keys of study.yaml.
-NAMES = {"study": "id", "privacy_layer": "the SHA-256 of privacy-layer.safetensors"}
 
 
 def check_encoding(folder: StudyFolder, study: Study, digest: str) -> None:
@@ -26,17 +23,17 @@ def check_encoding(folder: StudyFolder, study: Study, digest: str) -> None:
     accepted = _accepted(folder)
     if accepted is None or accepted.encoding == digest:
         return
-    now = _flat(study.meaning(folder.privacy_layer))
+    now = flat(study.meaning(folder.privacy_layer))
     recorded = _recorded(folder, accepted.encoding)
-    was = _manifest_settings(accepted) if recorded is None else _flat(recorded)
+    was = _manifest_settings(accepted) if recorded is None else flat(recorded)
     keys = was if recorded is None else {**was, **now}
     changed = [key for key in keys if was.get(key) != now.get(key)]
-    facts = [f"{key} is {_shown(now, key)}, and was {_shown(was, key)}" for key in changed]
+    facts = [f"{key} is {shown(now, key)}, and was {shown(was, key)}" for key in changed]
     raise BadDataError(
         "study.yaml does not fit the accepted shards: "
         + ("; ".join(facts) or "a key of dataset, samples, model or encoding was changed"),
         where=folder.study_file,
-        expected="; ".join(f"{key}: {_shown(was, key)}" for key in changed)
+        expected="; ".join(f"{key}: {shown(was, key)}" for key in changed)
         or f"the encoding digest {accepted.encoding}, not {digest}",
         hint="undo the change; nothing was moved. For a new encoding, move server/accepted "
         "elsewhere, and let every site encode and ship again",
@@ -72,7 +69,7 @@ def _recorded(folder: StudyFolder, digest: str) -> dict[str, Any] | None:
 
 
 def _manifest_settings(content: Content) -> dict[str, Any]:
-    """The settings of the encoding that a shard's manifest contains, with the keys of `_flat`."""
+    """The settings of the encoding that a shard's manifest contains, with the keys of `flat`."""
     scale = content.scale
     quantisation = (
         {"encoding.dtype": content.dtype}
@@ -86,16 +83,3 @@ def _manifest_settings(content: Content) -> dict[str, Any]:
         "encoding.noise": content.noise.sd,
         "samples.labels.kind": content.label,
     }
-
-
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested sections, by dotted key."""
-    values: dict[str, Any] = {}
-    for key, value in section.items():
-        name = prefix + (key if prefix else NAMES.get(key, key))
-        values.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return values
-
-
-def _shown(values: dict[str, Any], key: str) -> str:
-    return json.dumps(values[key]).strip('"') if key in values else "absent"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.server.store import Segment
-from sltool.shard.manifest import Content
+from sltool.shard.manifest import PREDICTION, Content
 from sltool.shard.packing import unpack_values
 from sltool.shard.payload import ID_BYTES
 
@@ -82,7 +82,8 @@ def quality_problem(
             f"its feature maps have a scale (root mean square) of {arriving.rms:.3g}; "
             f"this site's usual one is {usual:.3g}"
         )
-    return _single_class_problem(arriving, before, len(stored) + 1)
+    labelled = [segment for segment in before if segment.split != PREDICTION]
+    return _single_class_problem(arriving, labelled, len(stored) + 1)
 
 
 def _single_class_problem(arriving: Segment, before: Sequence[Segment], position: int) -> str:

@@ -51,7 +51,7 @@ from sltool.server.intake.withdrawals import WithdrawnRows, filter_rows, record_
 from sltool.server.store import Segment, open_store
 from sltool.shard.encryption import SUFFIX as AGE
 from sltool.shard.encryption import decrypt
-from sltool.shard.manifest import Content
+from sltool.shard.manifest import PREDICTION, Content
 from sltool.shard.payload import CHUNK_BYTES
 from sltool.shard.reader import ShardReader, open_shard, read_manifest
 from sltool.shard.untrusted_file import UntrustedFile
@@ -246,6 +246,8 @@ class Queue:
         """Check every row, and append those that were not withdrawn to the store."""
         manifest, rows = reader.manifest, reader.rows()
         statistics = ShardStatistics(manifest.content)
+        labelled = manifest.place.split != PREDICTION
+        classes = self.content.classes if labelled else 0
         keep = self._withdrawn.keep_mask(manifest.place.site, rows.pseudonyms)
         pseudonyms = rows.pseudonyms[keep]
         self._duplicates.check(pseudonyms, reader.path)
@@ -258,8 +260,8 @@ class Queue:
             start=0,
             samples=len(pseudonyms),
             views=manifest.content.views,
-            classes=class_counts(rows.labels[keep], self.content.classes),
-            patients=patient_counts(rows.labels[keep], rows.groups[keep], self.content.classes),
+            classes=class_counts(rows.labels[keep], classes),
+            patients=patient_counts(rows.labels[keep], rows.groups[keep], classes),
         )
         features = statistics.watch(reader.features(self._block_rows()))
         if not keep.all():

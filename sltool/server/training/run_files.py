@@ -66,7 +66,7 @@ class RunFiles:
         A model with the same card is not written again.
         """
         metadata = {key: json.dumps(value) for key, value in card.items()}
-        if _card(self.run.model) == metadata:
+        if read_card(self.run.model) == metadata:
             return
         with publish(self.run.model, public=True) as part:
             part.write_bytes(_with_sorted_metadata(save(weights, metadata=metadata)))
@@ -86,8 +86,8 @@ def _with_sorted_metadata(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[start:]
 
 
-def _card(path: Path) -> dict[str, str]:
-    """The model card of the file; {} if the file is missing or damaged."""
+def read_card(path: Path) -> dict[str, str]:
+    """The model card of the file, each value as JSON; {} if the file is missing or damaged."""
     if not path.is_file():
         return {}
     try:

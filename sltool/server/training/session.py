@@ -193,7 +193,9 @@ class TrainingSession:
             for text in self.trainer.adjust_to_data():
                 self._log(text)
         if self._ranks.is_first:
-            self._files.write_settings({**self._settings, **self._selection.document()})
+            meaning = self._study.meaning(self._folder.privacy_layer)
+            document = {**self._settings, **self._selection.document(), "meaning": meaning}
+            self._files.write_settings(document)
 
     def _run_epoch(self, stop: Stop) -> bool:
         """Train one epoch and write its files; False if it was interrupted."""

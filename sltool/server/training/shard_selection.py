@@ -51,7 +51,7 @@ class ShardSelection:
         before = self._used()
         self._store.refresh()
         arrived = self._ranks.broadcast([segment.digest for segment in self._arrived()])
-        if not set(self.shards) <= set(arrived):
+        if not set(self._staying()) <= set(arrived):
             # The watcher is rebuilding the store; files that are mapped stay readable.
             return False
         self._check_in_store(arrived)
@@ -112,6 +112,12 @@ class ShardSelection:
     def _training_sites(self) -> set[str]:
         training = (segment for segment in self._used() if segment.split == "train")
         return {segment.site for segment in training if segment.samples}
+
+    def _staying(self) -> list[str]:
+        """The digests of the run's shards without those of sites that left the study."""
+        store = self._store
+        left = {segment.digest for segment in store.segments if segment.site in store.left}
+        return [digest for digest in self.shards if digest not in left]
 
     def _used(self) -> list[Segment]:
         return [segment for segment in self._arrived() if segment.digest in self.shards]

@@ -329,4 +329,5 @@ def iterate_outputs(
 def predict(network: nn.Module, samples: StoredSamples, device: torch.device) -> torch.Tensor:
     """The network's outputs for every sample's first view, (N, outputs) float32 on the CPU."""
     precision = Precision("fp32", device, "for evaluation")
+    network = channels_last(network)
     return torch.cat(list(iterate_outputs(network, samples, torch.arange(len(samples)), precision)))

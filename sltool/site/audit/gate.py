@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sltool.errors import PrivacyLimitError, UsageError
-from sltool.files import read_json
+from sltool.files import read_json, write_json
 from sltool.progress import Progress
 from sltool.shard.manifest import AcceptedRisk
 from sltool.shard.reader import read_manifest
@@ -17,9 +17,10 @@ from sltool.shard.writer import sign_again
 from sltool.site import log
 from sltool.site.audit.record import DAMAGED, AuditRecord, audit_subject
 from sltool.site.enrol import site_key
-from sltool.site.outbox import outbox_shards
+from sltool.site.outbox import last_batch, outbox_cases, outbox_shards, was_shipped
 from sltool.site.releases import record_release
 from sltool.site.ship import ShippingResult, ship
+from sltool.site.stage_records import EncodedRecord, read_record
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import Study
 
@@ -39,6 +40,7 @@ def ship_within_limits(
     progress: Progress,
     force: bool,
     accept_risk: str | None,
+    only_new: bool = False,
 ) -> ShippingResult:
     """`ship`, unless the study's `privacy` section forbids it.
 
@@ -55,7 +57,8 @@ def ship_within_limits(
     site = folder.site(name)
     recipient = study.server.recipient
     withdrawals = any(site.outbox.glob(f"*{WITHDRAWAL}"))
-    if not (withdrawals and not site.encoded.is_file()):
+    cases = outbox_cases(site)
+    if site.encoded.is_file() or cases or not withdrawals:
         refused = _refusal(folder, study, site)
         if refused is None and accept_risk is not None:
             progress.note(f"site {name}: there is no risk to accept by the study's `privacy`")
@@ -67,16 +70,20 @@ def ship_within_limits(
     if site.encoded.is_file():
         # Counted before the first byte leaves.
         record_release(site)
-    return ship(site, destination, recipient, progress, force)
+    return ship(site, destination, recipient, progress, force, only_new=only_new)
 
 
 def _risk_accepted(
     study: Study, site: SiteFolder, refused: PrivacyLimitError, accept_risk: str | None
 ) -> bool:
-    """Whether the risk is accepted: by `accept_risk`, or in the manifests of all shards."""
-    shards = outbox_shards(site)
+    """Whether the risk is accepted: by `accept_risk`, or in the manifests of the last encoding.
+
+    Shards that were shipped before are not signed again: the server has them as they are.
+    """
+    shards = [*(outbox_shards(site) if site.encoded.is_file() else []), *outbox_cases(site)]
     if accept_risk is None:
-        accepted = [read_manifest(path)[0].accepted_risk for path in shards]
+        last = {*last_batch(site.encoded), *last_batch(site.encoded_cases)}
+        accepted = [read_manifest(path)[0].accepted_risk for path in shards if path.name in last]
         return all(risk is not None and risk.refusal == refused.reason for risk in accepted)
     try:
         risk = AcceptedRisk(reason=accept_risk, refusal=refused.reason)
@@ -85,24 +92,32 @@ def _risk_accepted(
             "the reason of --accept-risk is not valid in a manifest",
             expected="1 to 200 printable characters on one line",
         ) from error
+    new = [path for path in shards if not was_shipped(site, path.name)]
     # Before the manifests change: a risk that is accepted and not logged must not exist.
-    payloads = {path.name: read_manifest(path)[0].payload.sha256 for path in shards}
+    payloads = {path.name: read_manifest(path)[0].payload.sha256 for path in new}
     log.append(site, "accepted-risk", reason=risk.reason, refusal=risk.refusal, payloads=payloads)
-    _sign_all(shards, risk, study, site)
+    _sign_all(new, risk, study, site)
     return True
 
 
 def _sign_all(shards: Sequence[Path], risk: AcceptedRisk, study: Study, site: SiteFolder) -> None:
-    """Add the accepted risk to every manifest and sign it again, with its predecessor's digest."""
+    """Add the accepted risk to these manifests and sign them again, in their new series."""
     key = site_key(site, study)
     previous: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for path in shards:
         manifest = read_manifest(path)[0]
-        changes = {"accepted_risk": risk, "previous": previous.get(manifest.place.split)}
+        split = manifest.place.split
+        changes = {"accepted_risk": risk, "previous": previous.get(split, manifest.previous)}
         new = manifest.model_copy(update=changes)
         if new != manifest:
             sign_again(path, new, key)
-        previous[manifest.place.split] = new.digest
+        digests[path.name] = previous[split] = new.digest
+    for path in (site.encoded, site.encoded_cases):
+        record = read_record(path, EncodedRecord)
+        if record is not None:
+            changed = {name: digests[name] for name in record["shards"] if name in digests}
+            write_json(path, {**record, "digests": {**record.get("digests", {}), **changed}})
 
 
 def _refusal(folder: StudyFolder, study: Study, site: SiteFolder) -> PrivacyLimitError | None:

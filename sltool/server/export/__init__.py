@@ -1,0 +1,1 @@
+"""A trained network for use elsewhere: ONNX, safetensors and a model card."""
