@@ -27,8 +27,10 @@ from sltool.files import (
     canonical_json,
     open_in_place,
     parse_json,
+    part_of,
     private_folder,
     read_json,
+    remove,
     write_json,
 )
 from sltool.study.layout import SiteFolder
@@ -110,8 +112,21 @@ def append(site: SiteFolder, event: str, **details: Any) -> None:
         write_json(site.log_head, _Head(entries=len(lines) + 1, digest=_digest(line)))
 
 
+def clean_up(site: SiteFolder) -> None:
+    """Remove the unfinished `log.head` of a crash; the one before it is right, one entry behind.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    part = part_of(site.log_head)
+    if part.exists():
+        with _locked(site):
+            remove(part)
+
+
 def append_once(site: SiteFolder, event: str, **details: Any) -> None:
     """As `append`, unless the log has an entry of this event with these details."""
+    clean_up(site)
     known = ((entry["event"], entry["details"]) for entry in read_log(site).entries)
     if (event, details) not in known:
         append(site, event, **details)

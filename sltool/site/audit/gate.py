@@ -55,6 +55,7 @@ def ship_within_limits(
         StageOrderError: nothing is encoded.
     """
     site = folder.site(name)
+    log.clean_up(site)
     recipient = study.server.recipient
     withdrawals = any(site.outbox.glob(f"*{WITHDRAWAL}"))
     cases = outbox_cases(site)
