@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from sltool.accounting import DELTA
 from sltool.errors import StageOrderError, UnknownNameError, UsageError
-from sltool.machine import available_cpus, need, pick_device
+from sltool.machine import available_cpus, importing, need, pick_device
 from sltool.progress import Progress, RichProgress, Silent
 from sltool.study.layout import Level, Question, RunFolder, StudyFolder
 from sltool.study.study_file import load_study
@@ -459,7 +459,7 @@ class Study:
             DivergedError: a loss became NaN or infinite.
         """
         from sltool.server.training.run_settings import RunOptions
-        from sltool.server.training.sampler import SiteControl
+        from sltool.server.training.site_control import SiteControl
 
         options = RunOptions(
             run=run,
@@ -495,7 +495,7 @@ class Study:
         """
         need("torch", "training", "server")
         from sltool.server.intake.lock import only_server
-        from sltool.server.training.distributed import join_ranks, local_device
+        from sltool.server.training.distributed import is_distributed, join_ranks, local_device
         from sltool.server.training.run import train
 
         settings = self.settings
@@ -503,7 +503,8 @@ class Study:
             settings.check_sites(run.control.weights)
             settings.check_taking_part([*run.sites, *wait_for])
             self.folder.run(run.run)  # A bad name is refused before anything is taken in.
-        where = local_device(pick_device(device))
+        needs_torch = is_distributed() or device != "auto"
+        where = local_device(pick_device(device)) if needs_torch else None
         with (
             join_ranks(where) as ranks,
             only_server(self.folder) if ranks.is_first else nullcontext(),
@@ -513,9 +514,11 @@ class Study:
                 progress.note(f"site {site} left the study: its shards are not used")
             queue = self._queue()
             report = on_intake or self._report
-            intakes = _take_in(queue, options[0], wait_for, ranks, progress, report)
+            with importing("torch"):
+                intakes = _take_in(queue, options[0], wait_for, ranks, progress, report)
             if intakes is None:
                 return None
+            where = where or local_device(pick_device(device))
             results = [
                 train(self.folder, settings, queue.store, run, where, progress, ranks)
                 for run in options
@@ -808,7 +811,8 @@ class Site:
         Args:
             device: of torch.
             shard_bytes: feature maps in a shard, at most.
-            backend: torch, numpy, onnxruntime, or auto: torch where it is installed.
+            backend: torch, numpy, onnxruntime, or auto: NumPy where that is quicker than to import
+                torch, else torch where it is installed.
 
         Raises:
             StageOrderError: there is no private data or no key of this site.
@@ -817,15 +821,17 @@ class Site:
         """
         from sltool.site.backend import choose_backend
         from sltool.site.encode import encode
+        from sltool.site.private_file import site_samples
 
         study = self.study
-        with_torch = choose_backend(backend, study.folder, device) == "torch"
+        samples = site_samples(study.folder.site(self.name))
+        chosen = choose_backend(backend, study.folder, study.settings, device, samples)
         return encode(
             study.folder,
             study.settings,
             self.name,
             study.progress,
-            pick_device(device) if with_torch else None,
+            pick_device(device) if chosen == "torch" else None,
             shard_bytes,
             force,
         )
@@ -855,14 +861,14 @@ class Site:
         from sltool.site.cases import encode_cases
 
         study = self.study
-        with_torch = choose_backend(backend, study.folder, device) == "torch"
+        chosen = choose_backend(backend, study.folder, study.settings, device, samples=None)
         return encode_cases(
             study.folder,
             study.settings,
             self.name,
             Path(source),
             study.progress,
-            pick_device(device) if with_torch else None,
+            pick_device(device) if chosen == "torch" else None,
             workers or available_cpus(),
             shard_bytes,
             force,

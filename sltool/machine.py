@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sltool.errors import MissingPackageError, UsageError
@@ -20,6 +24,17 @@ def available_cpus() -> int:
 def is_installed(package: str) -> bool:
     """Whether the package can be imported; it is not imported."""
     return importlib.util.find_spec(package) is not None
+
+
+@contextmanager
+def importing(package: str) -> Iterator[None]:
+    """Import a large package in a thread while the body runs, which must not import it as well."""
+    thread = threading.Thread(target=importlib.import_module, args=(package,))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def need(package: str, purpose: str, extra: str) -> None:

@@ -86,7 +86,7 @@ def server_train(
     after the step under way, with a checkpoint. Runs under torchrun, too.
     """
     from sltool.server.training.run_settings import RunOptions
-    from sltool.server.training.sampler import SiteControl
+    from sltool.server.training.site_control import SiteControl
 
     terminal.folder.run(run)
     options = RunOptions(

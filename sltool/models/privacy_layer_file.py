@@ -9,6 +9,7 @@ compute the layer in NumPy, for sites without torch; a layer with other parts is
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired
 
@@ -160,6 +161,19 @@ def plain_backend(path: Path) -> str | None:
     if known.get("steps") is not None:
         return "numpy"
     return "onnxruntime" if known.get("onnx") else None
+
+
+def multiplications(path: Path, study: Study) -> int:
+    """At most so many multiplications make one feature map.
+
+    Raises:
+        BadDataError: the file is damaged.
+    """
+    spatial = math.prod(study.samples.shape[1:])
+    return sum(
+        value.size * (spatial if value.ndim == len(study.samples.shape) + 1 > 2 else 1)
+        for value in _weights(path).values()
+    )
 
 
 def load_plain_layer(folder: StudyFolder, study: Study, threads: int) -> PlainLayer:

@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 from sltool.errors import BadDataError, UsageError
 from sltool.machine import available_cpus, is_installed, need
 from sltool.models.numpy_layer import PlainLayer
-from sltool.models.privacy_layer_file import load_plain_layer, load_privacy_layer, plain_backend
+from sltool.models.privacy_layer_file import (
+    load_plain_layer,
+    load_privacy_layer,
+    multiplications,
+    plain_backend,
+)
 from sltool.shard.packing import level_indices, pack_levels
 from sltool.site.augment import Augmenter
 from sltool.site.liveness import Liveness
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Backend = Literal["auto", "torch", "numpy", "onnxruntime"]
+# Multiplications that NumPy does in less time than importing torch takes, about a second.
+QUICK_IN_NUMPY = 2 * 10**9
 
 
 class AnyEncoder(Protocol):
@@ -37,12 +44,16 @@ class AnyEncoder(Protocol):
         """(n, *shape) in the source's units -> (n * views, *row_shape) in the shard's dtype."""
 
 
-def choose_backend(backend: Backend, folder: StudyFolder, device: str) -> Backend:
+def choose_backend(
+    backend: Backend, folder: StudyFolder, study: Study, device: str, samples: int | None
+) -> Backend:
     """Which backend computes this study's privacy layer here.
 
     Args:
-        backend: auto: torch where it is installed.
+        backend: auto: NumPy where that is quicker than to import torch; else torch where it is
+            installed.
         device: auto, or what only torch has.
+        samples: how many there are to encode, without their views; None: not known.
 
     Raises:
         UsageError: it is not the one that computes this layer without torch, or has no such device.
@@ -50,6 +61,10 @@ def choose_backend(backend: Backend, folder: StudyFolder, device: str) -> Backen
         BadDataError: the privacy layer's metadata is damaged.
     """
     plain = plain_backend(folder.privacy_layer)
+    if (backend, plain, device) == ("auto", "numpy", "auto") and samples is not None:
+        maps = samples * study.encoding.views
+        if maps * multiplications(folder.privacy_layer, study) <= QUICK_IN_NUMPY:
+            return "numpy"
     if backend == "auto" and (is_installed("torch") or plain is None):
         backend = "torch"
     if backend == "torch":

@@ -24,6 +24,7 @@ from sltool.errors import BadDataError, StageOrderError
 from sltool.files import Document, canonical_json, parse_json, publish
 from sltool.shard.hdf5_file import create_hdf5
 from sltool.shard.payload import GROUP_BYTES, ID_BYTES, Rows
+from sltool.study.layout import SiteFolder
 
 BATCH_ROWS = 1024
 TEXT = h5py.string_dtype()
@@ -160,6 +161,16 @@ def open_private(path: Path, study_id: str, made_by: str) -> Iterator[PrivateFil
                 hint=f"run `{made_by} --force`",
             )
         yield PrivateFile(path, file, made_by)
+
+
+def site_samples(site: SiteFolder) -> int | None:
+    """The number of samples in a site's `private.h5`; None if there is none that can be read."""
+    try:
+        with h5py.File(site.private) as file:
+            return len(file["inputs"])
+    except (OSError, KeyError, TypeError):
+        # Whoever reads the file says what is wrong with it.
+        return None
 
 
 @contextmanager

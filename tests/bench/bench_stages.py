@@ -30,6 +30,7 @@ STAGES = {
         "covid-ct",
         *("--source", str(SOURCE)),
         *("--set", f"model.filters={list(FILTERS)}"),
+        *("--set", "encoding.views=1"),
         *("--set", f"training.epochs={EPOCHS}"),
         *("--set", f"training.batch_size={BATCH}"),
     ],

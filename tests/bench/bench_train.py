@@ -28,7 +28,7 @@ from sltool.server.training.optimizer import make_optimizer
 from sltool.server.training.precision import choose_precision
 from sltool.server.training.run import train
 from sltool.server.training.run_settings import RunOptions
-from sltool.server.training.sampler import SiteControl
+from sltool.server.training.site_control import SiteControl
 from sltool.server.training.trainer import Trainer
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study

@@ -31,7 +31,7 @@ IMAGES: dict[str, set[str]] = {
     "partition": NOTHING,
     "enroll --site A": NOTHING,
     "log --site A": NOTHING,
-    "client-encode": {"torch"},
+    "client-encode": NOTHING,
     "inspect outbox/A/A-train-00000.h5 --png a.png --html a.html": NOTHING,
     "ship": NOTHING,
     "queue verify server/inbox/A-train-00000.h5": NOTHING,

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sltool.errors import SltoolError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 ValueT = TypeVar("ValueT")
 
@@ -48,7 +49,11 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set at any rank."""
-        return bool(self.sum(torch.tensor(float(flag))).item()) if self.world > 1 else flag
+        if self.world == 1:
+            return flag
+        import torch
+
+        return bool(self.sum(torch.tensor(float(flag))).item())
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, bit for bit the same at each."""
@@ -62,6 +67,7 @@ class Ranks:
         """The minimum over all ranks."""
         if self.world == 1:
             return value
+        import torch
         import torch.distributed as dist
 
         return int(self._reduced(torch.tensor(value), dist.ReduceOp.MIN))
@@ -82,28 +88,41 @@ class Ranks:
         """The network, with gradients averaged over all ranks."""
         if self.world == 1:
             return network
+        from torch import nn
+
         return nn.parallel.DistributedDataParallel(network)
 
     def prepare(self, network: nn.Module, device: torch.device) -> nn.Module:
         """On GPUs, batch normalisation over the batch of all ranks (torch has it for GPUs only)."""
         if self.world == 1 or device.type != "cuda":
             return network
+        from torch import nn
+
         synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return synced
 
 
+def is_distributed() -> bool:
+    """Whether torchrun started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @contextmanager
-def join_ranks(device: torch.device) -> Iterator[Ranks]:
+def join_ranks(device: torch.device | None) -> Iterator[Ranks]:
     """Join the process group if torchrun started this process.
+
+    Args:
+        device: of this rank; not needed without torchrun.
 
     Raises:
         SltoolError: another process of the job has ended.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not is_distributed():
         yield Ranks()
         return
     import torch.distributed as dist
 
+    assert device is not None
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
@@ -122,6 +141,8 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
 def local_device(device: torch.device) -> torch.device:
     """The GPU of this rank on its machine; a CPU stays as it is."""
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        import torch
+
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     return device

@@ -12,22 +12,15 @@ from typing_extensions import TypedDict
 from sltool.errors import UsageError
 from sltool.files import read_json
 from sltool.server.store import Store
+from sltool.server.training.site_control import SiteControl
 from sltool.study.layout import RunFolder
 from sltool.study.schema import Study, Training
 
 if TYPE_CHECKING:
     from sltool.server.training.precision import Precision
-    from sltool.server.training.sampler import SiteControl
 
 # Settings that may change when a run is resumed.
 CHANGEABLE = ("training.epochs", "training.patience")
-
-
-def _proportional() -> SiteControl:
-    # Imported here: reading a run's settings works without torch, which is slow to import.
-    from sltool.server.training.sampler import SiteControl
-
-    return SiteControl()
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ class RunOptions:
     run: str
     sites: Sequence[str] = ()
     seed: int = 0
-    control: SiteControl = field(default_factory=_proportional)
+    control: SiteControl = field(default_factory=SiteControl)
     precision: str = "auto"
     force: bool = False
     resume: bool = True

@@ -26,7 +26,8 @@ from sltool.server.training.loader import FeatureLoader, channels_last
 from sltool.server.training.objective import Objective
 from sltool.server.training.optimizer import OptimizerStep
 from sltool.server.training.precision import Precision
-from sltool.server.training.sampler import Sampler, SiteControl, even_batches
+from sltool.server.training.sampler import Sampler, even_batches
+from sltool.server.training.site_control import SiteControl
 from sltool.study.schema import Training
 
 EVALUATION_BATCH = 512

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from sltool.errors import UsageError
 from sltool.server.store import Shape, StoredSamples
-from sltool.server.training.sampler import Sampler, SiteControl
+from sltool.server.training.sampler import Sampler
+from sltool.server.training.site_control import SiteControl
 from tests.server.conftest import Server
 
 
