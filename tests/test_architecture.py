@@ -72,6 +72,7 @@ FLOORS = (
     {"coordinator"},
     {"site", "server"},
     {"experiments"},
+    {"api"},
     {"cli"},
 )
 SERVER_FLOORS = ({"intake"}, {"training"}, {"evaluation"}, {"export"})
@@ -88,7 +89,7 @@ def upward(package: Path, prefix: str, floors: tuple[set[str], ...]) -> list[str
             if not imported.startswith(f"{prefix}.") or target == room:
                 continue
             above = floor_of.get(target, -1) >= floor_of.get(room, len(floors))
-            if room in floor_of and (above or (target == "api" and room != "cli")):
+            if room in floor_of and above:
                 found.append(f"{path.relative_to(package)} imports {imported}")
     return found
 

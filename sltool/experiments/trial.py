@@ -24,6 +24,7 @@ from sltool.experiments.arm_files import CellAudit, TrainingSummary
 from sltool.experiments.training_loop import ServerData, restore_labels, take_in, train_run
 from sltool.files import private_folder, publish, read_csv, sha256, write_text
 from sltool.progress import Progress
+from sltool.shard.manifest import SHARD_BYTES
 from sltool.site.audit.site import audit_site
 from sltool.site.division import Division
 from sltool.site.encode import encode
@@ -35,7 +36,6 @@ from sltool.study.layout import StudyFolder
 from sltool.study.schema import SPLITS, Study
 from sltool.study.study_file import load_study
 
-SHARD_BYTES = 256 * 2**20
 # Of `audit.json`.
 FIGURES = ("leak", "ssim", "psnr", "exact_recovery", "linkage_top1")
 

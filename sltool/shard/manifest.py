@@ -24,6 +24,8 @@ USER_BLOCK = 4096
 # Limits of a shard, so that a malicious one takes bounded time and memory.
 MAX_PAYLOAD = 5 * 2**28
 MAX_SAMPLES = 2**20
+# What a shard holds at most by default, in bytes of feature maps.
+SHARD_BYTES = 256 * 2**20
 # Format 2 is that of quantised feature maps.
 MAGICS = {1: b"sltool-shard 1", 2: b"sltool-shard 2"}
 # The `split` of a shard of cases without labels, which are to be predicted.
