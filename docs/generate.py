@@ -126,7 +126,8 @@ def api() -> str:
 
 
 def _members(kind: type) -> Iterator[tuple[str, str]]:
-    for member, value in vars(kind).items():
+    inherited = {name: value for base in kind.__mro__[1:-1] for name, value in vars(base).items()}
+    for member, value in (vars(kind) | inherited).items():
         if member.startswith("_"):
             continue
         value = getattr(value, "__func__", value)

@@ -17,7 +17,7 @@ from sltool.study.layout import Level, Question
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sltool.api.study import Study
+    from sltool.api.opened_study import OpenedStudy
     from sltool.server.evaluation.evaluate import Evaluation
     from sltool.server.evaluation.operating_points import OperatingPoints
     from sltool.server.evaluation.proportions import Estimate
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Run:
     """One training run at the server."""
 
-    study: Study
+    study: OpenedStudy
     name: str
 
     def __repr__(self) -> str:
@@ -99,7 +99,7 @@ class Run:
         study, settings = self.study, self.study.settings
         check_metrics(list(metrics), settings.samples.labels.kind)
         question = ask(settings, split, level, list(sites))
-        store = study._store(find_run(study.folder, self.name))
+        store = study.store(find_run(study.folder, self.name))
         return evaluate(study.folder, settings, store, self.name, question, pick_device(device))
 
     def operating_points(
@@ -137,7 +137,7 @@ class Run:
         study, settings = self.study, self.study.settings
         targets = [Target.parse(text) for text in at]
         question = ask(settings, "test", level, list(sites))
-        store = study._store(find_run(study.folder, self.name))
+        store = study.store(find_run(study.folder, self.name))
         return choose_points(
             study.folder,
             settings,
@@ -171,7 +171,7 @@ class Run:
         return export(
             study.folder,
             study.settings,
-            study._store(find_run(study.folder, self.name)),
+            study.store(find_run(study.folder, self.name)),
             self.name,
             None if path is None else Path(path),
             _intervals,

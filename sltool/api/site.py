@@ -12,7 +12,7 @@ from sltool.machine import available_cpus, need, pick_device
 from sltool.shard.manifest import SHARD_BYTES
 
 if TYPE_CHECKING:
-    from sltool.api.study import Study
+    from sltool.api.opened_study import OpenedStudy
     from sltool.site.backend import Backend
     from sltool.site.encode import EncodingResult
     from sltool.site.guarantee import Guarantee
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Site:
     """One hospital's part of a study; its private data is in the study's folder."""
 
-    study: Study
+    study: OpenedStudy
     name: str
 
     def __repr__(self) -> str:

@@ -7,15 +7,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from sltool.api.results import FeatureMaps, State, Training
+from sltool.api.opened_study import OpenedStudy
+from sltool.api.results import State, Training
 from sltool.api.run import Run
 from sltool.api.site import Site
 from sltool.errors import StageOrderError, UnknownNameError
 from sltool.machine import available_cpus, importing, need, pick_device
-from sltool.progress import Progress, RichProgress, Silent
-from sltool.study.layout import Level, Question, RunFolder, StudyFolder
+from sltool.progress import Progress, Silent
+from sltool.study.layout import Level, Question
 from sltool.study.study_file import load_study
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from sltool.server.intake.queue import Queue
     from sltool.server.intake.result import IntakeResult
     from sltool.server.intake.status import Status
-    from sltool.server.store import Store
     from sltool.server.training.distributed import Ranks
     from sltool.server.training.run_settings import RunOptions
     from sltool.shard.public_key_file import PublicKeyFile
@@ -40,10 +38,9 @@ if TYPE_CHECKING:
     from sltool.site.prepare import PreparationResult
     from sltool.site.resolve import Resolved
     from sltool.site.ship import ShippingResult
-    from sltool.study.schema import Study as Settings
 
 
-class Study:
+class Study(OpenedStudy):
     """A study's folder: what all have agreed on, and what is there of sites and server.
 
     Attributes:
@@ -55,8 +52,7 @@ class Study:
     """
 
     def __init__(self, path: str | Path, *, progress: Progress | None = None) -> None:
-        self.path = Path(path)
-        self.progress: Progress = RichProgress() if progress is None else progress
+        super().__init__(path, progress=progress)
         self._source: Path | None = None
 
     @classmethod
@@ -130,16 +126,6 @@ class Study:
             f"Study({str(self.path)!r}): dataset {settings.dataset.name}, model "
             f"{settings.model.name} cut at {settings.model.cut}, sites {sites}"
         )
-
-    @property
-    def folder(self) -> StudyFolder:
-        """Where every file of the study is."""
-        return StudyFolder(self.path)
-
-    @property
-    def settings(self) -> Settings:
-        """`study.yaml` as it is now; see `sltool.study.schema.Study`."""
-        return load_study(self.folder)
 
     @property
     def sites(self) -> list[str]:
@@ -524,13 +510,13 @@ class Study:
         from sltool.server.training.run import find_run
 
         found = find_run(self.folder, run)
-        self._store(found)
+        self.store(found)
         if waiting(self.folder):
             self.take_in()
         return answer_cases(
             self.folder,
             self.settings,
-            self._store(found),
+            self.store(found),
             run,
             list(sites),
             pick_device(device),
@@ -664,78 +650,6 @@ class Study:
             coordinator=coordinator,
             server=server,
         )
-
-    def feature_maps(self, split: str = "test", *, site: str | None = None) -> FeatureMaps:
-        """What the server holds of each sample: for a plot, or a look at what travels.
-
-        Read from the shards that the server has accepted.
-
-        Args:
-            split: train, validation or test.
-            site: one site's samples; None: all.
-
-        Raises:
-            StageOrderError: no such sample has arrived.
-        """
-        need("torch", "reading feature maps", "server")
-        store = self._store()
-        samples = store.samples(split, [site] if site else None)
-        if not len(samples):
-            raise StageOrderError(
-                f"no {split} sample has arrived{f' of site {site}' if site else ''}",
-                where=store.folder,
-                hint="ship the sites' shards, then take them in with `Study.take_in()`",
-            )
-        first_views = samples.feature_maps(samples.rows)
-        return FeatureMaps(
-            maps=first_views,
-            labels=samples.labels.numpy(),
-            pseudonyms=samples.pseudonyms.astype(str),
-            sites=np.array(samples.sites)[samples.site],
-            classes=self.settings.samples.labels.classes,
-        )
-
-    def restore_store(self) -> IntakeResult:
-        """Make the server's store again from the accepted shards, as after it was deleted."""
-        from sltool.server.intake.lock import only_server
-        from sltool.server.intake.result import IntakeResult
-
-        intake = IntakeResult()
-        self.progress.note("rebuilding the store from server/accepted")
-        with only_server(self.folder):
-            self._queue().restore(self.progress, intake)
-        return intake
-
-    def _report(self, intake: IntakeResult) -> None:
-        from sltool.server.intake.notes import intake_notes
-
-        for note in intake_notes(self.folder, intake):
-            self.progress.note(note)
-
-    def _store(self, run: RunFolder | None = None) -> Store:
-        """The server's store, made again if it was deleted.
-
-        Args:
-            run: what is about to be evaluated: a run of another encoding is an error before that.
-        """
-        from sltool.server.evaluation.evaluate import check_run
-        from sltool.server.intake.encoding_record import check_encoding
-        from sltool.server.store import is_lost, open_store
-
-        settings = self.settings
-        store = open_store(self.folder, settings)
-        check_encoding(self.folder, settings, store.encoding)
-        if run is not None:
-            check_run(run, settings, store, settings.meaning(self.folder.privacy_layer))
-        if is_lost(store, self.folder):
-            self.restore_store()
-            store = open_store(self.folder, settings)
-        return store
-
-    def _queue(self) -> Queue:
-        from sltool.server.intake.queue import Queue
-
-        return Queue(self.folder, self.settings)
 
 
 def _overrides(settings: Mapping[str, Any] | None) -> list[str]:

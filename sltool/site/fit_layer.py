@@ -27,7 +27,7 @@ from sltool.progress import Progress
 from sltool.site.audit.decoders import DenseDecoder, RowDecoder
 from sltool.site.audit.measures import ssim
 from sltool.site.augment import Augmenter
-from sltool.site.encode import clip_and_add_noise
+from sltool.site.torch_encoder import clip_and_add_noise
 from sltool.study.schema import Study
 
 BATCH = 32

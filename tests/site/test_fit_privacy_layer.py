@@ -16,8 +16,8 @@ from sltool.models.base import build
 from sltool.models.privacy_layer_file import fitted_on, load_privacy_layer
 from sltool.progress import Silent
 from sltool.site.audit import attacker, measures
-from sltool.site.encode import as_shipped
 from sltool.site.fit_layer import FitData, FitOptions, distance_correlation, fit_layer
+from sltool.site.torch_encoder import as_shipped
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study
 from sltool.study.study_file import load_study

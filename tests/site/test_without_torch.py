@@ -19,8 +19,8 @@ from sltool.models.base import draw_privacy_layer
 from sltool.models.layer_steps import layer_steps
 from sltool.models.numpy_layer import NumpyLayer
 from sltool.site.augment import Augmenter
-from sltool.site.backend import clipped_with_noise
-from sltool.site.encode import clip_and_add_noise
+from sltool.site.numpy_encoder import clipped_with_noise
+from sltool.site.torch_encoder import clip_and_add_noise
 from sltool.study.schema import Encoding
 from tests.conftest import DATA, ROOT, Ran, Sltool
 from tests.models.studies import SMALL, study_of

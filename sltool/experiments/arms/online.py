@@ -28,7 +28,7 @@ from sltool.models.base import build
 from sltool.models.privacy_layer_file import load_privacy_layer
 from sltool.models.quantise import quantise
 from sltool.server.store import StoredSamples
-from sltool.site.encode import clip_and_add_noise
+from sltool.site.torch_encoder import clip_and_add_noise
 from sltool.study.schema import Encoding
 
 

@@ -18,7 +18,7 @@ from sltool.site.audit.attacker import Budget, Pairs, Scene
 from sltool.site.audit.evidence import Evidence
 from sltool.site.audit.patients import hold_out
 from sltool.site.augment import Augmenter
-from sltool.site.encode import as_shipped
+from sltool.site.torch_encoder import as_shipped
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Encoding, Study
 from sltool.study.study_file import validate
