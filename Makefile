@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint check demo bench faults fuzz site-install reproduce docs docs-site clean
+.PHONY: test lint check demo bench faults fuzz site-install reproduce docs docs-site first-prediction clean
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -38,6 +38,10 @@ fuzz: .venv/.done
 # has not. Prints sizes, peak memory and times.
 site-install:
 	$(PYTHON) tests/site_install.py
+
+# Types the tutorial of three hospitals in a new environment: number of commands, minutes.
+first-prediction: .venv/.done
+	$(BIN)/python -m tests.first_prediction
 
 docs: .venv/.done
 	$(BIN)/python docs/generate.py
