@@ -72,7 +72,8 @@ class DiskFolder:
 
     def versions(self) -> dict[str, str]:
         with storage_errors(str(self.path)):
-            files = [path for path in self.path.iterdir() if path.is_file()]
+            # A link on somebody else's disk may lead to a file of this machine.
+            files = [p for p in self.path.iterdir() if p.is_file() and not p.is_symlink()]
             facts = {path.name: path.stat() for path in files}
         return {name: f"{fact.st_size} {fact.st_mtime_ns}" for name, fact in facts.items()}
 

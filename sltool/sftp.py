@@ -24,11 +24,12 @@ SSH = Path("~/.ssh")
 def open_sftp(url: str) -> Iterator[SftpFolder]:
     """Log in at sftp://[user@]host[:port]/path; `/~/path` begins at the login folder.
 
-    `~/.ssh/config` is obeyed: HostName, Port, User, IdentityFile, UserKnownHostsFile, ProxyCommand.
-    Logs in with the keys of the agent and of `~/.ssh`.
+    `~/.ssh/config` is obeyed: HostName, Port, User, IdentityFile, UserKnownHostsFile. Logs in with
+    the keys of the agent and of `~/.ssh`.
 
     Raises:
-        UsageError: the URL has a password, which would end up in records and logs.
+        UsageError: the URL has a password, which would end up in records and logs, or the host is
+            reached through another one.
         NotTrustedError: the host's key is unknown, or another than the known one.
         StorageError: it cannot be reached, or refuses the login.
     """
@@ -40,28 +41,26 @@ def open_sftp(url: str) -> Iterator[SftpFolder]:
             expected="an SSH key, in ~/.ssh or in the agent",
             hint="make one with `ssh-keygen`, and have the server's operator enter it",
         )
+    config = _config(parts.hostname or "")
     with paramiko.SSHClient() as client:
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         with _sftp_errors(url):
-            _log_in(client, parts)
+            _log_in(client, parts, config)
             ftp = client.open_sftp()
             ftp.get_channel().settimeout(TIMEOUT_SECONDS)
         yield SftpFolder(ftp, _folder(parts.path), url)
 
 
-def _log_in(client: Any, parts: SplitResult) -> None:
-    config = _config(parts.hostname or "")
+def _log_in(client: Any, parts: SplitResult, config: Any) -> None:
     known = [*config.get("userknownhostsfile", "").split(), str(SSH / "known_hosts")]
     for path in (Path(name).expanduser() for name in known):
         if path.is_file():
             client.load_host_keys(str(path))
-    command = config.get("proxycommand")
     client.connect(
         config["hostname"],
         port=parts.port or int(config.get("port", 22)),
         username=unquote(parts.username) if parts.username else config.get("user"),
         key_filename=config.get("identityfile"),
-        sock=paramiko.ProxyCommand(command) if command else None,
         timeout=TIMEOUT_SECONDS,
     )
 
@@ -70,7 +69,14 @@ def _config(host: str) -> Any:
     """What `~/.ssh/config` says about a host."""
     path = (SSH / "config").expanduser()
     config = paramiko.SSHConfig.from_path(str(path)) if path.is_file() else paramiko.SSHConfig()
-    return config.lookup(host)
+    found = config.lookup(host)
+    if through := [key for key in ("proxycommand", "proxyjump") if key in found]:
+        raise UsageError(
+            f"{path} has a {through[0]} for {host}, which sltool does not follow",
+            where=path,
+            hint="copy the files of the outbox with `sftp`, or forward a port with `ssh -L`",
+        )
+    return found
 
 
 def _folder(path: str) -> PurePosixPath:

@@ -33,7 +33,9 @@ def fetch(
     nothing is deleted there. It may run while `server-train --watch` does.
     """
     from sltool.server.intake.fetch import fetch as fetch_from
+    from sltool.study.study_file import load_study
 
+    load_study(terminal.folder)
     done = fetch_from(terminal.folder, source, terminal)
     terminal.result(
         {"source": done.source, "fetched": done.files, "fetched_before": done.before},

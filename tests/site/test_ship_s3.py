@@ -60,6 +60,7 @@ def test_a_disk_that_two_hospitals_filled(trained: Sltool, tmp_path: Path) -> No
     disk = tmp_path / "disk"
     trained("ship", "--site", "B", "--to", disk).ok()
     (disk / "study.yaml").write_text("id: another\n")
+    (disk / "B-test-00002.h5").symlink_to(trained.folder / "study.yaml")
     (disk / "B-test-00001.h5.part").write_bytes(b"half a")
     check_fetching(trained, str(disk))
     inbox = trained.folder / "server" / "inbox"
@@ -76,3 +77,8 @@ def test_what_a_missing_package_says(trained: Sltool) -> None:
     ran = trained("ship", "--site", "B", "--to", "gs://hospital/study")
     assert ran.code == 3
     assert "another package" in ran.err
+
+
+def test_a_folder_without_a_study(sltool: Sltool, tmp_path: Path) -> None:
+    assert sltool("queue", "fetch", tmp_path).code == 2
+    assert not list(sltool.folder.iterdir())

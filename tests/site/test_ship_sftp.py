@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,32 @@ def test_a_host_whose_key_is_not_known(trained: Sltool, inside: Path) -> None:
     assert not any(URL in line for line in log), "nothing left, so nothing is logged"
 
 
+def config(inside: Path, lines: str) -> None:
+    with (inside.parent / "home" / ".ssh" / "config").open("a") as file:
+        file.write(lines)
+
+
+def test_what_the_users_configuration_says(trained: Sltool, inside: Path) -> None:
+    root = inside.parent
+    known = root / "home" / ".ssh" / "known_hosts"
+    known.rename(root / "known")
+    config(inside, f"Host *\n  UserKnownHostsFile {root / 'known'}\n")
+    trained(*SHIP, "sftp://drop-box/~").ok()
+    assert len(list(inside.iterdir())) == 3
+    config(inside, "Host behind\n  ProxyJump drop-box\n")
+    ran = trained(*SHIP, "sftp://behind/~")
+    assert ran.code == 2
+    assert "proxyjump" in ran.err
+
+
+def test_without_the_package(trained: Sltool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    monkeypatch.delitem(sys.modules, "sltool.sftp", raising=False)
+    ran = trained(*SHIP, URL)
+    assert ran.code == 3
+    assert "for sftp:// sltool[sftp]" in ran.err
+
+
 def test_what_is_refused(trained: Sltool, inside: Path) -> None:
     ran = trained(*SHIP, "sftp://me:secret@drop-box/~/study")
     assert ran.code == 2
@@ -73,6 +100,10 @@ def test_what_is_refused(trained: Sltool, inside: Path) -> None:
     ran = trained(*SHIP, "sftp://drop-box/~/file")
     assert ran.code == 3
     assert "Traceback" not in ran.err
+    config(inside, "Host gone\n  HostName 127.0.0.1\n  Port 1\n")
+    ran = trained(*SHIP, "sftp://gone/~")
+    assert ran.code == 3
+    assert "sftp://gone/~" in ran.err
     key = inside.parent / "home" / ".ssh" / "id_ed25519"
     key.unlink()
     key.with_suffix(".pub").rename(key.with_name("authorized"))
