@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Sltool
-from tests.docs.console import is_as_printed, session
+from tests.docs.console import code_blocks, is_as_printed, session
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
@@ -35,7 +35,12 @@ def test_the_readmes_session(sltool: Sltool) -> None:
 
 
 def test_the_tutorials_session(sltool: Sltool) -> None:
-    run_session(sltool, ROOT / "docs" / "tutorial.md")
+    page = ROOT / "docs" / "tutorial.md"
+    run_session(sltool, page)
+    (looks,) = code_blocks(page, "sh")
+    for line in looks.splitlines():
+        if line.startswith("sltool "):
+            sltool(*line.partition("#")[0].split()[1:]).ok()
 
 
 def test_the_comparisons_session(sltool: Sltool) -> None:
