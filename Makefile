@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint check demo bench faults fuzz site-install reproduce docs clean
+.PHONY: test lint check demo bench faults fuzz site-install reproduce docs docs-site first-prediction clean
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -39,8 +39,16 @@ fuzz: .venv/.done
 site-install:
 	$(PYTHON) tests/site_install.py
 
+# Types the tutorial of three hospitals in a new environment: number of commands, minutes.
+first-prediction: .venv/.done
+	$(BIN)/python -m tests.first_prediction
+
 docs: .venv/.done
 	$(BIN)/python docs/generate.py
+
+# The docs as a site in build/site, which opens from disk. A warning is an error. Nothing is fetched.
+docs-site: .venv/.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # Hours. DATA: the folder of real data; OUT: where to work, beside the data.
 reproduce: .venv/.done

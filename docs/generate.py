@@ -7,7 +7,7 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from sltool.registry import datasets, metrics, models
 from sltool.study.schema import Section, Study
 
 DOCS = Path(__file__).resolve().parent
+# Of a signature.
+WIDTH = 80
 NOTE = "<!-- Made by `make docs` from the code; do not edit. -->\n"
 
 
@@ -121,12 +123,12 @@ def api() -> str:
         if not inspect.isclass(kind):
             continue
         parts.append(f"## sltool.{name}\n\n{_verbatim(kind)}")
-        parts += [f"### {name}.{member}\n\n{text}" for member, text in _members(kind)]
+        parts += [f"### {name}.{member}\n\n{text}" for member, text in _members(name, kind)]
     return "\n".join(parts)
 
 
-def _members(kind: type) -> Iterator[tuple[str, str]]:
-    inherited = {name: value for base in kind.__mro__[1:-1] for name, value in vars(base).items()}
+def _members(name: str, kind: type) -> Iterator[tuple[str, str]]:
+    inherited = {own: value for base in kind.__mro__[1:-1] for own, value in vars(base).items()}
     for member, value in (vars(kind) | inherited).items():
         if member.startswith("_"):
             continue
@@ -134,7 +136,30 @@ def _members(kind: type) -> Iterator[tuple[str, str]]:
         if isinstance(value, property):
             yield member, _verbatim(value)
         elif inspect.isfunction(value):
-            yield f"{member}{inspect.signature(value)}", _verbatim(value)
+            call = _signature(f"{name}.{member}", value)
+            yield member, f"```python\n{call}\n```\n\n{_verbatim(value)}"
+
+
+class _Bare(str):
+    """An annotation, which a signature shows without quotes."""
+
+    __repr__ = str.__str__
+
+
+def _signature(name: str, function: Callable[..., object]) -> str:
+    """How a method is called, without `self`; a line for each parameter if it is long."""
+    signature = inspect.signature(function)
+    parameters = [
+        parameter.replace(annotation=_Bare(parameter.annotation))
+        for parameter in [*signature.parameters.values()][1:]
+    ]
+    returned = _Bare(signature.return_annotation)
+    shown = f"{name}{signature.replace(parameters=parameters, return_annotation=returned)}"
+    if len(shown) <= WIDTH:
+        return shown
+    for parameter in parameters:
+        shown = shown.replace(f" {parameter}", f"\n    {parameter}", 1)
+    return shown.replace("(", "(\n    ", 1).replace(f") -> {returned}", f"\n) -> {returned}")
 
 
 def _verbatim(documented: object) -> str:

@@ -149,6 +149,7 @@ OWN_WAY = {
     "datasets/mura.py": "reads sources",
     "datasets/mura_synthetic.py": "writes synthetic data",
     "server/training/run_files.py": "the header of a safetensors file",
+    "sftp.py": "writes on another machine",
     "shard/hdf5_file.py": "a file that `publish` made",
     "shard/untrusted_file.py": "reads files from other parties",
 }

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT, Sltool
+from tests.docs.console import code_blocks, is_as_printed, session
 
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`[^`\n]*`")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-NUMBER = re.compile(r"\d+(\.\d+)?")
-
-
-def session(page: Path) -> list[tuple[str, str]]:
-    """The (command, output) pairs of a page's `console` blocks."""
-    pairs: list[tuple[str, str]] = []
-    for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                pairs.append((line[2:], ""))
-            else:
-                pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]}{line}\n")
-    return pairs
 
 
 def run_session(sltool: Sltool, page: Path) -> None:
-    """Run a page's commands; their output must equal the page's, except for numbers."""
-    pairs = session(page)
-    assert pairs
-    for command, printed in pairs:
-        ran = sltool(*command.removeprefix("sltool ").split()).ok()
-        assert shape(ran.out) == shape(printed), command
-
-
-def shape(text: str) -> list[str]:
-    return [re.sub(r" +", " ", NUMBER.sub("#", line)).strip() for line in text.splitlines()]
+    """Run a page's commands; their output must be the page's."""
+    commands = session(page)
+    assert commands
+    for command in commands:
+        ran = sltool(*command.text.removeprefix("sltool ").split()).ok()
+        assert is_as_printed(command, ran.out), f"{command.text} printed\n{ran.out}"
 
 
 def test_the_readmes_session(sltool: Sltool) -> None:
@@ -46,7 +35,12 @@ def test_the_readmes_session(sltool: Sltool) -> None:
 
 
 def test_the_tutorials_session(sltool: Sltool) -> None:
-    run_session(sltool, ROOT / "docs" / "tutorial.md")
+    page = ROOT / "docs" / "tutorial.md"
+    run_session(sltool, page)
+    (looks,) = code_blocks(page, "sh")
+    for line in looks.splitlines():
+        if line.startswith("sltool "):
+            sltool(*line.partition("#")[0].split()[1:]).ok()
 
 
 def test_the_comparisons_session(sltool: Sltool) -> None:
@@ -56,7 +50,7 @@ def test_the_comparisons_session(sltool: Sltool) -> None:
 def test_the_readmes_two_commands_are_make_targets() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^make (\w+)", readme, re.MULTILINE)
+    commands = re.findall(r"^make ([\w-]+)", readme, re.MULTILINE)
     assert commands[:2] == ["demo", "test"]
     for name in commands:
         assert re.search(rf"^{name}:", makefile, re.MULTILINE)
@@ -64,8 +58,8 @@ def test_the_readmes_two_commands_are_make_targets() -> None:
 
 def test_the_demo_runs_the_readmes_commands() -> None:
     script = (ROOT / "examples" / "cholesterol.sh").read_text(encoding="utf-8")
-    for command, _ in session(ROOT / "README.md"):
-        stage = command.split()[1]
+    for command in session(ROOT / "README.md"):
+        stage = command.text.split()[1]
         assert f"run sltool {stage}" in script
 
 
@@ -82,10 +76,71 @@ def test_generated_pages_are_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_link_targets_exist(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    text = INLINE.sub("", FENCED.sub("", page.read_text(encoding="utf-8")))
+    for target in LINK.findall(text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.is_file(), f"{target}: no such file"
+        assert not anchor or anchor in anchors(there), f"{target}: no such heading"
+
+
+def anchors(page: Path) -> set[str]:
+    """What leads to a page's headings, in the repository's pages and in the site."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    found: Counter[str] = Counter()
+    names = set()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        words = re.sub(r"\[(.+?)\]\(.+?\)", r"\1", heading).lower()
+        name = re.sub(r"[^\w\- ]", "", words).strip().replace(" ", "-")
+        names.add(f"{name}-{found[name]}" if found[name] else name)
+        found[name] += 1
+    return names
+
+
+def test_a_wrong_anchor_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A `b` (c)\n## Limits: 1\n## Limits: 1\n```sh\n# no heading\n```\n")
+    assert anchors(page) == {"a-b-c", "limits-1", "limits-1-1"}
+
+
+def test_figures_are_made_by_the_script_that_the_page_names() -> None:
+    script = (ROOT / "examples" / "reproduce.sh").read_text(encoding="utf-8")
+    (pictures,) = re.findall(r"for picture in ([\w ]+);", script)
+    for page in PAGES:
+        for group in re.findall(r"((?:^!\[.*\n)+)\n(.*)", page.read_text(), re.MULTILINE):
+            images, caption = group
+            for run, picture in re.findall(r"\(reproduction/([\w-]+)/(\w+)\.png\)", images):
+                assert picture in pictures.split()
+                if "command of this section" not in caption:
+                    assert f"`{run}` of `make reproduce`" in caption, f"{page}: {images}"
+                    assert f"run {run} " in script
+            assert images.count("![") == images.count("(reproduction/"), images
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Every page in the navigation, every link and anchor right, and nothing from elsewhere."""
+    pytest.importorskip("material", reason="needs the extra docs")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    loaded = re.compile(
+        r"<(?:script|img|iframe)[^>]*src=[\"']?https?:|<link[^>]*href=[\"']?https?:"
+    )
+    pages = sorted((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        assert not loaded.search(page.read_text(encoding="utf-8")), page
+    assert (tmp_path / "site" / "repository" / "examples" / "reproduce.sh.txt").is_file()
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -172,7 +172,8 @@ class Site:
         """Copy the shards and withdrawals to the server's inbox.
 
         Args:
-            to: a folder or `s3://bucket/prefix`; by default `server/inbox` of this folder.
+            to: a folder, `s3://bucket/prefix` or `sftp://host/path`; by default `server/inbox` of
+                this folder.
             accept_risk: why to ship although the study's privacy limits forbid it.
             only_new: leave out what was shipped before, wherever to.
 

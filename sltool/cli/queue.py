@@ -13,11 +13,34 @@ from sltool.errors import ShardRefusedError
 
 
 def add_to(app: typer.Typer) -> None:
-    queue = typer.Typer(help="Take in, verify or approve arrived shards.", rich_markup_mode=None)
+    queue = typer.Typer(help="Fetch, take in, verify or approve shards.", rich_markup_mode=None)
+    command(queue, "fetch")(fetch)
     command(queue, "take")(take)
     command(queue, "verify")(verify)
     command(queue, "approve")(approve)
     app.add_typer(queue, name="queue")
+
+
+def fetch(
+    terminal: Terminal,
+    source: Annotated[
+        str, typer.Argument(metavar="DIR|URL", help="Where sites ship to: a folder or a URL.")
+    ],
+) -> None:
+    """Copy to the inbox what sites shipped elsewhere.
+
+    From a disk, s3://bucket/prefix or sftp://host/path; what was fetched before is skipped, and
+    nothing is deleted there. It may run while `server-train --watch` does.
+    """
+    from sltool.server.intake.fetch import fetch as fetch_from
+    from sltool.study.study_file import load_study
+
+    load_study(terminal.folder)
+    done = fetch_from(terminal.folder, source, terminal)
+    terminal.result(
+        {"source": done.source, "fetched": done.files, "fetched_before": done.before},
+        f"{len(done.files)} fetched from {done.source}, {done.before} fetched before",
+    )
 
 
 def take(

@@ -24,7 +24,9 @@ def ship(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="DIR|URL", help="A folder or s3://bucket/prefix. Default: server/inbox."
+            "--to",
+            metavar="DIR|URL",
+            help="A folder, s3://bucket/prefix or sftp://host/path. Default: server/inbox.",
         ),
     ] = None,
     accept_risk: Annotated[
@@ -42,9 +44,9 @@ def ship(
 ) -> None:
     """Copy a site's shards to the server's inbox.
 
-    --to takes a disk's folder or a bucket as well. What lies there already is skipped; --new also
-    skips, on an empty disk, what another one had. Where study.yaml sets limits under `privacy`,
-    shards ship only after an audit within them.
+    --to takes a disk's folder, a bucket or an SFTP server as well. What lies there already is
+    skipped; --new also skips, on an empty disk, what another one had. Where study.yaml sets limits
+    under `privacy`, shards ship only after an audit within them.
     """
     from sltool.api import Site
 

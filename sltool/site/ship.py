@@ -1,4 +1,4 @@
-"""`ship`: copy finished shards from the outbox to the server's inbox, a disk or a bucket."""
+"""`ship`: copy finished shards from the outbox to an inbox, a disk, a bucket or an SFTP server."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-from sltool.errors import StorageError
-from sltool.files import copy, remove, sha256, write_json
+from sltool.files import remove, sha256, write_json
 from sltool.progress import Progress
+from sltool.remote import DiskFolder, RemoteFolder, open_remote
 from sltool.shard.encryption import SUFFIX as AGE
 from sltool.shard.encryption import encrypt
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
@@ -51,7 +50,7 @@ def ship(
     now be another disk.
 
     Args:
-        destination: a folder, or a URL that fsspec understands, such as s3://bucket/prefix.
+        destination: a folder, or a URL as `sltool.remote.open_remote` takes it.
         recipient: the server's age recipient, to encrypt for; None: do not encrypt.
         only_withdrawals: do not ship shards.
         only_new: leave out what was shipped before, wherever to.
@@ -66,37 +65,26 @@ def ship(
     with_shards = not only_withdrawals and (not alone or site.encoded.is_file())
     shards = [*(outbox_shards(site) if with_shards else []), *cases]
     record = read_record(site.shipped, ShippedRecord) or {}
-    storage = _storage(destination)
     before = record.get(destination, {})
     digests = {path: sha256(path) for path in [*withdrawals, *shards]}
     known = [sent for files in record.values() for sent in files.values()]
     if only_new:
         old = {sent["outbox"] for sent in known}
         digests = {path: digest for path, digest in digests.items() if digest not in old}
-    todo = [
-        path
-        for path, digest in digests.items()
-        if force or not storage.has(path.name, digest, known, before.get(path.name))
-    ]
-    sent = dict(before)
+    with open_remote(destination) as folder:
+        there = _Destination(folder, known, before)
+        todo = [
+            path for path, digest in digests.items() if force or not there.has(path.name, digest)
+        ]
+        if todo:
+            # Before the first file leaves: what left and is not logged must not exist.
+            files = {path.name: digests[path] for path in todo}
+            log.append(site, "shipping", destination=destination, files=files)
+        copies = _send(site, folder, todo, digests, recipient, progress)
     if todo:
-        # Before the first file leaves: what left and is not logged must not exist.
-        files = {path.name: digests[path] for path in todo}
-        log.append(site, "shipping", destination=destination, files=files)
-    with progress.bar(f"ship {site.name}", len(todo)) as advance:
-        for path in todo:
-            with _file_to_send(site, path, recipient) as outgoing:
-                storage.put(outgoing)
-                sent[path.name] = Sent(
-                    outbox=digests[path],
-                    travelled=sha256(outgoing),
-                    bytes=outgoing.stat().st_size,
-                )
-            advance(1)
-    if todo:
-        travelled = {path.name: sent[path.name]["travelled"] for path in todo}
+        travelled = {name: file["travelled"] for name, file in copies.items()}
         log.append(site, "shipped", destination=destination, files=travelled)
-    write_json(site.shipped, {**record, destination: sent})
+    write_json(site.shipped, {**record, destination: {**before, **copies}})
     size = sum(path.stat().st_size for path in shards)
     if with_shards and is_newer(site.private, site.encoded):
         progress.note(
@@ -104,6 +92,29 @@ def ship(
             f"`sltool client-encode --site {site.name}`, and ship again"
         )
     return ShippingResult(site.name, len(shards), size, destination, not todo, len(todo))
+
+
+def _send(
+    site: SiteFolder,
+    folder: RemoteFolder,
+    todo: list[Path],
+    digests: dict[Path, str],
+    recipient: str | None,
+    progress: Progress,
+) -> dict[str, Sent]:
+    """Copy the files; what was sent, by the name in the outbox."""
+    sent = {}
+    with progress.bar(f"ship {site.name}", len(todo)) as advance:
+        for path in todo:
+            with _file_to_send(site, path, recipient) as outgoing:
+                folder.put(outgoing)
+                sent[path.name] = Sent(
+                    outbox=digests[path],
+                    travelled=sha256(outgoing),
+                    bytes=outgoing.stat().st_size,
+                )
+            advance(1)
+    return sent
 
 
 @contextmanager
@@ -120,105 +131,46 @@ def _file_to_send(site: SiteFolder, path: Path, recipient: str | None) -> Iterat
         remove(encrypted)
 
 
-class _Storage(Protocol):
-    """Where files are shipped to."""
-
-    def put(self, path: Path) -> None:
-        """Copy a file there, under its own name."""
-
-    def has(self, name: str, digest: str, known: list[Sent], before: Sent | None) -> bool:
-        """Whether the storage contains the outbox's file `name`, as it is or encrypted.
-
-        Args:
-            digest: hex SHA-256 of the file in the outbox.
-            known: everything that was ever sent, to recognise encrypted copies.
-            before: what was sent under this name to this destination.
-        """
-
-
-def _storage(destination: str) -> _Storage:
-    if "://" not in destination:
-        return _Disk(Path(destination))
-    import fsspec
-    from fsspec.implementations.local import LocalFileSystem
-
-    with _storage_errors(destination):
-        fs, prefix = fsspec.core.url_to_fs(destination)
-    if isinstance(fs, LocalFileSystem):
-        return _Disk(Path(prefix))
-    return _Bucket(fs, prefix.rstrip("/"), destination)
-
-
 @dataclass(frozen=True)
-class _Disk:
-    """A folder: the server's inbox, or any other."""
+class _Destination:
+    """Where files are shipped to.
 
-    folder: Path
+    Attributes:
+        known: everything that was ever sent, to recognise encrypted copies.
+        before: what was sent to this destination, by name.
+    """
 
-    def put(self, path: Path) -> None:
-        copy(path, self.folder / path.name)
+    folder: RemoteFolder
+    known: list[Sent]
+    before: dict[str, Sent]
 
-    def has(self, name: str, digest: str, known: list[Sent], before: Sent | None) -> bool:
-        encrypted = {sent["travelled"] for sent in known if sent["outbox"] == digest}
-        return any(
-            self._is(folder / name, {digest}) or self._is(folder / (name + AGE), encrypted)
-            for folder in (self.folder, *self._queue_folders())
-        )
-
-    def _queue_folders(self) -> list[Path]:
-        """If this folder is a server's inbox: the folders that its queue moves files to."""
-        if self.folder.name != "inbox":
-            return []
-        return [self.folder.with_name("accepted"), self.folder.with_name("held")]
-
-    @staticmethod
-    def _is(path: Path, digests: set[str]) -> bool:
-        # A server that shares this folder may own files that this user cannot read. Then the shard
-        # is sent again, and the queue recognises it as already accepted.
-        readable = bool(digests) and os.access(path, os.R_OK) and path.is_file()
-        return readable and sha256(path) in digests
-
-
-@dataclass(frozen=True)
-class _Bucket:
-    """Storage behind a URL. Downloading files has a cost, so only their sizes are compared."""
-
-    fs: Any
-    prefix: str
-    url: str
-
-    def put(self, path: Path) -> None:
-        with _storage_errors(f"{self.url}/{path.name}"):
-            self.fs.put_file(str(path), f"{self.prefix}/{path.name}")
-
-    def has(self, name: str, digest: str, known: list[Sent], before: Sent | None) -> bool:
+    def has(self, name: str, digest: str) -> bool:
+        """Whether it contains the outbox's file `name` of this SHA-256, as it is or encrypted."""
+        if isinstance(self.folder, DiskFolder):
+            return self._on_disk(self.folder.path, name, digest)
+        # Downloading files has a cost, so only their sizes are compared.
+        before = self.before.get(name)
         if before is None or before["outbox"] != digest:
             return False
-        return any(self._size(f"{name}{suffix}") == before["bytes"] for suffix in ("", AGE))
+        return any(self.folder.size(name + suffix) == before["bytes"] for suffix in ("", AGE))
 
-    def _size(self, name: str) -> int | None:
-        with _storage_errors(f"{self.url}/{name}"):
-            try:
-                size: int | None = self.fs.info(f"{self.prefix}/{name}")["size"]
-            except FileNotFoundError:
-                return None
-        return size
+    def _on_disk(self, disk: Path, name: str, digest: str) -> bool:
+        encrypted = {sent["travelled"] for sent in self.known if sent["outbox"] == digest}
+        return any(
+            _is(folder / name, {digest}) or _is(folder / (name + AGE), encrypted)
+            for folder in (disk, *_queue_folders(disk))
+        )
 
 
-@contextmanager
-def _storage_errors(where: str) -> Iterator[None]:
-    """Turn the errors of fsspec and its file systems into `StorageError`."""
-    try:
-        yield
-    except ImportError as error:
-        raise StorageError(
-            f"this kind of destination needs another package: {error}",
-            where=where,
-            hint="for s3:// install sltool[s3]",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise StorageError(
-            f"the destination cannot be reached: {error}",
-            where=where,
-            hint="check the address and the credentials, then ship again",
-        ) from error
+def _queue_folders(folder: Path) -> list[Path]:
+    """If this folder is a server's inbox: the folders that its queue moves files to."""
+    if folder.name != "inbox":
+        return []
+    return [folder.with_name("accepted"), folder.with_name("held")]
+
+
+def _is(path: Path, digests: set[str]) -> bool:
+    # A server that shares this folder may own files that this user cannot read. Then the shard
+    # is sent again, and the queue recognises it as already accepted.
+    readable = bool(digests) and os.access(path, os.R_OK) and path.is_file()
+    return readable and sha256(path) in digests

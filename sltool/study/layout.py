@@ -348,6 +348,11 @@ class StudyFolder:
         return self.server / "inbox"
 
     @property
+    def fetched(self) -> Path:
+        """Which files `queue fetch` has copied to the inbox, and from where."""
+        return self.server / "fetched.json"
+
+    @property
     def accepted(self) -> Path:
         return self.server / "accepted"
 

@@ -363,6 +363,26 @@ def test_a_recipient_for_predictions_reaches_study_yaml(parties: Parties) -> Non
     assert path.read_bytes() == before
 
 
+def test_the_servers_keys_are_entered_in_study_yaml(parties: Parties) -> None:
+    study_file = parties.coordinator.folder / "study.yaml"
+    study_file.write_text(study_file.read_text() + "# agreed on in May\n")
+    before = load_study(StudyFolder(parties.coordinator.folder))
+    made = parties.coordinator("server-keys", "--enter", "--json").ok().json
+    after = load_study(StudyFolder(parties.coordinator.folder))
+    assert after.server.model_dump() == made
+    assert after.model_copy(update={"server": before.server}) == before
+    assert "# agreed on in May" in study_file.read_text()
+    text = study_file.read_text()
+    parties.coordinator("server-keys", "--enter").ok()
+    assert study_file.read_text() == text
+    other = SigningKey.load_or_create(parties.coordinator.folder / "other").public
+    study_file.write_text(text.replace(made["key"], other))
+    ran = parties.coordinator("server-keys", "--enter")
+    assert ran.code == 6
+    assert "another server.key" in ran.err
+    assert made["key"] in ran.err
+
+
 def test_a_table_that_calls_a_column_otherwise(parties: Parties, tmp_path: Path) -> None:
     parties.join().ok()
     own = [{"bmi": "BodyMassIndex", "LDL": "LDL-C"}.get(name, name) for name in COLUMNS]
