@@ -76,11 +76,15 @@ class RichProgress:
             yield lambda steps: progress.advance(task, steps)
 
     def note(self, text: str) -> None:
-        self._console.print(f"note: {text}", markup=False)
+        self.line(f"note: {text}")
 
     def detail(self, text: str) -> None:
         if self._verbose:
-            self._console.print(text, markup=False)
+            self.line(text)
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar, if there is one."""
+        self._console.print(text, markup=False)
 
 
 class DistinctNotes:

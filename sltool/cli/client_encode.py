@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "client-encode")(client_encode)
+    command(app, "client-encode", kept="the shards that are complete are kept")(client_encode)
 
 
 def client_encode(

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from sltool.cli.interrupt import UNCHANGED, Stopped, ctrl_c
+from sltool.cli.layout import aligned, columns_of, fit_help, print_wrapped, wrapped
 from sltool.progress import Advance, RichProgress
 from sltool.study.layout import StudyFolder
 
@@ -32,6 +34,31 @@ class ManyValues(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _Words(self.params).repeat(args))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        fit_help(formatter)
+        super().format_help(ctx, formatter)
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        fit_help(formatter)
+        super().format_usage(ctx, formatter)
+
+
+class Group(TyperGroup):
+    """A group of commands, whose help fits a narrow terminal."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        fit_help(formatter)
+        super().format_help(ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        if not fit_help(formatter):
+            super().format_commands(ctx, formatter)
+            return
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, of.get_short_help_str(1000)) for name, of in self.commands.items()]
+            )
 
 
 class _Words:
@@ -99,6 +126,7 @@ class Terminal:
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
+    _document: dict[str, Any] | None = None
 
     @functools.cached_property
     def _rich(self) -> RichProgress:
@@ -129,45 +157,44 @@ class Terminal:
             yield advance
 
     def note(self, text: str) -> None:
-        if self.quiet:
-            return
-        if sys.stderr.isatty():
-            self._rich.note(text)
-        else:
-            # Importing rich would take a tenth of a second of a server's start.
-            print(f"note: {text}", file=sys.stderr)
+        if not self.quiet:
+            self._say(f"note: {text}")
 
     def detail(self, text: str) -> None:
-        if not self.verbose:
-            return
-        if sys.stderr.isatty():
-            self._rich.detail(text)
+        if self.verbose:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if sys.stderr.isatty() and "rich" in sys.modules:
+            # A bar may stand where the line goes.
+            for line in wrapped(text, columns_of(sys.stderr)):
+                self._rich.line(line)
         else:
-            print(text, file=sys.stderr)
+            # Importing rich would take a tenth of a second of a server's start.
+            print_wrapped(text, sys.stderr)
 
     def result(self, document: dict[str, Any], *lines: str) -> None:
-        """What the command found: one JSON document, or lines for people."""
+        """What the command found: one JSON document, or lines for people.
+
+        With `--json` it is printed when the command ends: an error that comes later takes its
+        place, so that there is never more than one document.
+        """
         if self.as_json:
-            print(json.dumps(document, indent=2, allow_nan=False))
+            assert self._document is None, "a command has one result"
+            self._document = document
         elif not self.quiet:
             for line in lines:
-                print(line)
+                print_wrapped(line, sys.stdout)
 
     def table(self, document: dict[str, Any], head: list[str], rows: list[list[str]]) -> None:
         """As `result`, for people as an aligned table; the first column is left-aligned."""
         self.result(document, *aligned(head, rows))
 
-
-def aligned(head: list[str], rows: list[list[str]]) -> list[str]:
-    """The lines of a table: the first column left-aligned, the others right-aligned."""
-    widths = [max(len(row[n]) for row in [head, *rows]) for n in range(len(head))]
-    return [
-        "  ".join(
-            cell.ljust(width) if n == 0 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [head, *rows]
-    ]
+    def finish(self) -> None:
+        """Print the document: the command has done its work, which Ctrl-C stops no more."""
+        ctrl_c.ignore()
+        if self._document is not None:
+            print(json.dumps(self._document, indent=2, allow_nan=False), flush=True)
 
 
 StudyOption = Annotated[
@@ -204,15 +231,23 @@ _COMMON = {
 }
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add a command. Its first parameter is the `Terminal` that the common options make."""
+def command(
+    app: typer.Typer, name: str, *, kept: str = UNCHANGED
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a command. Its first parameter is the `Terminal` that the common options make.
+
+    Args:
+        kept: what it leaves behind when Ctrl-C stops it, as a sentence.
+    """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(**options: Any) -> None:
+            ctrl_c.kept = kept
             common = {key: options.pop(key) for key in _COMMON}
             _load_plugins(common.pop("plugins_dir"), terminal := Terminal(**common))
-            function(terminal, **options)
+            with _finished(terminal):
+                function(terminal, **options)
 
         signature = inspect.signature(function, eval_str=True)
         own = list(signature.parameters.values())[1:]
@@ -228,6 +263,21 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
         return function
 
     return add
+
+
+@contextmanager
+def _finished(terminal: Terminal) -> Iterator[None]:
+    """Print the command's document, unless an error takes its place."""
+    try:
+        yield
+    except typer.Exit:
+        terminal.finish()
+        raise
+    except KeyboardInterrupt as stop:
+        # Not typer's: it would end without a word.
+        terminal.finish()
+        raise Stopped from stop
+    terminal.finish()
 
 
 def _load_plugins(paths: list[Path] | None, terminal: Terminal) -> None:

@@ -11,7 +11,7 @@ from sltool.cli.join import enrolment_document, enrolment_lines
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "enroll")(enroll)
+    command(app, "enroll", kept="keys that were made are kept")(enroll)
 
 
 def enroll(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sltool.cli.command import DeviceOption, SitesOption, Terminal, aligned, command
+from sltool.cli.command import DeviceOption, SitesOption, Terminal, command
+from sltool.cli.layout import aligned
 from sltool.cli.server_train import RunOption
 from sltool.errors import UsageError
 
@@ -47,7 +48,7 @@ UNITS = {
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "evaluate")(evaluate)
+    command(app, "evaluate", kept="figures that were written are kept")(evaluate)
 
 
 def evaluate(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "join")(join)
+    command(app, "join", kept="what was unpacked is kept")(join)
 
 
 def join(

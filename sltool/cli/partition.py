@@ -10,7 +10,7 @@ from sltool.cli.command import ForceOption, Terminal, command
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "partition")(partition)
+    command(app, "partition", kept="sites that were written are kept until then")(partition)
 
 
 def partition(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "predict")(predict)
+    command(app, "predict", kept="answers that were written are kept")(predict)
 
 
 def predict(

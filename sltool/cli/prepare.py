@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sltool.cli.command import ForceOption, Terminal, aligned, command
+from sltool.cli.command import ForceOption, Terminal, command
+from sltool.cli.layout import aligned
 from sltool.errors import UsageError
 from sltool.machine import available_cpus
 
@@ -46,7 +47,7 @@ LayerSeedOption = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "prepare")(prepare)
+    command(app, "prepare", kept="study.yaml and the privacy layer are kept once made")(prepare)
 
 
 def prepare(

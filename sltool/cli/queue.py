@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from sltool.cli.command import Terminal, command
+from sltool.cli.command import Group, Terminal, command
 from sltool.cli.intake import intake_document, report_intake
 from sltool.errors import ShardRefusedError
 
 
 def add_to(app: typer.Typer) -> None:
-    queue = typer.Typer(help="Take in, verify or approve arrived shards.", rich_markup_mode=None)
-    command(queue, "take")(take)
+    queue = typer.Typer(cls=Group, help="Take in, verify or approve arrived shards.", rich_markup_mode=None)
+    command(queue, "take", kept="the files that were taken in are kept")(take)
     command(queue, "verify")(verify)
-    command(queue, "approve")(approve)
+    command(queue, "approve", kept="the shard is held until it is accepted")(approve)
     app.add_typer(queue, name="queue")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "report")(report)
+    command(app, "report", kept="the runs are kept, the report is written anew")(report)
 
 
 def report(

@@ -13,7 +13,7 @@ from sltool.machine import available_cpus, pick_device
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "reproduce")(reproduce)
+    command(app, "reproduce", kept="the arms that are finished are kept")(reproduce)
 
 
 def reproduce(

@@ -12,7 +12,7 @@ from sltool.cli.predict import show_resolved
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "resolve")(resolve)
+    command(app, "resolve", kept="no table was written")(resolve)
 
 
 def resolve(

@@ -8,7 +8,7 @@ from sltool.cli.command import Terminal, command
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "server-keys")(server_keys)
+    command(app, "server-keys", kept="keys that were made are kept")(server_keys)
 
 
 def server_keys(terminal: Terminal) -> None:

@@ -28,7 +28,7 @@ TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "server-train")(server_train)
+    command(app, "server-train", kept="the last checkpoint is kept")(server_train)
 
 
 def server_train(
@@ -87,6 +87,7 @@ def server_train(
     """
     from sltool.server.training.run_settings import RunOptions
     from sltool.server.training.site_control import SiteControl
+    from sltool.server.training.stop import CTRL_C
 
     terminal.folder.run(run)
     options = RunOptions(
@@ -105,8 +106,6 @@ def server_train(
     done = terminal.open_study().train_runs(
         runs or [options], wait_for=wait_for or [], device=device, on_intake=_Report(terminal)
     )
-    if done is None:
-        return
     accepted, rejected = (
         sum(len(getattr(intake, kind)) for intake in done.intakes)
         for kind in ("accepted", "rejected")
@@ -114,7 +113,11 @@ def server_train(
     if not done.reports:
         return
     documents = [_document(terminal.folder, result, accepted, rejected) for result in done.results]
-    terminal.result(documents[0] if not seeds else {"runs": documents}, *map(_line, done.results))
+    several = {"runs": documents, "stopped": done.stopped}
+    single = len(documents) == 1 and not seeds
+    terminal.result(documents[0] if single else several, *map(_line, done.results))
+    if done.stopped == CTRL_C:
+        raise KeyboardInterrupt
 
 
 class _Report:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "ship")(ship)
+    command(app, "ship", kept="the files that were sent are kept")(ship)
 
 
 def ship(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sltool.accounting import DELTA
-from sltool.cli.command import Terminal, aligned, command
+from sltool.cli.command import Terminal, command
+from sltool.cli.layout import aligned
 from sltool.study.next_step import NextStep
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from sltool.cli.command import Terminal, command
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "withdraw")(withdraw)
+    command(app, "withdraw", kept="nothing was withdrawn")(withdraw)
 
 
 def withdraw(

@@ -10,7 +10,7 @@ from sltool.errors import StageOrderError, UnknownNameError
 from sltool.progress import Progress
 from sltool.server.store import Store
 from sltool.server.training.run_settings import RunOptions, read_settings
-from sltool.server.training.stop import Stop
+from sltool.server.training.stop import CTRL_C, TERMINATED, Stop
 from sltool.study.layout import RunFolder, StudyFolder
 from sltool.study.schema import Study
 
@@ -41,6 +41,11 @@ class TrainingResult:
     stopped: str
     accepted: int
     rejected: int
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal asked it to stop."""
+        return self.stopped in (CTRL_C, TERMINATED)
 
 
 def train(

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+CTRL_C, TERMINATED = "Ctrl-C", "SIGTERM"
 
 
 class Stop:
@@ -38,7 +39,7 @@ class Stop:
         handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
         def request_stop(signum: int, frame: FrameType | None) -> None:
-            self.reason = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+            self.reason = CTRL_C if signum == signal.SIGINT else TERMINATED
             _restore(handlers)
 
         for signum in SIGNALS:
