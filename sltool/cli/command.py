@@ -148,12 +148,13 @@ class Terminal:
         return Study.open(self.study, progress=self)
 
     @contextmanager
-    def bar(self, what: str, total: int) -> Iterator[Advance]:
+    def bar(self, what: str, total: int, done: int = 0) -> Iterator[Advance]:
         """A progress bar on stderr; nothing where stderr is no terminal."""
         if self.quiet or not sys.stderr.isatty():
+            # Without importing rich, which takes a tenth of a second.
             yield lambda steps: None
             return
-        with self._rich.bar(what, total) as advance:
+        with self._rich.bar(what, total, done) as advance:
             yield advance
 
     def note(self, text: str) -> None:
