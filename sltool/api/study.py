@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sltool.server.intake.status import Status
     from sltool.server.store import Store
     from sltool.server.training.distributed import Ranks
+    from sltool.server.training.run import TrainingResult
     from sltool.server.training.run_settings import RunOptions
     from sltool.shard.public_key_file import PublicKeyFile
     from sltool.site.encode import EncodingResult

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import (
     DeviceOption,
     ForceOption,
@@ -26,7 +27,13 @@ def add_to(app: typer.Typer) -> None:
 def audit(
     terminal: Terminal,
     site: Annotated[
-        str | None, typer.Option("--site", metavar="NAME", help="Default: every site here.")
+        str | None,
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Default: every site here.",
+        ),
     ] = None,
     budget: Annotated[
         Literal["quick", "thorough"],

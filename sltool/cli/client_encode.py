@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import (
     DeviceOption,
     ForceOption,
@@ -28,7 +29,13 @@ def add_to(app: typer.Typer) -> None:
 def client_encode(
     terminal: Terminal,
     site: Annotated[
-        str | None, typer.Option("--site", metavar="NAME", help="Default: every site here.")
+        str | None,
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Default: every site here.",
+        ),
     ] = None,
     shard_mib: Annotated[
         int,

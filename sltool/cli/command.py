@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from sltool.cli.interrupt import UNCHANGED, Stopped, ctrl_c
+from sltool.cli import completion
+from sltool.cli.interrupt import UNCHANGED, StoppedError, ctrl_c
 from sltool.cli.layout import aligned, columns_of, fit_help, print_wrapped, wrapped
 from sltool.progress import Advance, RichProgress
 from sltool.study.layout import StudyFolder
 
 if TYPE_CHECKING:
     from sltool.api import Study
+
+
+# The key of a context's `meta` under which the command line is kept as it was typed.
+WORDS = "sltool.words"
 
 
 class ManyValues(TyperCommand):
@@ -33,7 +38,16 @@ class ManyValues(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = list(args)
         return super().parse_args(ctx, _Words(self.params).repeat(args))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Also the second and later values of an option: `--sites A <TAB>`."""
+        open_option = _Words(self.params).open_option(ctx.meta.get(WORDS, []))
+        if open_option is not None and not incomplete.startswith("-"):
+            found: list[Any] = open_option.shell_complete(ctx, incomplete)
+            return found
+        return super().shell_complete(ctx, incomplete)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         fit_help(formatter)
@@ -99,6 +113,20 @@ class _Words:
         if given < self._arguments and not self._variadic and repeated:
             del words[repeated[-1]]
         return words
+
+    def open_option(self, args: list[str]) -> Any | None:
+        """The option that the next word would be a value of; None if it would be of none.
+
+        Bash takes `--run=x` for three words.
+        """
+        words = [word for word in args if word != "="]
+        names = [word for word in words if word.startswith("-")]
+        if not names or not self._takes_value(names[-1]):
+            return None
+        further = words[-1] != names[-1]
+        if further and not (self._is_multiple(names[-1]) and self._form(names[-1]) != "PATH"):
+            return None
+        return self._options[names[-1]]
 
     def _is_multiple(self, name: str) -> bool:
         return bool(getattr(self._options.get(name), "multiple", False))
@@ -216,11 +244,23 @@ PluginsOption = Annotated[
 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        autocompletion=completion.devices,
+        help="auto, cpu, cuda or cuda:N.",
+    ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Do it again, though it is done.")]
 SitesOption = Annotated[
-    list[str] | None, typer.Option("--sites", metavar="NAME", help="One or more. Default: all.")
+    list[str] | None,
+    typer.Option(
+        "--sites",
+        metavar="NAME",
+        autocompletion=completion.sites,
+        help="One or more. Default: all.",
+    ),
 ]
 
 _COMMON = {
@@ -277,7 +317,7 @@ def _finished(terminal: Terminal) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         # Not typer's: it would end without a word.
         terminal.finish()
-        raise Stopped from stop
+        raise StoppedError from stop
     terminal.finish()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import DeviceOption, ForceOption, Terminal, command
 
 if TYPE_CHECKING:
@@ -21,7 +22,12 @@ def fit_privacy_layer(
     terminal: Terminal,
     site: Annotated[
         str | None,
-        typer.Option("--site", metavar="NAME", help="Fit on this site's training samples."),
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Fit on this site's training samples.",
+        ),
     ] = None,
     source: Annotated[
         Path | None,

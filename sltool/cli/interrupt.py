@@ -25,7 +25,7 @@ UNCHANGED = "nothing was changed"
 CLEAR_BAR = b"\r\x1b[2K\x1b[?25h"
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The user stopped a command that ends in order: it has printed its result."""
 
 

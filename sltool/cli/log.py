@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import Terminal, command, only_site
 from sltool.cli.layout import aligned
 from sltool.errors import BadDataError
@@ -21,7 +22,10 @@ def add_to(app: typer.Typer) -> None:
 def log(
     terminal: Terminal,
     site: Annotated[
-        str | None, typer.Option("--site", metavar="NAME", help="Default: the one here.")
+        str | None,
+        typer.Option(
+            "--site", metavar="NAME", autocompletion=completion.sites, help="Default: the one here."
+        ),
     ] = None,
 ) -> None:
     """Show who did what at this site, when, and with which files.
@@ -53,9 +57,7 @@ def log(
 def _lines(found: SiteLog) -> list[str]:
     if not found.entries:
         return [f"nothing has been logged at site {found.site} yet"]
-    rows = [
-        [entry["time"], entry["user"], entry["event"], _text(entry)] for entry in found.entries
-    ]
+    rows = [[entry["time"], entry["user"], entry["event"], _text(entry)] for entry in found.entries]
     lines = aligned(["time", "user", "event", "details"], rows, text=True)
     intact = "the chain is broken" if found.problems else "the chain is whole"
     return [*lines, f"{len(rows)} entries; {intact}; digest of the last: {found.digest}"]

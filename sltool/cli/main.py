@@ -16,6 +16,7 @@ from sltool.cli import (
     audit,
     client_encode,
     compare,
+    completion,
     enroll,
     evaluate,
     export,
@@ -40,7 +41,7 @@ from sltool.cli import (
     withdraw,
 )
 from sltool.cli.command import Group
-from sltool.cli.interrupt import EXIT_CODE, Stopped, ctrl_c, wants_json
+from sltool.cli.interrupt import EXIT_CODE, StoppedError, ctrl_c, wants_json
 from sltool.cli.layout import print_wrapped
 from sltool.errors import MissingPackageError, SltoolError, UsageError
 
@@ -48,8 +49,8 @@ app = typer.Typer(
     name="sltool",
     help="Train one model on the data of many hospitals without sharing an image or a record.",
     epilog="Exit codes: 0 done, 2 wrong usage, 3 bad input data, 4 a shard was refused, "
-    "5 not trusted, 6 the study does not match, 7 training diverged, 130 stopped by Ctrl-C, 1 a fault "
-    "of ours.",
+    "5 not trusted, 6 the study does not match, 7 training diverged, 130 stopped by Ctrl-C, "
+    "1 a fault of ours.",
     cls=Group,
     pretty_exceptions_enable=False,
     # Plain help: importing rich's renderer would double the time of `sltool --help`.
@@ -113,6 +114,8 @@ def main() -> NoReturn:
 
 def _exit_code() -> int:
     """Run the command line; the one place where errors are printed."""
+    if completion.is_asked():
+        return completion.answer(app)
     try:
         return app(prog_name="sltool", standalone_mode=False) or 0
     except SltoolError as error:
@@ -122,7 +125,7 @@ def _exit_code() -> int:
     except ModuleNotFoundError as error:
         missing = MissingPackageError.of(error)
         return _fault() if missing is None else _fail(missing)
-    except Stopped:
+    except StoppedError:
         print_wrapped(ctrl_c.line(), sys.stderr)
         return EXIT_CODE
     except Exception:  # noqa: BLE001 - the last resort: whatever else is raised is our fault
@@ -145,7 +148,7 @@ def _fail(error: SltoolError) -> int:
     """Print an error for people, and with `--json` as the document; returns the exit code."""
     print_wrapped(f"error: {error}", sys.stderr)
     if wants_json(sys.argv):
-        facts = {label: text for label, text in error.details()}
+        facts = dict(error.details())
         document = {"error": error.what, "exit_code": error.exit_code, **facts}
         print(json.dumps(document, indent=2))
     return error.exit_code

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import ForceOption, Terminal, command
 
 
@@ -53,7 +54,10 @@ def partition(
     site: Annotated[
         str | None,
         typer.Option(
-            "--site", metavar="NAME", help="At a real hospital: all rows are this site's."
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="At a real hospital: all rows are this site's.",
         ),
     ] = None,
     seed: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import ForceOption, Terminal, command
 from sltool.cli.layout import aligned
 from sltool.errors import UsageError
@@ -30,6 +31,7 @@ RecipeOption = Annotated[
     typer.Option(
         "--recipe",
         metavar="NAME",
+        autocompletion=completion.recipes,
         help="Settings of a new study: best (the default), or paper, its Table 4; a plug-in may "
         "have others.",
     ),
@@ -53,7 +55,11 @@ def add_to(app: typer.Typer) -> None:
 def prepare(
     terminal: Terminal,
     dataset: Annotated[
-        str | None, typer.Argument(help="As in `sltool list datasets`; known once study.yaml is.")
+        str | None,
+        typer.Argument(
+            autocompletion=completion.datasets,
+            help="As in `sltool list datasets`; known once study.yaml is.",
+        ),
     ] = None,
     source: Annotated[
         Path | None, typer.Option("--source", metavar="PATH", help="The dataset's file or folder.")
@@ -97,6 +103,7 @@ def prepare(
         typer.Option(
             "--column",
             metavar="NAME=HEADER",
+            autocompletion=completion.column_names,
             help="What this source calls a column of the study. Kept in columns.json, here alone.",
         ),
     ] = None,

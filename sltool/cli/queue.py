@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import Group, Terminal, command
 from sltool.cli.intake import intake_document, report_intake
 from sltool.errors import ShardRefusedError
 
 
 def add_to(app: typer.Typer) -> None:
-    queue = typer.Typer(cls=Group, help="Take in, verify or approve arrived shards.", rich_markup_mode=None)
+    queue = typer.Typer(
+        cls=Group, help="Take in, verify or approve arrived shards.", rich_markup_mode=None
+    )
     command(queue, "take", kept="the files that were taken in are kept")(take)
     command(queue, "verify")(verify)
     command(queue, "approve", kept="the shard is held until it is accepted")(approve)
@@ -65,7 +68,9 @@ def verify(
 
 def approve(
     terminal: Terminal,
-    shard: Annotated[str, typer.Argument(help="Its name in server/held.")],
+    shard: Annotated[
+        str, typer.Argument(autocompletion=completion.held, help="Its name in server/held.")
+    ],
 ) -> None:
     """Accept a shard that was held because it looked wrong."""
     from sltool.server.intake.lock import only_server

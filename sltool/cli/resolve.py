@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import Terminal, command
 from sltool.cli.predict import show_resolved
 
@@ -18,7 +19,12 @@ def add_to(app: typer.Typer) -> None:
 def resolve(
     terminal: Terminal,
     file: Annotated[Path, typer.Argument(help="The predictions, as the server wrote them.")],
-    site: Annotated[str, typer.Option("--site", metavar="NAME", help="This hospital's site.")],
+    site: Annotated[
+        str,
+        typer.Option(
+            "--site", metavar="NAME", autocompletion=completion.sites, help="This hospital's site."
+        ),
+    ],
     server_key: Annotated[
         str | None,
         typer.Option(

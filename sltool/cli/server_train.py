@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import (
     DeviceOption,
     ForceOption,
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from sltool.server.training.run import TrainingResult
     from sltool.study.layout import StudyFolder
 
-RunOption = Annotated[str, typer.Option("--run", metavar="NAME", help="The run's name.")]
+RunOption = Annotated[
+    str,
+    typer.Option("--run", metavar="NAME", autocompletion=completion.runs, help="The run's name."),
+]
 TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
 
 
@@ -40,6 +44,7 @@ def server_train(
         typer.Option(
             "--site-weights",
             metavar="WEIGHTS",
+            autocompletion=completion.site_weights,
             help="Each site's share of an epoch: proportional (to its samples), equal, or A=3,B=1.",
         ),
     ] = "proportional",
@@ -52,7 +57,12 @@ def server_train(
     ] = False,
     wait_for: Annotated[
         list[str] | None,
-        typer.Option("--wait-for", metavar="NAME", help="Begin when these sites have shipped."),
+        typer.Option(
+            "--wait-for",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Begin when these sites have shipped.",
+        ),
     ] = None,
     until: Annotated[
         datetime | None,

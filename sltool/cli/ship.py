@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import ForceOption, Terminal, command, human_bytes, one_or_all
 
 if TYPE_CHECKING:
@@ -19,7 +20,13 @@ def add_to(app: typer.Typer) -> None:
 def ship(
     terminal: Terminal,
     site: Annotated[
-        str | None, typer.Option("--site", metavar="NAME", help="Default: every site here.")
+        str | None,
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Default: every site here.",
+        ),
     ] = None,
     to: Annotated[
         str | None,
