@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 def in_terminal(
     folder: Path, *arguments: object, columns: int = 80, **environment: str
 ) -> tuple[int, str, str]:
-    """`sltool ARGS` whose stderr is a terminal: its exit code, stdout, and what the terminal got."""
+    """`sltool ARGS` whose stderr is a terminal: exit code, stdout, and what the terminal got."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     inherited = {name: value for name, value in os.environ.items() if name not in CHANGING}
