@@ -19,6 +19,10 @@ GAP = "  "
 LABEL = re.compile(r"\s*\w+:\s+")
 
 
+class Verbatim(str):
+    """A line that a person copies: it is never broken."""
+
+
 def columns_of(stream: TextIO) -> int | None:
     """How wide a line may be; None where it goes to a file or a program.
 
@@ -37,13 +41,13 @@ def wrapped(text: str, width: int | None) -> list[str]:
 
     What is broken goes on under the text behind a label ('  where:    ...'), or two characters in.
     """
+    if width is None or isinstance(text, Verbatim):
+        return text.split("\n")
     lines: list[str] = []
     for line in text.split("\n"):
         # A picture's line is as wide as it should be; its colours do not count.
-        if width is None or len(line) <= width or "\x1b" in line:
-            lines.append(line)
-        else:
-            lines += _broken(line, width)
+        fits = len(line) <= width or "\x1b" in line
+        lines += [line] if fits else _broken(line, width)
     return lines
 
 

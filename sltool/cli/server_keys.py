@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from sltool.cli.command import Terminal, command
+from sltool.cli.layout import Verbatim
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,5 +34,5 @@ def server_keys(terminal: Terminal) -> None:
         {"recipient": recipient, "key": key},
         f"the private keys are {folder.identity} and {folder.server_key}: keep them on this server",
         "enter this line in study.yaml, at all sites:",
-        f'server: {{{encryption}key: "{key}"}}',
+        Verbatim(f'server: {{{encryption}key: "{key}"}}'),
     )
