@@ -147,7 +147,7 @@ def _write_stacked(formatter: Any, rows: Sequence[tuple[str, str]], **_: Any) ->
     """Each description under its option."""
     indent = " " * formatter.current_indent
     for name, description in rows:
-        formatter.write(f"{indent}{name}\n")
+        _write_lines(formatter, name, indent)
         _write_lines(formatter, description, f"{indent}    ")
 
 
