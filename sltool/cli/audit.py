@@ -21,7 +21,7 @@ SHOWN = ("leak", "ssim", "psnr", "linkage_top1", "exact_recovery")
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "audit", kept="no audit was written")(audit)
+    command(app, "audit", kept="an audit is written whole or not at all")(audit)
 
 
 def audit(

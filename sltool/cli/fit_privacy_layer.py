@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "fit-privacy-layer", kept="the privacy layer is as it was")(fit_privacy_layer)
+    command(app, "fit-privacy-layer", kept="the privacy layer is replaced whole or not at all")(
+        fit_privacy_layer
+    )
 
 
 def fit_privacy_layer(

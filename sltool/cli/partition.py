@@ -11,7 +11,7 @@ from sltool.cli.command import ForceOption, Terminal, command
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "partition", kept="sites that were written are kept until then")(partition)
+    command(app, "partition", kept="the samples are divided anew")(partition)
 
 
 def partition(

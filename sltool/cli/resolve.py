@@ -13,7 +13,7 @@ from sltool.cli.predict import show_resolved
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "resolve", kept="no table was written")(resolve)
+    command(app, "resolve", kept="a table is written whole or not at all")(resolve)
 
 
 def resolve(

@@ -11,7 +11,7 @@ from sltool.cli.command import Terminal, command
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "withdraw", kept="nothing was withdrawn")(withdraw)
+    command(app, "withdraw", kept="a withdrawal is written whole or not at all")(withdraw)
 
 
 def withdraw(
