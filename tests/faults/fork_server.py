@@ -87,6 +87,8 @@ def main() -> None:
     shim = ctypes.CDLL(str(Path(os.environ["LD_PRELOAD"])))
     shim.fault_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int]
     shim.fault_count.restype = ctypes.c_long
+    # Ctrl-C is ignored by what a script starts in the background, and by its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     warm_up()
     for line in sys.stdin:
         print(json.dumps(serve(shim, json.loads(line))), flush=True)

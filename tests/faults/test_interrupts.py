@@ -40,6 +40,12 @@ STAGES = {
     "resolve": "resolve --site A ANSWER --server-key KEY",
 }
 SAMPLE, INSTANTS = 1, 20 if ALL else 1
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from sltool.__main__ import main
+main()
+"""
 HEAD = "age,sex,bmi,bp,TC,HDL,TG"
 
 
@@ -127,7 +133,7 @@ def test_of_a_terminal_reaches_workers_too_and_leaves_none(tmp_path: Path) -> No
     two_classes(tmp_path / "slices", 150, ("non-COVID", "COVID"))
     words = ["prepare", "covid-ct", "--source", "slices", "--workers", "2", "--json"]
     with subprocess.Popen(
-        [sys.executable, "-m", "sltool", *words],
+        [sys.executable, "-c", PROGRAM, *words],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         start_new_session=True,
