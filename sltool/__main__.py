@@ -7,10 +7,10 @@ from sltool.cli.interrupt import ctrl_c
 
 def main() -> NoReturn:
     """Run the command line and exit with the documented code."""
-    with ctrl_c.handled():
-        from sltool.cli.main import main as run
+    ctrl_c.install()
+    from sltool.cli.main import main as run
 
-        run()
+    run()
 
 
 if __name__ == "__main__":

@@ -4,20 +4,19 @@ Every stage leaves a state that the next command understands, whenever the proce
 nothing has to be unwound, and no `KeyboardInterrupt` is raised: it could come where it is lost, or
 where it breaks a library (HDF5 crashes when a write fails while a file is being closed).
 
-Imports little: `sltool/__main__.py` installs it before anything else is imported.
+Imports next to nothing: `sltool/__main__.py` installs it before anything else is imported.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
 
 EXIT_CODE = 130
 UNCHANGED = "nothing was changed"
@@ -38,16 +37,10 @@ class CtrlC:
 
     kept = UNCHANGED
 
-    @contextmanager
-    def handled(self) -> Iterator[None]:
-        """End the process at Ctrl-C while the body runs; not where its parent has it ignored."""
-        before = signal.getsignal(signal.SIGINT)
-        if before is signal.default_int_handler:
+    def install(self) -> None:
+        """End the process at Ctrl-C from now on, unless its parent has it ignored."""
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._end)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     def ignore(self) -> None:
         """From now on the command is done, and prints its result."""
@@ -74,6 +67,8 @@ class CtrlC:
             os.write(2, CLEAR_BAR)
         os.write(2, f"{self.line()}\n".encode())
         if wants_json(sys.argv):
+            import json
+
             os.write(1, f"{json.dumps(self.document(), indent=2)}\n".encode())
         os._exit(EXIT_CODE)
 
@@ -83,6 +78,8 @@ ctrl_c = CtrlC()
 
 def command_typed() -> str:
     """The command line, to be typed again."""
+    import shlex
+
     return shlex.join(["sltool", *sys.argv[1:]])
 
 

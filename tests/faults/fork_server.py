@@ -50,8 +50,8 @@ def child(
     shim: Any, folder: str, arguments: list[str], failing_call: int, action: int, out: int
 ) -> None:
     shim.fault_arm(os.fsencode(folder), failing_call if failing_call >= 0 else 2**40, action)
-    with ctrl_c.handled():  # Also before and after `main`.
-        code = run(folder, arguments)
+    ctrl_c.install()  # The signal may come before `main`.
+    code = run(folder, arguments)
     count = shim.fault_count()
     shim.fault_arm(b"", -1, 0)
     os.write(out, json.dumps([code, count]).encode())
@@ -87,9 +87,9 @@ def main() -> None:
     shim = ctypes.CDLL(str(Path(os.environ["LD_PRELOAD"])))
     shim.fault_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int]
     shim.fault_count.restype = ctypes.c_long
-    # Ctrl-C is ignored by what a script starts in the background, and by its children.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     warm_up()
+    # Ctrl-C is ignored by what a script starts in the background, and by a command that is done.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in sys.stdin:
         print(json.dumps(serve(shim, json.loads(line))), flush=True)
 
