@@ -520,11 +520,12 @@ class Study:
         need("torch", "predicting", "server")
         from sltool.server.evaluation.predict import answer_cases
         from sltool.server.intake.inbox import waiting
+        from sltool.server.store import is_behind
         from sltool.server.training.run import find_run
 
         found = find_run(self.folder, run)
-        self._store(found)
-        if waiting(self.folder):
+        store = self._store(found, note_behind=False)
+        if waiting(self.folder) or is_behind(store, self.folder):
             self.take_in()
         return answer_cases(
             self.folder,
@@ -711,15 +712,17 @@ class Study:
         for note in intake_notes(self.folder, intake):
             self.progress.note(note)
 
-    def _store(self, run: RunFolder | None = None) -> Store:
+    def _store(self, run: RunFolder | None = None, *, note_behind: bool = True) -> Store:
         """The server's store, made again if it was deleted.
 
         Args:
             run: what is about to be evaluated: a run of another encoding is an error before that.
+            note_behind: note accepted shards that are not in it. They are not added here, since
+                a server that trains may be adding them.
         """
         from sltool.server.evaluation.evaluate import check_run
         from sltool.server.intake.encoding_record import check_encoding
-        from sltool.server.store import is_lost, open_store
+        from sltool.server.store import is_behind, is_lost, open_store
 
         settings = self.settings
         store = open_store(self.folder, settings)
@@ -729,6 +732,10 @@ class Study:
         if is_lost(store, self.folder):
             self.restore_store()
             store = open_store(self.folder, settings)
+        elif note_behind and is_behind(store, self.folder):
+            self.progress.note(
+                "shards were accepted that are not in the store yet: `sltool queue take` adds them"
+            )
         return store
 
     def _queue(self) -> Queue:

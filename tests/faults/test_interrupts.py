@@ -98,6 +98,8 @@ def go_on(fork_server: Zygote, folder: Path, stage: str) -> None:
     fork_server.ok(folder, arguments(folder, stage))
     fork_server.ok(folder, ["status"])
     assert not [path for path in folder.rglob("*.part") if path.is_file()]
+    if stage == "predict":
+        assert len(list((folder / "server" / "answers").iterdir())) == 1
 
 
 @pytest.mark.parametrize("stage", STAGES)
