@@ -16,6 +16,9 @@ from sltool.errors import MissingPackageError, UsageError
 if TYPE_CHECKING:
     import torch
 
+# What asked a run to stop, as its log has it.
+CTRL_C, TERMINATED = "Ctrl-C", "SIGTERM"
+
 
 def available_cpus() -> int:
     """The number of CPUs that this process may use, which its CPU affinity may limit."""

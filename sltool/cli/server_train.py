@@ -18,6 +18,7 @@ from sltool.cli.command import (
     command,
 )
 from sltool.cli.intake import intake_document, report_intake
+from sltool.machine import CTRL_C
 
 if TYPE_CHECKING:
     from sltool.server.intake.result import IntakeResult
@@ -97,7 +98,6 @@ def server_train(
     """
     from sltool.server.training.run_settings import RunOptions
     from sltool.server.training.site_control import SiteControl
-    from sltool.server.training.stop import CTRL_C
 
     terminal.folder.run(run)
     options = RunOptions(

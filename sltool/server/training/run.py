@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sltool.errors import StageOrderError, UnknownNameError
+from sltool.machine import CTRL_C, TERMINATED
 from sltool.progress import Progress
 from sltool.server.store import Store
 from sltool.server.training.run_settings import RunOptions, read_settings
-from sltool.server.training.stop import CTRL_C, TERMINATED, Stop
+from sltool.server.training.stop import Stop
 from sltool.study.layout import RunFolder, StudyFolder
 from sltool.study.schema import Study
 

@@ -10,8 +10,9 @@ from datetime import datetime
 from types import FrameType
 from typing import Any
 
+from sltool.machine import CTRL_C, TERMINATED
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-CTRL_C, TERMINATED = "Ctrl-C", "SIGTERM"
 
 
 class Stop:

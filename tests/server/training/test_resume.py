@@ -76,6 +76,10 @@ def test_a_signal_ends_it_after_the_step(
     stopped = shipped.checkpoint()
     assert "stopped: " in shipped.log()
     assert "stopped: all" not in shipped.log()
+    following = shipped.sltool("status", "--json").ok().json["next"]
+    assert {"who": "server", "command": "sltool server-train --run default"}.items() <= {
+        key: value for step in following if step["who"] == "server" for key, value in step.items()
+    }.items()
     epochs = stopped["epoch"] + 2
     shipped.sltool("server-train", "--max-epochs", epochs).ok()
     unbroken(shipped, epochs)
