@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from sltool.errors import MissingPackageError, UsageError
 
 if TYPE_CHECKING:
     import torch
+
+# What asked a run to stop, as its log has it.
+CTRL_C, TERMINATED = "Ctrl-C", "SIGTERM"
 
 
 def available_cpus() -> int:
@@ -35,6 +39,23 @@ def importing(package: str) -> Iterator[None]:
         yield
     finally:
         thread.join()
+
+
+@contextmanager
+def sheltered_from_ctrl_c() -> Iterator[None]:
+    """Processes that are started in the body ignore Ctrl-C: their parent ends them.
+
+    A terminal sends it to all processes of a command. The signal's mask is inherited; what comes
+    to this process meanwhile is delivered afterwards. No effect on Windows.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def need(package: str, purpose: str, extra: str) -> None:

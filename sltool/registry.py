@@ -19,8 +19,9 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -123,6 +124,18 @@ class Registry(Generic[T]):
         for name in list(self._entry_points()):
             self._load_entry_point(name)
         return [self._entries[name] for name in sorted(self._entries)]
+
+    def names(self, paths: Iterable[Path] = ()) -> list[str]:
+        """The registered names as their source text has them: nothing is imported or run.
+
+        Args:
+            paths: further plug-in files and folders, as for `load_plugins`.
+        """
+        sources = [*map(_source_of, self._builtins), *_existing_files(plugin_paths(paths))]
+        pattern = re.compile(rf"^@{self.kind}s\.register\(\s*[\"']([^\"']+)", re.MULTILINE)
+        found = {name for path in sources for name in pattern.findall(path.read_text("utf-8"))}
+        points = importlib.metadata.entry_points(group=self.group)
+        return sorted({*found, *(point.name for point in points)})
 
     def _load_builtins(self, name: str | None = None) -> None:
         """Import only the module of the built-in `name`, if it has its own module, or else all."""
@@ -266,13 +279,18 @@ def load_plugins(paths: list[Path]) -> None:
     Raises:
         UsageError: a path does not exist, or a name is taken.
     """
-    variable = os.environ.get(PLUGINS_VARIABLE, "")
-    for path in [*paths, *(Path(part) for part in variable.split(os.pathsep) if part)]:
+    for path in plugin_paths(paths):
         for file in _plugin_files(path):
             if file not in _loaded_files:
                 _loaded_files.add(file)
                 with _record_failure(str(file), broken_plugins), _set_origin(str(file)):
                     _run_file(file)
+
+
+def plugin_paths(paths: Iterable[Path]) -> list[Path]:
+    """These files and folders, and those of `SLTOOL_PLUGINS`."""
+    variable = os.environ.get(PLUGINS_VARIABLE, "")
+    return [*paths, *(Path(part) for part in variable.split(os.pathsep) if part)]
 
 
 def loaded_plugins() -> list[Path]:
@@ -285,6 +303,18 @@ def _plugin_files(path: Path) -> list[Path]:
         raise UsageError("there is no such plug-in file or folder", where=path)
     files = sorted(path.glob("*.py")) if path.is_dir() else [path]
     return [file.resolve() for file in files]
+
+
+def _existing_files(paths: Iterable[Path]) -> list[Path]:
+    return [file for path in paths if path.exists() for file in _plugin_files(path)]
+
+
+def _source_of(module: str) -> Path:
+    """The file of a module, which is not imported."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin)
 
 
 def _run_file(file: Path) -> None:

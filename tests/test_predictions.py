@@ -334,3 +334,21 @@ def test_a_hospital_that_only_asks(two: Two) -> None:
     two.at("C", "ship", "--site", "C", "--to", two.root / "server/server/inbox").ok()
     (answer,) = two.at("server", "predict", "--json").ok().json["answers"]
     two.at("C", "resolve", "--site", "C", two.file(answer)).ok()
+
+
+def test_cases_accepted_by_a_command_that_was_stopped_are_answered(
+    hospitals: Path, sltool: Sltool, tmp_path: Path
+) -> None:
+    """The server was stopped between accepting a shard and adding its rows to the store."""
+    shutil.copytree(hospitals, tmp_path, dirs_exist_ok=True)
+    sltool.folder = tmp_path / "server"
+    sltool("client-encode", "--for", "prediction", "--source", tmp_path / "new.csv", "--site", "B")
+    sltool("ship", "--site", "B").ok()
+    index = sltool.folder / "server" / "store" / "index.json"
+    before = index.read_bytes()
+    sltool("queue", "take").ok()
+    index.write_bytes(before)
+    assert "`sltool queue take` adds them" in sltool("evaluate").ok().err
+    (answer,) = sltool("predict", "--json").ok().json["answers"]
+    assert answer["cases"] == CASES
+    assert "queue take" not in sltool("evaluate").ok().err

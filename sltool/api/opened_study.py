@@ -84,18 +84,20 @@ class OpenedStudy:
             self._queue().restore(self.progress, intake)
         return intake
 
-    def store(self, run: RunFolder | None = None) -> Store:
+    def store(self, run: RunFolder | None = None, *, note_behind: bool = True) -> Store:
         """The server's store, made again if it was deleted.
 
         Args:
             run: what is about to be evaluated: a run of another encoding is an error before that.
+            note_behind: note accepted shards that are not in it. They are not added here, since
+                a server that trains may be adding them.
 
         Raises:
             BadDataError, StudyMismatchError: the store or the run is of another encoding.
         """
         from sltool.server.evaluation.evaluate import check_run
         from sltool.server.intake.encoding_record import check_encoding
-        from sltool.server.store import is_lost, open_store
+        from sltool.server.store import is_behind, is_lost, open_store
 
         settings = self.settings
         store = open_store(self.folder, settings)
@@ -105,6 +107,10 @@ class OpenedStudy:
         if is_lost(store, self.folder):
             self.restore_store()
             store = open_store(self.folder, settings)
+        elif note_behind and is_behind(store, self.folder):
+            self.progress.note(
+                "shards were accepted that are not in the store yet: `sltool queue take` adds them"
+            )
         return store
 
     def _report(self, intake: IntakeResult) -> None:

@@ -72,8 +72,10 @@ class Training:
 
     Attributes:
         reports: whether this process is the one of torchrun's that reports.
+        stopped: why it ended before the last run had begun; '' if it did not.
     """
 
     results: list[TrainingResult]
     intakes: list[IntakeResult]
     reports: bool = True
+    stopped: str = ""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sltool.server.intake.result import IntakeResult
     from sltool.server.intake.status import Status
     from sltool.server.training.distributed import Ranks
+    from sltool.server.training.run import TrainingResult
     from sltool.server.training.run_settings import RunOptions
     from sltool.shard.public_key_file import PublicKeyFile
     from sltool.site.encode import EncodingResult
@@ -439,7 +440,7 @@ class Study(OpenedStudy):
         wait_for: Sequence[str] = (),
         device: str = "auto",
         on_intake: Callable[[IntakeResult], None] | None = None,
-    ) -> Training | None:
+    ) -> Training:
         """As `train`, for several runs, with the options of `sltool server-train`.
 
         Runs in every process of torchrun; only the first one reports progress.
@@ -448,9 +449,6 @@ class Study(OpenedStudy):
             wait_for: begin when these sites have shipped.
             on_intake: is called with what each look into the inbox brought; by default it is
                 reported as notes.
-
-        Returns:
-            None if it was stopped before enough shards had arrived.
         """
         need("torch", "training", "server")
         from sltool.server.intake.lock import only_server
@@ -474,15 +472,16 @@ class Study(OpenedStudy):
             queue = self._queue()
             report = on_intake or self._report
             with importing("torch"):
-                intakes = _take_in(queue, options[0], wait_for, ranks, progress, report)
-            if intakes is None:
-                return None
-            where = where or local_device(pick_device(device))
-            results = [
-                train(self.folder, settings, queue.store, run, where, progress, ranks)
-                for run in options
-            ]
-        return Training(results, intakes, ranks.is_first)
+                intakes, stopped = _take_in(queue, options[0], wait_for, ranks, progress, report)
+            results: list[TrainingResult] = []
+            for run in options:
+                if stopped:
+                    break
+                where = where or local_device(pick_device(device))
+                done = train(self.folder, settings, queue.store, run, where, progress, ranks)
+                results.append(done)
+                stopped = done.stopped if ranks.any(done.interrupted) else ""
+        return Training(results, intakes, ranks.is_first, stopped)
 
     def predict(
         self,
@@ -507,11 +506,12 @@ class Study(OpenedStudy):
         need("torch", "predicting", "server")
         from sltool.server.evaluation.predict import answer_cases
         from sltool.server.intake.inbox import waiting
+        from sltool.server.store import is_behind
         from sltool.server.training.run import find_run
 
         found = find_run(self.folder, run)
-        self.store(found)
-        if waiting(self.folder):
+        store = self.store(found, note_behind=False)
+        if waiting(self.folder) or is_behind(store, self.folder):
             self.take_in()
         return answer_cases(
             self.folder,
@@ -666,8 +666,8 @@ def _take_in(
     ranks: Ranks,
     progress: Progress,
     on_intake: Callable[[IntakeResult], None],
-) -> list[IntakeResult] | None:
-    """What came in before training; None if it was stopped before enough had come.
+) -> tuple[list[IntakeResult], str]:
+    """What came in before training, and why the wait for it was stopped ('': it was not).
 
     Raises:
         ShardRefusedError: only refused shards came.
@@ -685,11 +685,11 @@ def _take_in(
         with Stop(options.until).on_signals() as stop:
             if not wait(queue.store, list(wait_for), take, stop, ranks):
                 progress.note(f"stopped before the shards were there: {stop.reason}")
-                return None
+                return intakes, stop.reason or "another process was asked to stop"
     elif ranks.is_first:
         take()
     not_taken = [file for intake in intakes for file in (*intake.rejected, *intake.left)]
     if not_taken and not queue.store.segments:
         raise not_taken[0].error
     ranks.broadcast(None)  # The other ranks read the store when rank 0 has filled it.
-    return intakes
+    return intakes, ""

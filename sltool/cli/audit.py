@@ -7,26 +7,33 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import (
     DeviceOption,
     ForceOption,
     Terminal,
-    aligned,
     command,
     one_or_all,
 )
+from sltool.cli.layout import aligned
 
 SHOWN = ("leak", "ssim", "psnr", "linkage_top1", "exact_recovery")
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "audit")(audit)
+    command(app, "audit", kept="an audit is written whole or not at all")(audit)
 
 
 def audit(
     terminal: Terminal,
     site: Annotated[
-        str | None, typer.Option("--site", metavar="NAME", help="Default: every site here.")
+        str | None,
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Default: every site here.",
+        ),
     ] = None,
     budget: Annotated[
         Literal["quick", "thorough"],

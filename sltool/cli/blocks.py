@@ -17,9 +17,14 @@ GREYS, FIRST_GREY = 24, 232
 
 
 def has_colour() -> bool:
-    """Whether stdout is a terminal that shows colours, and the user wants them."""
-    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return wanted and sys.stdout.isatty() and _can_print(HALF)
+    """Whether stdout gets colours: https://no-color.org, and `FORCE_COLOR` where it is no terminal.
+
+    `NO_COLOR` outweighs `FORCE_COLOR`.
+    """
+    if os.environ.get("NO_COLOR") or not _can_print(HALF):
+        return False
+    shows = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return shows or bool(os.environ.get("FORCE_COLOR"))
 
 
 def blocks(picture: NDArray[Any], width: int, colour: bool) -> list[str]:

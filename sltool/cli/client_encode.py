@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import (
     DeviceOption,
     ForceOption,
@@ -22,13 +23,19 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "client-encode")(client_encode)
+    command(app, "client-encode", kept="the shards that are complete are kept")(client_encode)
 
 
 def client_encode(
     terminal: Terminal,
     site: Annotated[
-        str | None, typer.Option("--site", metavar="NAME", help="Default: every site here.")
+        str | None,
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Default: every site here.",
+        ),
     ] = None,
     shard_mib: Annotated[
         int,

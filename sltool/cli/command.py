@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from sltool.cli import completion
+from sltool.cli.interrupt import UNCHANGED, StoppedError, ctrl_c
+from sltool.cli.layout import aligned, columns_of, fit_help, print_wrapped, wrapped
 from sltool.progress import Advance, RichProgress
 from sltool.study.layout import StudyFolder
 
 if TYPE_CHECKING:
     from sltool.api import Study
+
+
+# The key of a context's `meta` under which the command line is kept as it was typed.
+WORDS = "sltool.words"
 
 
 class ManyValues(TyperCommand):
@@ -31,7 +38,41 @@ class ManyValues(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = list(args)
         return super().parse_args(ctx, _Words(self.params).repeat(args))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Also the second and later values of an option: `--sites A <TAB>`."""
+        open_option = _Words(self.params).open_option(ctx.meta.get(WORDS, []))
+        if open_option is not None and not incomplete.startswith("-"):
+            found: list[Any] = open_option.shell_complete(ctx, incomplete)
+            return found
+        return super().shell_complete(ctx, incomplete)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        fit_help(formatter)
+        super().format_help(ctx, formatter)
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        fit_help(formatter)
+        super().format_usage(ctx, formatter)
+
+
+class Group(TyperGroup):
+    """A group of commands, whose help fits a narrow terminal."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        fit_help(formatter)
+        super().format_help(ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        if not fit_help(formatter):
+            super().format_commands(ctx, formatter)
+            return
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, of.get_short_help_str(1000)) for name, of in self.commands.items()]
+            )
 
 
 class _Words:
@@ -73,6 +114,20 @@ class _Words:
             del words[repeated[-1]]
         return words
 
+    def open_option(self, args: list[str]) -> Any | None:
+        """The option that the next word would be a value of; None if it would be of none.
+
+        Bash takes `--run=x` for three words.
+        """
+        words = [word for word in args if word != "="]
+        names = [word for word in words if word.startswith("-")]
+        if not names or not self._takes_value(names[-1]):
+            return None
+        further = words[-1] != names[-1]
+        if further and not (self._is_multiple(names[-1]) and self._form(names[-1]) != "PATH"):
+            return None
+        return self._options[names[-1]]
+
     def _is_multiple(self, name: str) -> bool:
         return bool(getattr(self._options.get(name), "multiple", False))
 
@@ -99,6 +154,7 @@ class Terminal:
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
+    _document: dict[str, Any] | None = None
 
     @functools.cached_property
     def _rich(self) -> RichProgress:
@@ -120,54 +176,54 @@ class Terminal:
         return Study.open(self.study, progress=self)
 
     @contextmanager
-    def bar(self, what: str, total: int) -> Iterator[Advance]:
+    def bar(self, what: str, total: int, done: int = 0) -> Iterator[Advance]:
         """A progress bar on stderr; nothing where stderr is no terminal."""
         if self.quiet or not sys.stderr.isatty():
+            # Without importing rich, which takes a tenth of a second.
             yield lambda steps: None
             return
-        with self._rich.bar(what, total) as advance:
+        with self._rich.bar(what, total, done) as advance:
             yield advance
 
     def note(self, text: str) -> None:
-        if self.quiet:
-            return
-        if sys.stderr.isatty():
-            self._rich.note(text)
-        else:
-            # Importing rich would take a tenth of a second of a server's start.
-            print(f"note: {text}", file=sys.stderr)
+        if not self.quiet:
+            self._say(f"note: {text}")
 
     def detail(self, text: str) -> None:
-        if not self.verbose:
-            return
-        if sys.stderr.isatty():
-            self._rich.detail(text)
+        if self.verbose:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if sys.stderr.isatty() and "rich" in sys.modules:
+            # A bar may stand where the line goes.
+            for line in wrapped(text, columns_of(sys.stderr)):
+                self._rich.line(line)
         else:
-            print(text, file=sys.stderr)
+            # Importing rich would take a tenth of a second of a server's start.
+            print_wrapped(text, sys.stderr)
 
     def result(self, document: dict[str, Any], *lines: str) -> None:
-        """What the command found: one JSON document, or lines for people."""
+        """What the command found: one JSON document, or lines for people.
+
+        With `--json` it is printed when the command ends: an error that comes later takes its
+        place, so that there is never more than one document.
+        """
         if self.as_json:
-            print(json.dumps(document, indent=2, allow_nan=False))
+            assert self._document is None, "a command has one result"
+            self._document = document
         elif not self.quiet:
             for line in lines:
-                print(line)
+                print_wrapped(line, sys.stdout)
 
     def table(self, document: dict[str, Any], head: list[str], rows: list[list[str]]) -> None:
         """As `result`, for people as an aligned table; the first column is left-aligned."""
         self.result(document, *aligned(head, rows))
 
-
-def aligned(head: list[str], rows: list[list[str]]) -> list[str]:
-    """The lines of a table: the first column left-aligned, the others right-aligned."""
-    widths = [max(len(row[n]) for row in [head, *rows]) for n in range(len(head))]
-    return [
-        "  ".join(
-            cell.ljust(width) if n == 0 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [head, *rows]
-    ]
+    def finish(self) -> None:
+        """Print the document: the command has done its work, which Ctrl-C stops no more."""
+        ctrl_c.ignore()
+        if self._document is not None:
+            print(json.dumps(self._document, indent=2, allow_nan=False), flush=True)
 
 
 StudyOption = Annotated[
@@ -188,11 +244,23 @@ PluginsOption = Annotated[
 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        autocompletion=completion.devices,
+        help="auto, cpu, cuda or cuda:N.",
+    ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Do it again, though it is done.")]
 SitesOption = Annotated[
-    list[str] | None, typer.Option("--sites", metavar="NAME", help="One or more. Default: all.")
+    list[str] | None,
+    typer.Option(
+        "--sites",
+        metavar="NAME",
+        autocompletion=completion.sites,
+        help="One or more. Default: all.",
+    ),
 ]
 
 _COMMON = {
@@ -204,15 +272,23 @@ _COMMON = {
 }
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add a command. Its first parameter is the `Terminal` that the common options make."""
+def command(
+    app: typer.Typer, name: str, *, kept: str = UNCHANGED
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a command. Its first parameter is the `Terminal` that the common options make.
+
+    Args:
+        kept: what it leaves behind when Ctrl-C stops it, as a sentence.
+    """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(**options: Any) -> None:
+            ctrl_c.kept = kept
             common = {key: options.pop(key) for key in _COMMON}
             _load_plugins(common.pop("plugins_dir"), terminal := Terminal(**common))
-            function(terminal, **options)
+            with _finished(terminal):
+                function(terminal, **options)
 
         signature = inspect.signature(function, eval_str=True)
         own = list(signature.parameters.values())[1:]
@@ -228,6 +304,21 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
         return function
 
     return add
+
+
+@contextmanager
+def _finished(terminal: Terminal) -> Iterator[None]:
+    """Print the command's document, unless an error takes its place."""
+    try:
+        yield
+    except typer.Exit:
+        terminal.finish()
+        raise
+    except KeyboardInterrupt as stop:
+        # Not typer's: it would end without a word.
+        terminal.finish()
+        raise StoppedError from stop
+    terminal.finish()
 
 
 def _load_plugins(paths: list[Path] | None, terminal: Terminal) -> None:

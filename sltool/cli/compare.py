@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import Terminal, command
 from sltool.cli.evaluate import UNITS, LevelOption, MetricsOption, SplitOption, format_metric
 from sltool.errors import UnknownNameError, UsageError
@@ -25,7 +26,10 @@ def add_to(app: typer.Typer) -> None:
 def compare(
     terminal: Terminal,
     runs: Annotated[
-        list[str] | None, typer.Argument(help="Runs. Default: all that were evaluated.")
+        list[str] | None,
+        typer.Argument(
+            autocompletion=completion.runs, help="Runs. Default: all that were evaluated."
+        ),
     ] = None,
     metrics: MetricsOption = None,
     split: SplitOption = "test",

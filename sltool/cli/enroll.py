@@ -6,17 +6,23 @@ from typing import Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import Terminal, command
 from sltool.cli.join import enrolment_document, enrolment_lines
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "enroll")(enroll)
+    command(app, "enroll", kept="keys that were made are kept")(enroll)
 
 
 def enroll(
     terminal: Terminal,
-    site: Annotated[str, typer.Option("--site", metavar="NAME", help="This hospital's site.")],
+    site: Annotated[
+        str,
+        typer.Option(
+            "--site", metavar="NAME", autocompletion=completion.sites, help="This hospital's site."
+        ),
+    ],
     encrypt: Annotated[
         bool,
         typer.Option("--encrypt", help="Also a key that the server encrypts predictions for."),

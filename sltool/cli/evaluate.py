@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sltool.cli.command import DeviceOption, SitesOption, Terminal, aligned, command
+from sltool.cli import completion
+from sltool.cli.command import DeviceOption, SitesOption, Terminal, command
+from sltool.cli.layout import aligned
 from sltool.cli.server_train import RunOption
 from sltool.errors import UsageError
 
@@ -33,7 +35,10 @@ SplitOption = Annotated[
 MetricsOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--metrics", metavar="NAME", help="Names as in `sltool list metrics`. Default: all."
+        "--metrics",
+        metavar="NAME",
+        autocompletion=completion.metrics,
+        help="Names as in `sltool list metrics`. Default: all.",
     ),
 ]
 # Notes about sites that are shown; --json has all.
@@ -47,7 +52,7 @@ UNITS = {
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "evaluate")(evaluate)
+    command(app, "evaluate", kept="figures that were written are kept")(evaluate)
 
 
 def evaluate(
@@ -69,6 +74,7 @@ def evaluate(
         typer.Option(
             "--at",
             metavar="METRIC=VALUE",
+            autocompletion=completion.operating_points,
             help="sensitivity=0.95 or specificity=0.9: choose that threshold on validation.",
         ),
     ] = None,
@@ -80,7 +86,12 @@ def evaluate(
     ] = None,
     positive: Annotated[
         str | None,
-        typer.Option("--class", metavar="NAME", help="With --at: the class told from all others."),
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            autocompletion=completion.classes,
+            help="With --at: the class told from all others.",
+        ),
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:

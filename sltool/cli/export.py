@@ -12,7 +12,7 @@ from sltool.cli.server_train import RunOption
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "export")(export)
+    command(app, "export", kept="the run is kept, its export is written anew")(export)
 
 
 def export(

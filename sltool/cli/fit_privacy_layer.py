@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import DeviceOption, ForceOption, Terminal, command
 
 if TYPE_CHECKING:
@@ -14,14 +15,21 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "fit-privacy-layer")(fit_privacy_layer)
+    command(app, "fit-privacy-layer", kept="the privacy layer is replaced whole or not at all")(
+        fit_privacy_layer
+    )
 
 
 def fit_privacy_layer(
     terminal: Terminal,
     site: Annotated[
         str | None,
-        typer.Option("--site", metavar="NAME", help="Fit on this site's training samples."),
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Fit on this site's training samples.",
+        ),
     ] = None,
     source: Annotated[
         Path | None,

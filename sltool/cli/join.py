@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import ForceOption, Terminal, command
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "join")(join)
+    command(app, "join", kept="what was unpacked is kept")(join)
 
 
 def join(
@@ -23,7 +24,12 @@ def join(
     kit: Annotated[Path, typer.Argument(help="The file from the study's coordinator.")],
     site: Annotated[
         str | None,
-        typer.Option("--site", metavar="NAME", help="This hospital's site. At the server: none."),
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="This hospital's site. At the server: none.",
+        ),
     ] = None,
     fingerprint: Annotated[
         str | None,

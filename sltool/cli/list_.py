@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from sltool.cli.command import Terminal, command
+from sltool.cli.layout import aligned
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,13 +31,15 @@ def list_(
     entries = registry.entries()
     for plugin in registry.broken:
         terminal.note(f"the plug-in {plugin.origin} could not be loaded: {plugin.reason}")
-    width = max(len(one.name) for one in entries)
-    origin = max(len(one.origin) for one in entries)
     terminal.result(
         {
             kind: [
                 {"name": one.name, "origin": one.origin, "summary": one.summary} for one in entries
             ]
         },
-        *(f"{one.name:<{width}}  {one.origin:<{origin}}  {one.summary}" for one in entries),
+        *aligned(
+            ["name", "origin", "summary"],
+            [[one.name, one.origin, one.summary] for one in entries],
+            text=True,
+        ),
     )

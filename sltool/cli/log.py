@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import Terminal, command, only_site
+from sltool.cli.layout import aligned
 from sltool.errors import BadDataError
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ def add_to(app: typer.Typer) -> None:
 def log(
     terminal: Terminal,
     site: Annotated[
-        str | None, typer.Option("--site", metavar="NAME", help="Default: the one here.")
+        str | None,
+        typer.Option(
+            "--site", metavar="NAME", autocompletion=completion.sites, help="Default: the one here."
+        ),
     ] = None,
 ) -> None:
     """Show who did what at this site, when, and with which files.
@@ -52,12 +57,8 @@ def log(
 def _lines(found: SiteLog) -> list[str]:
     if not found.entries:
         return [f"nothing has been logged at site {found.site} yet"]
-    rows = [(entry["time"], entry["user"], entry["event"]) for entry in found.entries]
-    user, event = (max(len(row[column]) for row in rows) for column in (1, 2))
-    lines = [
-        f"{row[0]}  {row[1]:<{user}}  {row[2]:<{event}}  {_text(entry)}".rstrip()
-        for row, entry in zip(rows, found.entries, strict=True)
-    ]
+    rows = [[entry["time"], entry["user"], entry["event"], _text(entry)] for entry in found.entries]
+    lines = aligned(["time", "user", "event", "details"], rows, text=True)
     intact = "the chain is broken" if found.problems else "the chain is whole"
     return [*lines, f"{len(rows)} entries; {intact}; digest of the last: {found.digest}"]
 

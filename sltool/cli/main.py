@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import atexit
 import gc
+import json
 import sys
 import traceback
 from typing import NoReturn
 
 import typer
+from typer._click.exceptions import ClickException
 
 from sltool.cli import (
     audit,
     client_encode,
     compare,
+    completion,
     enroll,
     evaluate,
     export,
@@ -37,14 +40,18 @@ from sltool.cli import (
     study,
     withdraw,
 )
-from sltool.errors import MissingPackageError, SltoolError
+from sltool.cli.command import Group
+from sltool.cli.interrupt import EXIT_CODE, StoppedError, ctrl_c, wants_json
+from sltool.cli.layout import print_wrapped
+from sltool.errors import MissingPackageError, SltoolError, UsageError
 
 app = typer.Typer(
     name="sltool",
     help="Train one model on the data of many hospitals without sharing an image or a record.",
     epilog="Exit codes: 0 done, 2 wrong usage, 3 bad input data, 4 a shard was refused, "
-    "5 not trusted, 6 the study does not match, 7 training diverged, 1 a fault of ours.",
-    add_completion=False,
+    "5 not trusted, 6 the study does not match, 7 training diverged, 130 stopped by Ctrl-C, "
+    "1 a fault of ours.",
+    cls=Group,
     pretty_exceptions_enable=False,
     # Plain help: importing rich's renderer would double the time of `sltool --help`.
     rich_markup_mode=None,
@@ -80,8 +87,8 @@ for module in (
     module.add_to(app)
 
 
-def _version(show: bool) -> None:
-    if show:
+def _version(ctx: typer.Context, show: bool) -> None:
+    if show and not ctx.resilient_parsing:
         from sltool.version import __version__
 
         print(f"sltool {__version__}")
@@ -102,29 +109,54 @@ def _program(
 def main() -> NoReturn:
     """Run the command line and exit with the documented code."""
     _collect_seldom()
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    """Run the command line; the one place where errors are printed."""
+    if completion.is_asked():
+        return completion.answer(app)
     try:
-        app()
+        return app(prog_name="sltool", standalone_mode=False) or 0
     except SltoolError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return _fail(error)
+    except ClickException as error:
+        return _fail(_mistyped(error))
     except ModuleNotFoundError as error:
         missing = MissingPackageError.of(error)
-        if missing is None:
-            _end_with_fault()
-        print(f"error: {missing}", file=sys.stderr)
-        sys.exit(missing.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; run the command again to go on", file=sys.stderr)
-        sys.exit(130)
+        return _fault() if missing is None else _fail(missing)
+    except StoppedError:
+        print_wrapped(ctrl_c.line(), sys.stderr)
+        return EXIT_CODE
     except Exception:  # noqa: BLE001 - the last resort: whatever else is raised is our fault
-        _end_with_fault()
-    sys.exit(0)
+        return _fault()
 
 
-def _end_with_fault() -> NoReturn:
+def _mistyped(error: ClickException) -> SltoolError:
+    """A command line that cannot be parsed, as an error of ours."""
+    context = getattr(error, "ctx", None)
+    usage = context.get_usage().removeprefix("Usage: ") if context else ""
+    path = context.command_path if context else "sltool"
+    return UsageError(
+        error.format_message(),
+        expected=" ".join(usage.split()),
+        hint=f"`{path} --help` describes the options",
+    )
+
+
+def _fail(error: SltoolError) -> int:
+    """Print an error for people, and with `--json` as the document; returns the exit code."""
+    print_wrapped(f"error: {error}", sys.stderr)
+    if wants_json(sys.argv):
+        facts = dict(error.details())
+        document = {"error": error.what, "exit_code": error.exit_code, **facts}
+        print(json.dumps(document, indent=2))
+    return error.exit_code
+
+
+def _fault() -> int:
     traceback.print_exc()
-    print("error: this is a fault of sltool; please report the lines above", file=sys.stderr)
-    sys.exit(SltoolError.exit_code)
+    return _fail(SltoolError("this is a fault of sltool; please report the lines above"))
 
 
 def _collect_seldom() -> None:

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import ForceOption, Terminal, command
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "partition")(partition)
+    command(app, "partition", kept="the samples are divided anew")(partition)
 
 
 def partition(
@@ -53,7 +54,10 @@ def partition(
     site: Annotated[
         str | None,
         typer.Option(
-            "--site", metavar="NAME", help="At a real hospital: all rows are this site's."
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="At a real hospital: all rows are this site's.",
         ),
     ] = None,
     seed: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import DeviceOption, ForceOption, SitesOption, Terminal, command
 from sltool.cli.server_train import RunOption
 from sltool.errors import UsageError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "predict")(predict)
+    command(app, "predict", kept="answers that were written are kept")(predict)
 
 
 def predict(
@@ -33,7 +34,13 @@ def predict(
         ),
     ] = None,
     site: Annotated[
-        str | None, typer.Option("--site", metavar="NAME", help="Whose cases --source holds.")
+        str | None,
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Whose cases --source holds.",
+        ),
     ] = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sltool.cli.command import ForceOption, Terminal, aligned, command
+from sltool.cli import completion
+from sltool.cli.command import ForceOption, Terminal, command
+from sltool.cli.layout import aligned
 from sltool.errors import UsageError
 from sltool.machine import available_cpus
 
@@ -29,6 +31,7 @@ RecipeOption = Annotated[
     typer.Option(
         "--recipe",
         metavar="NAME",
+        autocompletion=completion.recipes,
         help="Settings of a new study: best (the default), or paper, its Table 4; a plug-in may "
         "have others.",
     ),
@@ -46,13 +49,17 @@ LayerSeedOption = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "prepare")(prepare)
+    command(app, "prepare", kept="study.yaml and the privacy layer are kept once made")(prepare)
 
 
 def prepare(
     terminal: Terminal,
     dataset: Annotated[
-        str | None, typer.Argument(help="As in `sltool list datasets`; known once study.yaml is.")
+        str | None,
+        typer.Argument(
+            autocompletion=completion.datasets,
+            help="As in `sltool list datasets`; known once study.yaml is.",
+        ),
     ] = None,
     source: Annotated[
         Path | None, typer.Option("--source", metavar="PATH", help="The dataset's file or folder.")
@@ -96,6 +103,7 @@ def prepare(
         typer.Option(
             "--column",
             metavar="NAME=HEADER",
+            autocompletion=completion.column_names,
             help="What this source calls a column of the study. Kept in columns.json, here alone.",
         ),
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sltool.accounting import DELTA, Release, epsilon, noise_for
+from sltool.cli import completion
 from sltool.cli.command import Terminal, command, one_or_all
 from sltool.errors import UsageError
 
@@ -44,7 +45,10 @@ def privacy(
     site: Annotated[
         str | None,
         typer.Option(
-            "--site", metavar="NAME", help="Without --clip: whose shards. Default: every site here."
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Without --clip: whose shards. Default: every site here.",
         ),
     ] = None,
 ) -> None:

@@ -7,17 +7,20 @@ from typing import Annotated
 
 import typer
 
-from sltool.cli.command import Terminal, command
+from sltool.cli import completion
+from sltool.cli.command import Group, Terminal, command
 from sltool.cli.intake import intake_document, report_intake
 from sltool.errors import ShardRefusedError
 
 
 def add_to(app: typer.Typer) -> None:
-    queue = typer.Typer(help="Fetch, take in, verify or approve shards.", rich_markup_mode=None)
-    command(queue, "fetch")(fetch)
-    command(queue, "take")(take)
+    queue = typer.Typer(
+        cls=Group, help="Fetch, take in, verify or approve shards.", rich_markup_mode=None
+    )
+    command(queue, "fetch", kept="the files that were fetched are kept")(fetch)
+    command(queue, "take", kept="the files that were taken in are kept")(take)
     command(queue, "verify")(verify)
-    command(queue, "approve")(approve)
+    command(queue, "approve", kept="the shard is held until it is accepted")(approve)
     app.add_typer(queue, name="queue")
 
 
@@ -88,7 +91,9 @@ def verify(
 
 def approve(
     terminal: Terminal,
-    shard: Annotated[str, typer.Argument(help="Its name in server/held.")],
+    shard: Annotated[
+        str, typer.Argument(autocompletion=completion.held, help="Its name in server/held.")
+    ],
 ) -> None:
     """Accept a shard that was held because it looked wrong."""
     from sltool.server.intake.lock import only_server

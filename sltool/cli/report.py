@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import Terminal, command
 
 if TYPE_CHECKING:
@@ -15,13 +16,16 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "report")(report)
+    command(app, "report", kept="the runs are kept, the report is written anew")(report)
 
 
 def report(
     terminal: Terminal,
     runs: Annotated[
-        list[str] | None, typer.Argument(help="Runs. Default: all that were evaluated.")
+        list[str] | None,
+        typer.Argument(
+            autocompletion=completion.runs, help="Runs. Default: all that were evaluated."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Default: server/report.")

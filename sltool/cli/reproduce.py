@@ -7,18 +7,24 @@ from typing import Annotated, Literal
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import DeviceOption, ForceOption, SeedOption, Terminal, command
 from sltool.cli.report import show
 from sltool.machine import available_cpus, pick_device
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "reproduce")(reproduce)
+    command(app, "reproduce", kept="the arms that are finished are kept")(reproduce)
 
 
 def reproduce(
     terminal: Terminal,
-    case: Annotated[str, typer.Argument(help="cholesterol, covid-ct, mura, cifar10 or privacy.")],
+    case: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=completion.cases, help="cholesterol, covid-ct, mura, cifar10 or privacy."
+        ),
+    ],
     source: Annotated[
         Path | None, typer.Option("--source", metavar="PATH", help="The dataset's file or folder.")
     ] = None,
@@ -30,6 +36,7 @@ def reproduce(
         typer.Option(
             "--arms",
             metavar="NAME",
+            autocompletion=completion.arms,
             help="multi, single:A, single:1 (the first site), pooled, federated, federated:5 "
             "(rounds), federated-stateless, online, boosting, friedewald, martin-hopkins, sampson; "
             "formulas and single stand for several. Default: the case's.",
@@ -40,6 +47,7 @@ def reproduce(
         typer.Option(
             "--sweep",
             metavar="KEY=VALUES",
+            autocompletion=completion.sweeps,
             help="sites=3,10,30,100, skew=0.1,1,iid, quantity-skew=0.5,iid, ratios=7:2:1,1:1:1, "
             "cut=0..4, noise=0,0.5 or a study.yaml key. Several make a grid: sites=10 "
             "skew=0.1,iid. privacy: layer=random,dp-8 ...",
@@ -54,12 +62,18 @@ def reproduce(
         typer.Option(
             "--dataset",
             metavar="NAME",
+            autocompletion=completion.datasets,
             help="In the place of the case's; privacy: covid-ct, fracatlas or cholesterol.",
         ),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", metavar="NAME", help="Of the dataset. Default: the case's."),
+        typer.Option(
+            "--recipe",
+            metavar="NAME",
+            autocompletion=completion.recipes,
+            help="Of the dataset. Default: the case's.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -7,18 +7,24 @@ from typing import Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import Terminal, command
 from sltool.cli.predict import show_resolved
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "resolve")(resolve)
+    command(app, "resolve", kept="a table is written whole or not at all")(resolve)
 
 
 def resolve(
     terminal: Terminal,
     file: Annotated[Path, typer.Argument(help="The predictions, as the server wrote them.")],
-    site: Annotated[str, typer.Option("--site", metavar="NAME", help="This hospital's site.")],
+    site: Annotated[
+        str,
+        typer.Option(
+            "--site", metavar="NAME", autocompletion=completion.sites, help="This hospital's site."
+        ),
+    ],
     server_key: Annotated[
         str | None,
         typer.Option(

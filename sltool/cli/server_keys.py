@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from sltool.cli.command import Terminal, command
+from sltool.cli.layout import Verbatim
 from sltool.errors import StudyMismatchError
 from sltool.study.layout import StudyFolder
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "server-keys")(server_keys)
+    command(app, "server-keys", kept="keys that were made are kept")(server_keys)
 
 
 def server_keys(
@@ -47,7 +48,7 @@ def server_keys(
         {"recipient": recipient, "key": key},
         f"the private keys are {folder.identity} and {folder.server_key}: keep them on this server",
         "entered in study.yaml:" if enter else "enter this line in study.yaml, at all sites:",
-        line,
+        Verbatim(line),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import (
     DeviceOption,
     ForceOption,
@@ -17,18 +18,22 @@ from sltool.cli.command import (
     command,
 )
 from sltool.cli.intake import intake_document, report_intake
+from sltool.machine import CTRL_C
 
 if TYPE_CHECKING:
     from sltool.server.intake.result import IntakeResult
     from sltool.server.training.run import TrainingResult
     from sltool.study.layout import StudyFolder
 
-RunOption = Annotated[str, typer.Option("--run", metavar="NAME", help="The run's name.")]
+RunOption = Annotated[
+    str,
+    typer.Option("--run", metavar="NAME", autocompletion=completion.runs, help="The run's name."),
+]
 TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "server-train")(server_train)
+    command(app, "server-train", kept="the last checkpoint is kept")(server_train)
 
 
 def server_train(
@@ -40,6 +45,7 @@ def server_train(
         typer.Option(
             "--site-weights",
             metavar="WEIGHTS",
+            autocompletion=completion.site_weights,
             help="Each site's share of an epoch: proportional (to its samples), equal, or A=3,B=1.",
         ),
     ] = "proportional",
@@ -52,7 +58,12 @@ def server_train(
     ] = False,
     wait_for: Annotated[
         list[str] | None,
-        typer.Option("--wait-for", metavar="NAME", help="Begin when these sites have shipped."),
+        typer.Option(
+            "--wait-for",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Begin when these sites have shipped.",
+        ),
     ] = None,
     until: Annotated[
         datetime | None,
@@ -105,8 +116,6 @@ def server_train(
     done = terminal.open_study().train_runs(
         runs or [options], wait_for=wait_for or [], device=device, on_intake=_Report(terminal)
     )
-    if done is None:
-        return
     accepted, rejected = (
         sum(len(getattr(intake, kind)) for intake in done.intakes)
         for kind in ("accepted", "rejected")
@@ -114,7 +123,11 @@ def server_train(
     if not done.reports:
         return
     documents = [_document(terminal.folder, result, accepted, rejected) for result in done.results]
-    terminal.result(documents[0] if not seeds else {"runs": documents}, *map(_line, done.results))
+    several = {"runs": documents, "stopped": done.stopped}
+    single = len(documents) == 1 and not seeds
+    terminal.result(documents[0] if single else several, *map(_line, done.results))
+    if done.stopped == CTRL_C:
+        raise KeyboardInterrupt
 
 
 class _Report:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import ForceOption, Terminal, command, human_bytes, one_or_all
 
 if TYPE_CHECKING:
@@ -13,13 +14,19 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "ship")(ship)
+    command(app, "ship", kept="the files that were sent are kept")(ship)
 
 
 def ship(
     terminal: Terminal,
     site: Annotated[
-        str | None, typer.Option("--site", metavar="NAME", help="Default: every site here.")
+        str | None,
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Default: every site here.",
+        ),
     ] = None,
     to: Annotated[
         str | None,

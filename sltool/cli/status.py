@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sltool.accounting import DELTA
-from sltool.cli.command import Terminal, aligned, command
+from sltool.cli.command import Terminal, command
+from sltool.cli.layout import aligned
 from sltool.study.next_step import NextStep
 
 if TYPE_CHECKING:
     from sltool.api import State
+    from sltool.coordinator.status import CoordinatorStatus
     from sltool.server.intake.status import Status
 
 NO_STUDY = (
@@ -78,15 +80,13 @@ def _next_steps(terminal: Terminal, state: State) -> list[tuple[str, NextStep]]:
     steps = [(f"site {site.site}", site.next) for site in state.sites]
     if state.coordinator is not None:
         steps.append(("coordinator", state.coordinator.next))
-    if folder.server.is_dir():
+    if _is_server(terminal, state):
         steps.append(("server", state.server.next))
     return steps or [("here", step) for step in _alone(terminal, state)]
 
 
 def _alone(terminal: Terminal, state: State) -> list[NextStep]:
     """Next steps in a folder with a study.yaml that is not yet of any party."""
-    if terminal.folder.joined.is_file():
-        return [state.server.next]
     if terminal.folder.prepared.is_file():
         return [NextStep("sltool partition", "simulates sites; --site NAME at a real hospital")]
     return [
@@ -104,15 +104,31 @@ def _lines(terminal: Terminal, state: State, steps: list[tuple[str, NextStep]]) 
             f"study {state.study}, version {state.agreement[:16] or 'without privacy layer'}"
         )
     lines += [f"site {site.site}: {', '.join(site.done)}" for site in state.sites]
+    if state.coordinator is not None:
+        lines.append(_coordinator_line(state.coordinator, len(state.parties)))
     if state.coordinator is not None or any(party.agreement for party in state.parties):
         rows = [[party.site, party.fingerprint[:19], party.version] for party in state.parties]
         lines += aligned(["site", "key", "version it joined"], rows) if rows else []
     arrived = state.server.arrived
-    if arrived or terminal.folder.server.is_dir():
+    if not arrived and _is_server(terminal, state):
+        lines.append("server: no shard has arrived")
+    elif arrived:
         rows = [[part.site, part.split, str(part.shards), str(part.samples)] for part in arrived]
         lines += aligned(["site", "split", "shards", "samples"], rows)
     lines += _encodings(state)
     return [*lines, *(f"next, {who}: {step}" for who, step in steps)]
+
+
+def _is_server(terminal: Terminal, state: State) -> bool:
+    """Whether this folder is a server's, by what it holds or since nobody else has joined here."""
+    joined = terminal.folder.joined.is_file()
+    return terminal.folder.server.is_dir() or (joined and not state.sites)
+
+
+def _coordinator_line(found: CoordinatorStatus, sites: int) -> str:
+    kit = "kit packed" if found.kit else "the kit is not of this version"
+    returned = f", to be added: {' '.join(found.returned)}" if found.returned else ""
+    return f"coordinator: {kit}, {sites} site{'s' * (sites != 1)} added{returned}"
 
 
 def _encodings(state: State) -> list[str]:

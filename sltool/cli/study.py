@@ -7,21 +7,27 @@ from typing import Annotated
 
 import typer
 
-from sltool.cli.command import Terminal, command
+from sltool.cli import completion
+from sltool.cli.command import Group, Terminal, command
 from sltool.cli.prepare import LayerSeedOption, RecipeOption, SettingsOption
 
 
 def add_to(app: typer.Typer) -> None:
-    study = typer.Typer(help="Make a study, with or without data.", rich_markup_mode=None)
-    command(study, "new")(new)
+    study = typer.Typer(
+        cls=Group, help="Make a study, with or without data.", rich_markup_mode=None
+    )
+    command(study, "new", kept="study.yaml and the privacy layer are kept once made")(new)
     command(study, "kit")(kit)
-    command(study, "add")(add)
+    command(study, "add", kept="a site is added whole or not at all")(add)
     app.add_typer(study, name="study")
 
 
 def new(
     terminal: Terminal,
-    dataset: Annotated[str, typer.Argument(help="As in `sltool list datasets`.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(autocompletion=completion.datasets, help="As in `sltool list datasets`."),
+    ],
     source: Annotated[
         Path | None,
         typer.Option(

@@ -6,16 +6,22 @@ from typing import Annotated
 
 import typer
 
+from sltool.cli import completion
 from sltool.cli.command import Terminal, command
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "withdraw")(withdraw)
+    command(app, "withdraw", kept="a withdrawal is written whole or not at all")(withdraw)
 
 
 def withdraw(
     terminal: Terminal,
-    site: Annotated[str, typer.Option("--site", metavar="NAME", help="This hospital's site.")],
+    site: Annotated[
+        str,
+        typer.Option(
+            "--site", metavar="NAME", autocompletion=completion.sites, help="This hospital's site."
+        ),
+    ],
     patient: Annotated[
         str, typer.Option("--patient", metavar="ID", help="As in sites/NAME/pseudonyms.csv.")
     ],

@@ -69,7 +69,7 @@ def train_run(
     options = RunOptions(run=name, sites=sites, seed=seed)
     with only_server(data.folder):
         trained = train(data.folder, data.study, data.store, options, device, progress)
-    if trained.stopped:
+    if trained.interrupted:
         raise KeyboardInterrupt
     evaluate(data.folder, data.study, data.store, name, PLAIN, device)
     run = data.folder.run(name)

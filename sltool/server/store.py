@@ -375,5 +375,10 @@ def is_lost(store: Store, folder: StudyFolder) -> bool:
     return not store.segments and any(folder.accepted.glob("*.h5"))
 
 
+def is_behind(store: Store, folder: StudyFolder) -> bool:
+    """Whether shards were accepted that are not in the store: the server was stopped in between."""
+    return sum(1 for _ in folder.accepted.glob("*.h5")) > len(store.segments)
+
+
 def _concatenate(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -23,6 +23,7 @@ from sltool.datasets.base import Dataset, Loader, Refused, Scan, UnreadableSampl
 from sltool.datasets.images import ImageFiles, decode_batch
 from sltool.errors import BadDataError
 from sltool.files import early_writeback, part_of, remove, write_csv
+from sltool.machine import sheltered_from_ctrl_c
 from sltool.progress import Advance, Progress
 from sltool.site.check_scan import InputCheck, check_scan
 from sltool.site.counts import count_parts
@@ -254,7 +255,8 @@ def _process_pool(workers: int) -> Iterator[Executor]:
 def _in_order(pool: Executor, work: Any, jobs: list[Any], workers: int) -> Iterator[Any]:
     """Like `map`, but with a bounded number of pending jobs."""
     waiting = iter(jobs)
-    pending = [pool.submit(work, job) for job in islice(waiting, 2 * workers)]
+    with sheltered_from_ctrl_c():  # The first jobs start the workers.
+        pending = [pool.submit(work, job) for job in islice(waiting, 2 * workers)]
     while pending:
         yield pending.pop(0).result()
         pending += [pool.submit(work, job) for job in islice(waiting, 1)]

@@ -1,12 +1,19 @@
-"""Which slow packages a command imports: a user waits for each of them at every start."""
+"""Which slow packages a command imports, and what it prints with `--json`.
+
+A user waits for each import at every start. Each command runs as a process of its own.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sltool.shard.keys import SigningKey
 from tests.conftest import ROOT
@@ -14,6 +21,7 @@ from tests.images import two_classes
 
 SLOW = {"torch", "pandas", "sklearn", "scipy"}
 NOTHING: set[str] = set()
+KEY = r"[a-z_]+"
 PROGRAM = """
 import sys
 from sltool.cli.main import main
@@ -49,7 +57,7 @@ IMAGES: dict[str, set[str]] = {
     "client-encode --for prediction --source slices --site A": {"torch"},
     "ship --site A": NOTHING,
     "predict": {"torch"},
-    "server-keys --json": NOTHING,
+    "server-keys": NOTHING,
     "resolve --site A --server-key KEY ANSWER": NOTHING,
     "list metrics": NOTHING,
     "list datasets": {"pandas"},
@@ -75,7 +83,7 @@ def imported(folder: Path, table: dict[str, set[str]]) -> dict[str, set[str]]:
     found = {}
     for words in table:
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM.format(slow=SLOW), *_arguments(folder, words)],
+            [sys.executable, "-c", PROGRAM.format(slow=SLOW), *_arguments(folder, words), "--json"],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -84,7 +92,23 @@ def imported(folder: Path, table: dict[str, set[str]]) -> dict[str, set[str]]:
         )
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         found[words] = set(done.stderr.splitlines()[-1].split())
+        assert_documented(words, json.loads(done.stdout))
     return found
+
+
+def assert_documented(words: str, document: dict[str, Any]) -> None:
+    """The keys of a `--json` result are those of docs/json.md."""
+    (text,) = (
+        row.split("|")[2]
+        for row in (ROOT / "docs" / "json.md").read_text("utf-8").splitlines()
+        if row.startswith("| `") and f"{words} ".startswith(f"{row.split('`')[1]} ")
+    )
+    variants = [
+        (re.findall(KEY, re.sub(r"\(.*?\)", "", part)), re.findall(KEY, part))
+        for part in text.split(" or ")
+    ]
+    keys = set(document)
+    assert any(set(least) <= keys <= set(most) for least, most in variants), (words, keys)
 
 
 def _arguments(folder: Path, words: str) -> list[str]:
@@ -115,3 +139,22 @@ def test_no_command_is_missing_above() -> None:
     names |= {group.name for group in app.registered_groups}
     # An audit trains attackers for a minute, so that what it imports is of no account.
     assert names == {words.split()[0] for words in [*IMAGES, *ROWS]} | {"audit"}
+
+
+def test_every_command_has_json_and_its_keys_are_documented() -> None:
+    import typer
+
+    from sltool.cli.main import app
+
+    page = (ROOT / "docs" / "json.md").read_text("utf-8")
+    for name, parameters in _leaves(typer.main.get_command(app)):
+        assert "--json" in {option for one in parameters for option in one.opts}, name
+        assert f"| `{name}` |" in page
+
+
+def _leaves(group: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _leaves(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command.params

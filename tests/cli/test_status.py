@@ -75,7 +75,8 @@ def test_typing_what_it_says_leads_from_a_kit_to_figures(
     (tmp_path / "server").mkdir()
     server = Sltool(tmp_path / "server", capfd)
     server("join", coordinator.folder / "study-kit.zip").ok()
-    assert steps(server) == {"here": "sltool server-train --watch"}
+    assert steps(server) == {"server": "sltool server-train --watch"}
+    assert "server: no shard has arrived" in server("status").out
 
     inbox = server.folder / "server" / "inbox"
     values = {"PATH": table(tmp_path / "b.csv"), "DIR_URL": inbox}
@@ -144,3 +145,13 @@ def test_a_broken_log_is_named(trained: Sltool) -> None:
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[1:]))
     assert read_log(StudyFolder(trained.folder).site("A")).problems
     assert "the log of site A is not as it was written" in trained("status").ok().err
+
+
+def test_the_coordinators_state(coordinator: Sltool, hospital: Sltool) -> None:
+    assert "coordinator: kit packed, 0 sites added" in coordinator("status").ok().out
+    (coordinator.folder / "B.pub").write_bytes((hospital.folder / "B.pub").read_bytes())
+    shown = coordinator("status").ok().out
+    assert "coordinator: kit packed, 0 sites added, to be added: B.pub" in shown
+    coordinator("study", "add", "B.pub").ok()
+    shown = coordinator("status").ok().out
+    assert "coordinator: the kit is not of this version, 1 site added" in shown

@@ -301,3 +301,10 @@ def test_a_site_with_a_single_training_sample_takes_part(sltool: Sltool, slices:
         ),
     ).ok()
     assert [arm["samples"] for arm in done.json["arms"]] == [[96], [1]]
+
+
+def test_early_stopping_is_no_interruption(sltool: Sltool) -> None:
+    settings = ("training.patience=1", "training.epochs=40", "training.learning_rate=0.5")
+    quick = ("--arms", "multi", "--seeds", 1, "--set", *settings, "model.widths=[8, 8]")
+    ran = sltool("reproduce", "cholesterol", *quick, "--json").ok()
+    assert [arm["arm"] for arm in ran.json["arms"]] == ["multi"]

@@ -1,5 +1,5 @@
-/* Makes the n-th write, fsync, rename or truncation inside one folder fail, or kills the process
- * there. Loaded with LD_PRELOAD, so that it sees what HDF5 and torch do as well. */
+/* Makes the n-th write, fsync, rename or truncation inside one folder fail, or kills or interrupts
+ * the process there. Loaded with LD_PRELOAD, so that it sees what HDF5 and torch do as well. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -12,7 +12,8 @@
 #include <unistd.h>
 
 static long count, target = -1;
-static int action; /* 0: SIGKILL, else the errno to give back */
+static int action; /* 0: SIGKILL, INTERRUPT: SIGINT, else the errno to give back */
+#define INTERRUPT -1
 static char folder[PATH_MAX];
 
 void fault_arm(const char *where, long n, int what) {
@@ -24,8 +25,12 @@ void fault_arm(const char *where, long n, int what) {
 
 long fault_count(void) { return count; }
 
-/* 0: go on. 1: this call is to fail. */
-static int strikes(void) { return target >= 0 && __sync_fetch_and_add(&count, 1) == target; }
+/* 0: go on. 1: this call is to fail. Ctrl-C fails no call. */
+static int strikes(void) {
+    if (target < 0 || __sync_fetch_and_add(&count, 1) != target) return 0;
+    if (action == INTERRUPT) kill(getpid(), SIGINT);
+    return action != INTERRUPT;
+}
 
 static int fails(void) {
     if (!strikes()) return 0;

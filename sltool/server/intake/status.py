@@ -13,11 +13,12 @@ from typing_extensions import TypedDict
 
 from sltool.accounting import Release, epsilon, is_available
 from sltool.files import read_json
+from sltool.machine import CTRL_C, TERMINATED
 from sltool.server.intake.inbox import REASON, waiting
 from sltool.server.intake.withdrawals import RUNS
 from sltool.shard.manifest import Manifest
 from sltool.shard.reader import read_manifest
-from sltool.study.layout import PLAIN, StudyFolder
+from sltool.study.layout import PLAIN, RunFolder, StudyFolder
 from sltool.study.next_step import NextStep
 from sltool.study.partition_record import read_partition
 
@@ -138,9 +139,19 @@ def _next(
     for run in map(folder.run, runs):
         if not run.model.is_file():
             return NextStep(f"sltool server-train --run {run.name}", "the run has not finished")
+        if signal := _stopped_by(run):
+            return NextStep(f"sltool server-train --run {run.name}", f"{signal} stopped the run")
         if not run.metrics(PLAIN).is_file():
             return NextStep(f"sltool evaluate --run {run.name}", "the run was not evaluated yet")
     return NextStep("sltool report", "every run was evaluated")
+
+
+def _stopped_by(run: RunFolder) -> str:
+    """The signal that has ended the run's last session; '' if none has."""
+    lines = run.log.read_text(encoding="utf-8").splitlines() if run.log.is_file() else []
+    last = lines[-1] if lines else ""
+    signals = (name for name in (CTRL_C, TERMINATED) if last.endswith(f"stopped: {name}"))
+    return next(signals, "")
 
 
 def gaps(folder: StudyFolder) -> list[Gap]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sltool.errors import StageOrderError, UnknownNameError
+from sltool.machine import CTRL_C, TERMINATED
 from sltool.progress import Progress
 from sltool.server.store import Store
 from sltool.server.training.run_settings import RunOptions, read_settings
@@ -41,6 +42,11 @@ class TrainingResult:
     stopped: str
     accepted: int
     rejected: int
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal asked it to stop."""
+        return self.stopped in (CTRL_C, TERMINATED)
 
 
 def train(

@@ -84,8 +84,8 @@ class TrainingSession:
         if finished_before:
             self._note_unused_shards()
         else:
-            with self._progress.bar(f"train {self._run.name}", epochs) as advance:
-                advance(trainer.epoch)
+            bar = self._progress.bar(f"train {self._run.name}", epochs, trainer.epoch)
+            with bar as advance:
                 while not self._done and not self._ranks.any(stop()):
                     self._prepare_epoch()
                     try:

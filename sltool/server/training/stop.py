@@ -10,6 +10,8 @@ from datetime import datetime
 from types import FrameType
 from typing import Any
 
+from sltool.machine import CTRL_C, TERMINATED
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -38,7 +40,7 @@ class Stop:
         handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
         def request_stop(signum: int, frame: FrameType | None) -> None:
-            self.reason = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+            self.reason = CTRL_C if signum == signal.SIGINT else TERMINATED
             _restore(handlers)
 
         for signum in SIGNALS:

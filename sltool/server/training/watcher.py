@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from sltool.errors import SltoolError, StudyMismatchError
+from sltool.machine import sheltered_from_ctrl_c
 from sltool.progress import Silent
 from sltool.server.store import Store
 from sltool.server.training.distributed import Ranks
@@ -55,7 +55,8 @@ def watching(folder: StudyFolder, encoding: str) -> Iterator[Callable[[], list[W
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe()
     watcher = context.Process(target=_watch, args=(folder.root, encoding, loaded_plugins(), sender))
-    watcher.start()
+    with sheltered_from_ctrl_c():
+        watcher.start()
     sender.close()
     try:
         yield lambda: _received(receiver)
@@ -85,7 +86,6 @@ def _watch(root: Path, encoding: str, plugins: list[Path], connection: Connectio
     from sltool.registry import load_plugins
     from sltool.server.intake.queue import Queue  # noqa: F401 - imported before the priority drops
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The trainer handles Ctrl-C.
     os.nice(LOW_PRIORITY)
     torch.set_num_threads(1)
     load_plugins(plugins)

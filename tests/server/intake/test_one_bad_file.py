@@ -180,7 +180,7 @@ class VanishAt(Silent):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def bar(self, what: str, total: int) -> Any:
+    def bar(self, what: str, total: int, done: int = 0) -> Any:
         if what == "take in shards":
             self.path.unlink()
         return super().bar(what, total)

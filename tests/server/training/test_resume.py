@@ -58,16 +58,28 @@ def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
     ]
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_after_the_step_with_exit_code_0(
-    shipped: Server, signal_number: signal.Signals
+@pytest.mark.parametrize(
+    ("signal_number", "exit_code", "said"),
+    [
+        (signal.SIGTERM, 0, ""),
+        (signal.SIGINT, 130, "the last checkpoint is kept. To go on: sltool server-train --quiet"),
+    ],
+)
+def test_a_signal_ends_it_after_the_step(
+    shipped: Server, signal_number: signal.Signals, exit_code: int, said: str
 ) -> None:
     shipped.set_training(epochs=LONG, batch_size=4)
     code, message = train_and(signal_number, shipped, after=2)
-    assert (code, message) == (0, "")
+    assert code == exit_code
+    assert said in message
+    assert len(message.splitlines()) <= 1
     stopped = shipped.checkpoint()
     assert "stopped: " in shipped.log()
     assert "stopped: all" not in shipped.log()
+    following = shipped.sltool("status", "--json").ok().json["next"]
+    assert {"who": "server", "command": "sltool server-train --run default"}.items() <= {
+        key: value for step in following if step["who"] == "server" for key, value in step.items()
+    }.items()
     epochs = stopped["epoch"] + 2
     shipped.sltool("server-train", "--max-epochs", epochs).ok()
     unbroken(shipped, epochs)

@@ -1,0 +1,142 @@
+"""TAB in bash, zsh and fish: names, quickly, and never a message."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sltool.cli import completion
+from sltool.registry import registries
+from tests.conftest import ROOT, Sltool
+
+# Imports each of which would take longer than a person waits for TAB.
+SLOW = ("torch", "pandas", "scipy", "sklearn", "h5py")
+PROGRAM = f"""
+import sys
+from sltool.__main__ import main
+try:
+    main()
+finally:
+    assert not {{*{SLOW!r}}} & {{*sys.modules}}
+"""
+
+
+def tab(shell: str, folder: Path, line: str, **environment: str) -> list[str]:
+    """What a shell offers at the end of a line, by the protocol of its script."""
+    words = line.split(" ")
+    asked = {
+        "bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)},
+        "zsh": {"_TYPER_COMPLETE_ARGS": line},
+        "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+    }[shell]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            **asked,
+            completion.VARIABLE: f"complete_{shell}",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return list(_names(shell, done.stdout))
+
+
+def _names(shell: str, offered: str) -> Iterator[str]:
+    for line in filter(None, offered.splitlines()):
+        if shell != "zsh":
+            yield line.split("\t")[0]
+        elif line != "_files":
+            yield line.removeprefix("_arguments '*: :((").split('"')[1]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_names_of_what_there_is(trained: Sltool, shell: str) -> None:
+    lines = {
+        "sltool prepare ": registries["datasets"].names(),
+        "sltool evaluate --metrics rmsle sm": ["smape"],
+        "sltool ship --site ": ["A", "B", "C"],
+        "sltool evaluate --run ": ["default"],
+    }
+    offered = {line: tab(shell, trained.folder, line) for line in lines}
+    assert offered == lines
+
+
+def test_other_names(trained: Sltool) -> None:
+    def names(line: str) -> list[str]:
+        return tab("bash", trained.folder, line)
+
+    # Bash takes the equals sign for a word.
+    assert names("sltool evaluate --run = d") == ["default"]
+    assert names("sltool compare ") == ["default"]
+    assert names("sltool server-train --wait-for A ") == ["A", "B", "C"]
+    assert names("sltool reproduce mur") == ["mura"]
+    assert names("sltool prepare --column a") == ["age="]
+    assert names("sltool queue a") == ["approve"]
+    assert names("sltool list m") == ["models", "metrics"]
+
+
+@pytest.mark.parametrize("text", [None, "sites: [", "sites: 3\n", "\x00"])
+def test_nothing_outside_a_study_or_in_a_broken_one(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "study.yaml").write_text(text)
+    for line in ("sltool ship --site ", "sltool evaluate --run "):
+        assert tab("bash", tmp_path, line) == []
+    assert "prepare" in tab("bash", tmp_path, "sltool nonsense --x ")
+
+
+def test_plug_ins_are_named_without_being_run(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text('raise SystemExit("run")\n@metrics.register("zeal")\ndef _(): ...\n')
+    offered = tab("bash", tmp_path, "sltool evaluate --metrics z", SLTOOL_PLUGINS=str(plugin))
+    assert offered == ["zeal"]
+
+
+def test_the_names_in_the_source_text_are_those_that_are_registered() -> None:
+    for kind, registry in registries.items():
+        assert registry.names() == [entry.name for entry in registry.entries()], kind
+
+
+def test_the_arms_are_those_of_the_comparisons() -> None:
+    from sltool.experiments.arms import ARMS, FAMILIES
+
+    assert set(completion.ARMS) == {*ARMS, *FAMILIES, "single:A"}
+
+
+def test_a_bash_that_sources_the_script(trained: Sltool) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash here")
+    (trained.folder / "bin").mkdir()
+    program = trained.folder / "bin" / "sltool"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sltool "$@"\n')
+    program.chmod(0o755)
+    typed = (
+        'source <(_SLTOOL_COMPLETE=source_bash sltool); COMP_WORDS=(sltool ship --site "");'
+        'COMP_CWORD=3; $(complete -p sltool | sed "s/.*-F //; s/ .*//") sltool; '
+        'echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        [bash, "--norc", "-c", typed],
+        cwd=trained.folder,
+        env={
+            **os.environ,
+            "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("A B C\n", "")
