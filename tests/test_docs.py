@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Sltool
+from tests.conftest import ROOT, Sltool, project_files
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -107,11 +106,8 @@ def test_shards_are_never_called_anonymous() -> None:
 
 
 def test_nothing_names_a_machines_paths() -> None:
-    files = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
     machine = re.compile(r"(?<![\w.*~])/(?:work|home|root|opt)/|--(?:extra-)?index-url")
-    for name in files:
+    for name in project_files():
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".yaml", ".txt", ".sh"} and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
