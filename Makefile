@@ -21,7 +21,7 @@ lint: .venv/.done
 check: lint test
 
 demo: .venv/.done
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/cholesterol.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/cholesterol/run.sh
 
 bench: .venv/.done
 	$(BIN)/python -m tests.bench
@@ -44,7 +44,7 @@ docs: .venv/.done
 
 # Hours. DATA: the folder of real data; OUT: where to work, beside the data.
 reproduce: .venv/.done
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/reproduce.sh "$(DATA)" "$(OUT)" docs/reproduction
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/reproduce/paper.sh "$(DATA)" "$(OUT)" docs/reproduction
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Draws 160 grey images of 32x32 pixels: round cells and sickle cells. Usage: make_cells.py FOLDER."""
+"""Draws 160 grey images of 32x32 pixels, of round and sickle cells. Usage: make_cells.py FOLDER."""
 
 import sys
 from pathlib import Path

@@ -10,5 +10,5 @@ run sltool partition --ratios 2:1
 run sltool client-encode
 run sltool inspect outbox/B/B-test-00000.h5
 run sltool ship
-run sltool server-train --max-epochs 12
+run sltool server-train --max-epochs 6
 run sltool evaluate --metrics accuracy auroc --by site

@@ -1,4 +1,4 @@
-"""Makes up a table of 300 patients, as a German spreadsheet would save it. Usage: make_patients.py FILE."""
+"""Makes up 300 patients, as a German spreadsheet saves them. Usage: make_patients.py FILE."""
 
 import sys
 from pathlib import Path

@@ -12,4 +12,4 @@ run sltool partition --by Klinik
 run sltool client-encode
 run sltool ship
 run sltool server-train
-run sltool evaluate --by site --at sensitivity=0.9
+run sltool evaluate --metrics accuracy auroc --by site --at sensitivity=0.9
