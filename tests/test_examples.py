@@ -15,9 +15,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
+import yaml
 
 from sltool.coordinator.create import study_text
 from sltool.site.audit import attacker
@@ -90,7 +92,11 @@ class Runner:
         folder = self._root / "example"
         out, err = self._root / "out", self._root / "err"
         path = f"{self._programs}{os.pathsep}{os.environ['PATH']}"
-        with socket.socket(socket.AF_UNIX) as server, out.open("w") as stdout, err.open("w") as stderr:
+        with (
+            socket.socket(socket.AF_UNIX) as server,
+            out.open("w") as stdout,
+            err.open("w") as stderr,
+        ):
             server.bind(self._address)
             server.listen()
             server.settimeout(0.02)
@@ -122,12 +128,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     return Runner(tmp_path, monkeypatch)
 
 
-def agreement(study_file: Path, **changed: object) -> str:
-    """A study.yaml with every key and its value, but what each run has of its own."""
+def agreement(study_file: Path, **changed: object) -> Any:
+    """Every key of a study.yaml and its value, but what each run has of its own."""
     study = load_study(StudyFolder(study_file.parent))
     recipe = study.recipe.model_copy(update={"samples": None})
     own = {"id": "0" * 32, "sites": {}, "recipe": recipe}
-    return study_text(study.model_copy(update={**own, **changed}))
+    return yaml.safe_load(study_text(study.model_copy(update={**own, **changed})))
 
 
 def assert_left_its_study(example: Example, study: str = "study.yaml", **changed: object) -> None:
@@ -208,7 +214,9 @@ def test_monthly_additions(run: Runner) -> None:
         rows = list(csv.DictReader(file))
     again = [row for row in rows if [r["patient"] for r in rows].count(row["patient"]) > 1]
     assert len({row["patient"] for row in again}) >= 15
-    assert len({(row["patient"], row["group"]) for row in rows}) == len({r["patient"] for r in rows})
+    assert len({(row["patient"], row["group"]) for row in rows}) == len(
+        {r["patient"] for r in rows}
+    )
     assert "withdrew" in example.printed("sltool log")
     assert_left_its_study(example, "server/study.yaml")
 

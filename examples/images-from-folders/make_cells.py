@@ -11,7 +11,7 @@ EACH = 80
 
 
 def cell(rng: np.random.Generator, sickle: bool) -> np.ndarray:
-    """(32, 32) uint8: one cell, somewhere near the middle and turned at random, on a noisy ground."""
+    """(32, 32) uint8: one cell near the middle, turned at random, on a noisy ground."""
     y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2 - rng.uniform(-3, 3, (2, 1, 1))
     angle = rng.uniform(0, np.pi)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)

@@ -1,6 +1,7 @@
 """A plug-in: the handwritten digits that scikit-learn bundles, and a metric for ten classes."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -18,7 +19,9 @@ class Digits(Dataset):
     class Settings(Section):
         lowest: int = Field(default=0, ge=0, le=8, description="Digits below it are left out.")
 
-    recipes = {"best": {"model": {"name": "resnet", "widths": [16]}, "training": {"epochs": 3}}}
+    recipes: ClassVar = {
+        "best": {"model": {"name": "resnet", "widths": [16]}, "training": {"epochs": 3}}
+    }
     needs_source = False
 
     def samples(self) -> Samples:

@@ -26,7 +26,9 @@ def main(folder: Path) -> None:
         header = ",".join([*COLUMNS, "diagnosis"])
         if name == "C":
             header = header.replace("texture", "texture_mean")
-        (folder / f"{name}.csv").write_text("\n".join([header, *(rows[row] for row in part)]) + "\n")
+        (folder / f"{name}.csv").write_text(
+            "\n".join([header, *(rows[row] for row in part)]) + "\n"
+        )
 
 
 main(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The wheel and the sdist: what is in them, the same bytes each time, and that the wheel installs."""
+"""The wheel and the sdist: their content, the same bytes each time, and that the wheel installs."""
 
 from __future__ import annotations
 
