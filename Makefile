@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint check demo bench faults fuzz site-install reproduce docs docs-site first-prediction clean
+.PHONY: test lint check demo build install-check bench faults fuzz site-install reproduce docs docs-site first-prediction clean
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,7 +21,21 @@ lint: .venv/.done
 check: lint test
 
 demo: .venv/.done
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/cholesterol.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/cholesterol/run.sh
+
+# The same bytes for the same commit: the time in the archives is the commit's.
+build: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1577836800)
+build: .venv/.done
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+# Installs the wheel with its dependencies alone into a new environment, and runs it there.
+install-check: build
+	rm -rf build/installed
+	$(PYTHON) -m venv build/installed
+	build/installed/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build && installed/bin/sltool --help >/dev/null && installed/bin/sltool --version
+	cd build && installed/bin/pip check
 
 bench: .venv/.done
 	$(BIN)/python -m tests.bench
@@ -52,7 +66,7 @@ docs-site: .venv/.done
 
 # Hours. DATA: the folder of real data; OUT: where to work, beside the data.
 reproduce: .venv/.done
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/reproduce.sh "$(DATA)" "$(OUT)" docs/reproduction
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/reproduce/paper.sh "$(DATA)" "$(OUT)" docs/reproduction
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

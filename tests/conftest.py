@@ -18,6 +18,23 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SLTOOL_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
+def project_files() -> list[str]:
+    """The project's files, relative to its root: those that git tracks, or all of an sdist."""
+    if (ROOT / ".git").exists():
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        names = {name for name in listed.stdout.split("\0") if name}
+        return sorted(name for name in names if (ROOT / name).exists())
+    made = {".venv", "__pycache__", "build", "dist", ".hypothesis", "PKG-INFO"}
+    paths = [path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()]
+    return sorted(
+        str(path)
+        for path in paths
+        if not made & {*path.parts} and not any(part.endswith("_cache") for part in path.parts)
+    )
+
+
 @dataclass(frozen=True)
 class Ran:
     """The result of one run of the real command line."""

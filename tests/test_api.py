@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 import sltool
 from sltool.errors import StageOrderError, StudyMismatchError, UnknownNameError
 from sltool.progress import Silent
-from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -91,12 +89,6 @@ def test_errors_are_those_of_the_command_line(study: sltool.Study, tmp_path: Pat
         sltool.Study.open(tmp_path)
     with pytest.raises(StudyMismatchError):
         sltool.Study.create(study.path, "covid-ct", progress=Silent())
-
-
-def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    found = runpy.run_path(str(ROOT / "examples" / "notebook.py"))
-    assert found["run"].evaluate(["smape"]).loc["all", "smape"] < 5
-    assert "442 samples" in capsys.readouterr().out
 
 
 def test_importing_the_package_is_cheap() -> None:

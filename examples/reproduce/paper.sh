@@ -1,5 +1,5 @@
 #!/bin/sh
-# The paper's comparisons on real data: reproduce.sh DATA OUT [DOCS]. Goes on where it was stopped.
+# The paper's comparisons on real data: paper.sh DATA OUT [DOCS]. Goes on where it was stopped.
 # DATA holds the sets as docs/reproduction.md names them. OUT holds private data afterwards: keep it
 # where DATA is. DOCS gets the small tables and the pictures that show no sample.
 set -eu
