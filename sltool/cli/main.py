@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import sys
 import traceback
 from typing import NoReturn
@@ -102,6 +103,7 @@ def _program(
 def main() -> NoReturn:
     """Run the command line and exit with the documented code."""
     _collect_seldom()
+    _print_any_text()
     try:
         app()
     except SltoolError as error:
@@ -125,6 +127,13 @@ def _end_with_fault() -> NoReturn:
     traceback.print_exc()
     print("error: this is a fault of sltool; please report the lines above", file=sys.stderr)
     sys.exit(SltoolError.exit_code)
+
+
+def _print_any_text() -> None:
+    """Print letters that the terminal's encoding lacks, such as a code page, as their escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _collect_seldom() -> None:
