@@ -170,7 +170,7 @@ def fsync(path: Path) -> None:
 
 
 def fsync_folder(path: Path) -> None:
-    """Flush a folder's list of files to the disk; Windows does so by itself (NTFS has a journal)."""
+    """Flush a folder's list of files to the disk; on Windows the file system's journal has it."""
     if not WINDOWS:
         _flush(path, os.O_RDONLY)
 

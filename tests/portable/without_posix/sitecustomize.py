@@ -22,6 +22,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -34,7 +35,7 @@ FUNCTIONS = (
     *("sched_getaffinity", "sched_setaffinity", "posix_fallocate", "posix_fadvise", "sendfile"),
     *("killpg", "setsid", "getpgid", "setpgid", "getloadavg", "lockf", "fdatasync"),
 )
-FLAGS = ("NOFOLLOW", "DIRECTORY", "NONBLOCK", "CLOEXEC", "SYNC", "DSYNC", "NOATIME", "NOCTTY", "PATH")
+FLAGS = ("NOFOLLOW", "DIRECTORY", "NONBLOCK", "CLOEXEC", "SYNC", "DSYNC", "NOATIME", "PATH")
 SIGNALS = ("SIGKILL", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "alarm", "setitimer")
 CODE_PAGE = "cp1252"
 # The flag's value on Windows; on Linux it is O_LARGEFILE, which has no effect.
@@ -92,7 +93,7 @@ def open_file(
     opener: Callable[[str, int], int] | None = None,
 ) -> Any:
     if not isinstance(file, int):
-        if os.path.isdir(file):
+        if Path(file).is_dir():
             raise refusal(errno.EACCES, file)
         if not os.path.lexists(file) and set(mode) & set("wxa"):
             check_new(file)
@@ -104,7 +105,7 @@ def open_file(
 
 
 def open_handle(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-    if os.path.isdir(path):
+    if Path(path).is_dir():
         raise refusal(errno.EACCES, path)
     if flags & os.O_CREAT and not os.path.lexists(path):
         check_new(path)
@@ -155,7 +156,9 @@ def take_away() -> None:
     missing = {
         os: [*FUNCTIONS, *(f"O_{flag}" for flag in FLAGS)],
         signal: SIGNALS,
-        mmap: [name for name in dir(mmap) if name.startswith(("MAP_", "PROT_", "MADV_"))],
+        # But for the flags that torch asks for unless `sys.platform` is Windows.
+        mmap: {name for name in dir(mmap) if name.startswith(("MAP_", "PROT_", "MADV_"))}
+        - {"MAP_PRIVATE", "MAP_SHARED"},
     }
     for module, names in missing.items():
         for name in names:
@@ -170,7 +173,7 @@ def take_away() -> None:
 
 
 def keep_locks() -> None:
-    """filelock locks files by code of its own for Windows, which cannot run: here it is unchanged."""
+    """filelock has code of its own for Windows, which cannot run here: leave it what it needs."""
     system_os = types.SimpleNamespace(**vars(os))
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "filelock" and hasattr(module, "os"):
