@@ -166,10 +166,11 @@ def take_away() -> None:
                 delattr(module, name)
     os.O_BINARY = O_BINARY  # type: ignore[attr-defined]
     os.open, os.fsync, os.replace, os.rename = open_handle, fsync, replace, rename  # type: ignore[assignment]
-    os.unlink, os.remove, os.mkdir, os.symlink = unlink, unlink, mkdir, symlink
+    os.unlink, os.remove, os.mkdir = unlink, unlink, mkdir
+    os.symlink = symlink  # type: ignore[assignment]
     os.getlogin = lambda: USER
     os.chmod = lambda path, mode, **options: None
-    builtins.open = io.open = open_file  # type: ignore[assignment]
+    builtins.open = io.open = open_file
 
 
 def keep_locks() -> None:
@@ -177,7 +178,7 @@ def keep_locks() -> None:
     system_os = types.SimpleNamespace(**vars(os))
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "filelock" and hasattr(module, "os"):
-            module.os = system_os
+            setattr(module, "os", system_os)  # noqa: B010
 
 
 def only_spawn() -> None:
