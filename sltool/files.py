@@ -1,7 +1,8 @@
 """File input and output: private permissions, atomic publication, checked reading.
 
 Files are created with mode 0600 in folders of mode 0700, whatever the umask, since most contain
-personal data or lead to it; `public=True` is for files that do not.
+personal data or lead to it; `public=True` is for files that do not. On Windows files have no mode:
+they get the access list of their folder, which Python limits to the user for a folder of mode 0700.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from sltool.errors import BadDataError, StorageError
 
@@ -29,6 +31,10 @@ PRIVATE_FOLDER = 0o700
 # Readable but not writable by others: study.yaml lists whose signatures are valid.
 PUBLIC_FILE = 0o644
 OTHERS = 0o077
+# Windows opens no folder, and renames or deletes no file that any program has open.
+WINDOWS = not hasattr(os, "O_DIRECTORY")
+# Seconds to wait there for such a program, mostly a virus scanner, before each further attempt.
+PAUSES = (0.05, 0.2, 0.5, 1.0) if WINDOWS else ()
 
 
 def part_of(path: Path) -> Path:
@@ -75,9 +81,10 @@ def open_in_place(path: Path, mode: str) -> IO[Any]:
         OSError: the operating system refused.
     """
     private_folder(path.parent)
-    file = open(path, mode, opener=_opener, encoding=None if "b" in mode else "utf-8")  # noqa: SIM115
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    file = open(path, mode, opener=_opener, **text)  # type: ignore[call-overload]  # noqa: SIM115
     close_to_others(path)
-    return file
+    return cast("IO[Any]", file)
 
 
 def _opener(path: str, flags: int) -> int:
@@ -103,8 +110,8 @@ def publish(path: Path, *, public: bool = False) -> Iterator[Path]:
         os.close(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_EXCL, mode))
         yield part
         fsync(part)
-        part.replace(path)
-        fsync(path.parent)
+        _patiently(lambda: part.replace(path))
+        fsync_folder(path.parent)
     except OSError as error:
         _discard(part)
         raise StorageError.of(error, path) from error
@@ -126,9 +133,9 @@ def move(path: Path, target: Path) -> None:
     """
     try:
         private_folder(target.parent)
-        path.replace(target)
+        _patiently(lambda: path.replace(target))
         close_to_others(target)
-        fsync(target.parent)
+        fsync_folder(target.parent)
     except OSError as error:
         raise StorageError.of(error, target) from error
 
@@ -140,14 +147,36 @@ def remove(path: Path) -> None:
         StorageError: the operating system refused.
     """
     try:
-        path.unlink(missing_ok=True)
+        _patiently(lambda: path.unlink(missing_ok=True))
     except OSError as error:
         raise StorageError.of(error, path, "delete") from error
 
 
+def _patiently(action: Callable[[], object]) -> None:
+    """Rename or delete; where another program can prevent it for a moment, again after `PAUSES`."""
+    for seconds in PAUSES:
+        try:
+            action()
+            return
+        except PermissionError:
+            time.sleep(seconds)
+    action()
+
+
 def fsync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Flush a file to the disk."""
+    # Windows flushes only what is open for writing.
+    _flush(path, os.O_RDWR)
+
+
+def fsync_folder(path: Path) -> None:
+    """Flush a folder's list of files to the disk; on Windows the file system's journal has it."""
+    if not WINDOWS:
+        _flush(path, os.O_RDONLY)
+
+
+def _flush(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:
@@ -186,9 +215,9 @@ def copy(path: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, public: bool = False) -> None:
-    """Publish a UTF-8 text file."""
+    """Publish a UTF-8 text file; its bytes are the same on every system."""
     with publish(path, public=public) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any, *, public: bool = False) -> None:

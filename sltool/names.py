@@ -70,6 +70,21 @@ def site_names_of(values: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def check_case(kind: str, name: str, others: Iterable[str]) -> None:
+    """Raise `UsageError` if `name` is not among the others, but is in upper or lower case.
+
+    On Windows, and mostly on macOS, both would be the same folder.
+    """
+    others = set(others)
+    twin = next((other for other in others if other.lower() == name.lower()), None)
+    if twin is not None and name not in others:
+        raise UsageError(
+            f"the {kind} {name} cannot be told from the {kind} {twin} on every system",
+            expected=f"{twin}, or a name that differs in more than upper and lower case",
+            hint=f"choose another name for the {kind}, or give {twin}",
+        )
+
+
 def is_reserved(name: str) -> bool:
     """Whether Windows reserves this name for a device."""
     return bool(RESERVED.fullmatch(name))

@@ -100,6 +100,26 @@ def test_sites_that_differ_in_case_alone(trained: Sltool) -> None:
     assert "A and a" in ran.err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["partition", "--force", "--site"],
+        ["enroll", "--site"],
+        ["server-train", "--run"],
+        ["evaluate", "--run"],
+    ],
+)
+def test_a_name_that_differs_in_case_alone_from_one_here(
+    trained: Sltool, command: list[str]
+) -> None:
+    """On Windows and macOS it is the same folder, whose files would be replaced."""
+    before = everything(trained.folder)
+    ran = trained(*command, "a" if "--site" in command else "Default")
+    assert ran.code == 2
+    assert "cannot be told from" in ran.err
+    assert everything(trained.folder) == before
+
+
 @pytest.mark.parametrize("name", ["../../key", "/etc/passwd", "A-train-00000.h5/../x"])
 def test_a_record_that_names_a_file_elsewhere(trained: Sltool, name: str) -> None:
     path = trained.folder / "sites" / "A" / "encoded.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import json
 import sys
 import traceback
@@ -109,6 +110,7 @@ def _program(
 def main() -> NoReturn:
     """Run the command line and exit with the documented code."""
     _collect_seldom()
+    _print_any_text()
     sys.exit(_exit_code())
 
 
@@ -157,6 +159,13 @@ def _fail(error: SltoolError) -> int:
 def _fault() -> int:
     traceback.print_exc()
     return _fail(SltoolError("this is a fault of sltool; please report the lines above"))
+
+
+def _print_any_text() -> None:
+    """Print letters that the terminal's encoding lacks, such as a code page, as their escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _collect_seldom() -> None:

@@ -130,7 +130,7 @@ class Cifar10(Dataset):
             for class_index, name in enumerate(classes)
             for path in image_files(folder / name)
         ]
-        names = [str(path.relative_to(source)) for path, _, _ in found]
+        names = [path.relative_to(source).as_posix() for path, _, _ in found]
         return Scan(
             inputs=ImageFiles([path for path, _, _ in found], Decode(32, 32, channels=3)),
             labels=np.array([class_index for _, class_index, _ in found], dtype=np.int64),

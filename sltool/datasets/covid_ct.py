@@ -116,7 +116,7 @@ class CovidCT(Dataset):
         patients = _read_patients(folders_with_tables)
         lists = _read_lists(folders_with_tables)
         size, slices = self.settings.size, self._slices(root, folders)
-        names = [str(image.path.relative_to(source)) for image in slices]
+        names = [image.path.relative_to(source).as_posix() for image in slices]
         known = [
             patients.get(image.key) or patients.get(image.key_without_suffix) for image in slices
         ]

@@ -103,9 +103,9 @@ class Headers:
         except BROKEN as error:
             reason = f"its header cannot be read: {error}"
         if reason:
-            self.refused.append(Refused(str(path.relative_to(self._source)), reason))
+            self.refused.append(Refused(self._name(path), reason))
             return []
-        name = str(path.relative_to(self._source))
+        name = self._name(path)
         examination = str(header.get("StudyInstanceUID") or name)
         patient = str(header.get("PatientID") or "").strip()
         columns = _columns(header)
@@ -134,7 +134,10 @@ class Headers:
             return f"no decoder is installed for its compression, {syntax.name}: see sltool[dicom]"
         uid = str(header.get("SOPInstanceUID") or path)
         first = self._seen.setdefault(uid, path)
-        return "" if first == path else f"the same image as {first.relative_to(self._source)}"
+        return "" if first == path else f"the same image as {self._name(first)}"
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._source).as_posix()
 
     def notes(self) -> list[str]:
         """What the user should know about these files."""

@@ -12,6 +12,7 @@ from sltool.datasets import nifti_files
 from sltool.datasets.base import Refused
 from sltool.datasets.source_columns import (
     SplitName,
+    composed,
     listed,
     split_of,
 )
@@ -136,8 +137,8 @@ class Finder:
     def _by_name(self) -> dict[str, list[Path]]:
         found = defaultdict(list)
         for path in files_of(self.root)[0]:
-            found[path.name].append(path)
-            found[path.stem].append(path)
+            for name in {composed(path.name), composed(path.stem)}:
+                found[name].append(path)
         return found
 
     def find(self, name: str) -> Path | None:
@@ -146,14 +147,17 @@ class Finder:
         path = self.root / name
         if name and path.is_file() and path.resolve().is_relative_to(self.root.resolve()):
             return path if kind_of(path) else None
-        found = self._by_name.get(name.rsplit("/", 1)[-1], [])
+        found = self._named(name)
         return found[0] if len(found) == 1 else None
+
+    def _named(self, name: str) -> list[Path]:
+        return self._by_name.get(composed(name.rsplit("/", 1)[-1]), [])
 
     def reason(self, name: str) -> str:
         """Why `find` returned None."""
         if not name:
             return "the row names no file"
-        if found := self._by_name.get(name.replace("\\", "/").rsplit("/", 1)[-1], []):
+        if found := self._named(name.replace("\\", "/")):
             names = listed(record_of(path, self.root) for path in found)
             return f"{len(found)} images have this name: {names}"
         return "there is no such image"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -142,6 +143,11 @@ def alike(classes: Mapping[str, int]) -> list[str]:
     return notes
 
 
+def composed(text: str) -> str:
+    """The text with accents in their letters: macOS keeps them apart in names of files."""
+    return unicodedata.normalize("NFC", text)
+
+
 class ClassCodes:
     """The source's labels -> class indices.
 
@@ -154,18 +160,18 @@ class ClassCodes:
         self._codes: dict[str, int] = {}
         for code, labels in enumerate(classes.values()):
             for label in labels:
-                if self._codes.setdefault(label, code) != code:
+                if self._codes.setdefault(composed(label), code) != code:
                     raise StudyFileError(f"{key}: '{label}' belongs to two classes")
 
     def __contains__(self, label: str) -> bool:
-        return label in self._codes
+        return composed(label) in self._codes
 
     def __getitem__(self, label: str) -> int:
-        return self._codes[label]
+        return self._codes[composed(label)]
 
     def get(self, label: str, default: int) -> int:
         """The class index of this label, or `default`."""
-        return self._codes.get(label, default)
+        return self._codes.get(composed(label), default)
 
     def unknown(self, label: str) -> str:
         """Why a sample with this label is refused."""

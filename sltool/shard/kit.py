@@ -39,6 +39,8 @@ END = struct.Struct("<4s2H2H2IH")
 MAX_DIRECTORY = 4096
 # The earliest date that an archive can have: the same content gives the same bytes.
 DATE = (1980, 1, 1, 0, 0, 0)
+# Stated whatever the system is, for the same reason.
+UNIX = 3
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ def write_kit(path: Path, members: Mapping[str, bytes], key: SigningKey) -> str:
     with publish(path, public=True) as part:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
             for name in filter(members.__contains__, LIMITS):
-                archive.writestr(zipfile.ZipInfo(name, DATE), members[name])
+                entry = zipfile.ZipInfo(name, DATE)
+                entry.create_system = UNIX
+                archive.writestr(entry, members[name])
             archive.comment = bytes(COMMENT_BYTES)
         content = part.read_bytes()[:-COMMENT_BYTES]
         digest = hashlib.sha256(content).hexdigest()

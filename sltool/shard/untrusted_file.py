@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -15,6 +16,8 @@ from sltool.errors import ShardRefusedError, StorageError, UnreadableError
 HASH_BLOCK = 2**20
 # Errors of an exhausted process or machine, which do not depend on the file.
 SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Those that the system has: Windows has only the last, and no pipes among files.
+FLAGS = ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
 
 
 class UntrustedFile:
@@ -29,17 +32,21 @@ class UntrustedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            if not stat.S_ISREG(path.lstat().st_mode):
+            examined = path.lstat()
+            if not stat.S_ISREG(examined.st_mode):
                 raise self.refused("is not a regular file")
             # The path may have been replaced between the two calls.
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            self._handle = os.open(path, flags)
+            self._handle = os.open(path, os.O_RDONLY | sum(getattr(os, name, 0) for name in FLAGS))
         except OSError as error:
             raise unreadable(error, path) from error
         self._state = os.fstat(self._handle)
         if not stat.S_ISREG(self._state.st_mode):
             self.close()
             raise self.refused("is not a regular file")
+        if not hasattr(os, "O_NOFOLLOW") and not os.path.samestat(examined, self._state):
+            self.close()
+            raise self.refused("was replaced by another while it was opened")
+        self._position = threading.Lock()
 
     def __enter__(self) -> UntrustedFile:
         return self
@@ -64,7 +71,11 @@ class UntrustedFile:
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`, fewer at the end of the file. Thread-safe."""
         try:
-            return os.pread(self._handle, size, offset)
+            if hasattr(os, "pread"):
+                return os.pread(self._handle, size, offset)
+            with self._position:
+                os.lseek(self._handle, offset, os.SEEK_SET)
+                return os.read(self._handle, size)
         except OSError as error:
             raise unreadable(error, self.path) from error
 
@@ -78,6 +89,10 @@ class UntrustedFile:
         return digest.hexdigest()
 
     def _read_into(self, buffer: memoryview, offset: int) -> int:
+        if not hasattr(os, "preadv"):
+            block = self.read(offset, len(buffer))
+            buffer[: len(block)] = block
+            return len(block)
         try:
             return os.preadv(self._handle, [buffer], offset)
         except OSError as error:
@@ -91,8 +106,13 @@ class UntrustedFile:
             start += len(block)
 
     def duplicate(self) -> int:
-        """Another handle of the same open file, which the caller has to close."""
-        return os.dup(self._handle)
+        """Another handle of the same open file, at its start, which the caller has to close.
+
+        Both have one position, so that `read` is not called while the other is used.
+        """
+        handle = os.dup(self._handle)
+        os.lseek(handle, 0, os.SEEK_SET)
+        return handle
 
     def check_unchanged(self) -> None:
         """Raise `ShardRefusedError` if the file was modified since it was opened."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sltool.errors import StageOrderError, StudyMismatchError
+from sltool.names import check_case
 from sltool.shard.encryption import make_identity
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.public_key_file import PublicKeyFile, write_public_key
@@ -22,7 +23,9 @@ def enrol(folder: StudyFolder, study: Study, names: Sequence[str]) -> dict[str, 
 
     Raises:
         StudyMismatchError: study.yaml lists another key for a site.
+        UsageError: as `check_distinct`.
     """
+    check_distinct(folder, study, names)
     keys = {name: _key(folder.site(name)).public for name in names}
     for name, public in keys.items():
         if name in study.sites and study.sites[name].key != public:
@@ -36,6 +39,14 @@ def enrol(folder: StudyFolder, study: Study, names: Sequence[str]) -> dict[str, 
     if new:
         add_sites(folder.study_file, new)
     return keys
+
+
+def check_distinct(folder: StudyFolder, study: Study, names: Sequence[str]) -> None:
+    """Raise `UsageError` for a name that differs from another site's in case alone."""
+    known = {*study.sites, *folder.site_folders()}
+    for name in set(names) - known:
+        check_case("site", name, known)
+        known.add(name)
 
 
 def _key(site: SiteFolder) -> SigningKey:

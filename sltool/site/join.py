@@ -9,7 +9,7 @@ from sltool.coordinator.unpack import Unpacked, kit_study, unpack_kit
 from sltool.shard.kit import Kit
 from sltool.shard.public_key_file import PublicKeyFile
 from sltool.site import log
-from sltool.site.enrol import check_unclaimed, enrol_here
+from sltool.site.enrol import check_distinct, check_unclaimed, enrol_here
 from sltool.study.layout import StudyFolder
 
 
@@ -38,6 +38,7 @@ def join(
     The arguments, and what is raised, are those of `unpack_kit` and `enrol_here`.
     """
     site = folder.site(site_name)
+    check_distinct(folder, kit_study(kit), [site_name])
     check_unclaimed(kit_study(kit), site)
     unpacked = unpack_kit(folder, kit, confirmed, force)
     enrolled = enrol_here(folder, unpacked.study, site_name)

@@ -8,7 +8,6 @@ rule that out keeps the digest that `sltool log` prints somewhere else.
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -202,7 +201,8 @@ def _user() -> str:
             return pwd.getpwuid(os.getuid()).pw_name
         except KeyError:
             return f"uid {os.getuid()}"
-    return getpass.getuser()
+    # On Windows, of the process's access token.
+    return os.getlogin()
 
 
 @contextmanager

@@ -228,9 +228,17 @@ class Inputs:
         """Write `row`, which is C-contiguous, as row `index`."""
         data, offset = row.data.cast("B"), self.offset + index * row.nbytes
         while data:
-            count = os.pwrite(self.handle, data, offset)
+            count = _write_at(self.handle, data, offset)
             data, offset = data[count:], offset + count
         self.report_written(row.nbytes)
+
+
+def _write_at(handle: int, data: memoryview, offset: int) -> int:
+    """Write to an offset; returns the number of bytes written."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite(handle, data, offset)
+    os.lseek(handle, offset, os.SEEK_SET)
+    return os.write(handle, data)
 
 
 def scatter(

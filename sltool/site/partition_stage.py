@@ -12,7 +12,7 @@ from sltool.files import canonical_json, remove, write_json
 from sltool.progress import Progress
 from sltool.site.column_sites import sites_by_column
 from sltool.site.division import Division
-from sltool.site.enrol import enrol
+from sltool.site.enrol import check_distinct, enrol
 from sltool.site.grow import grow
 from sltool.site.partition import SHOWN, partition
 from sltool.site.private_file import open_private
@@ -64,6 +64,7 @@ def make_sites(
     seed = _chosen_seed(division, seed, progress)
     study = load_study(folder)
     names, state = _names_and_state(folder, study, division, seed)
+    check_distinct(folder, study, names)
     stale = sorted(set(folder.site_names()) - set(names)) if division.simulated else []
     # Files that --force replaces need not be readable.
     before = {} if force else _before(folder, study, [*names, *stale])

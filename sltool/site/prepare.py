@@ -45,6 +45,8 @@ CHUNK_BYTES = 2**20
 WRITEBACK_BYTES = 2**26
 # Below this many files, starting worker processes costs more than it saves.
 PARALLEL_FROM = 500
+# Windows waits for no more processes at a time.
+MOST_SPAWNED = 61
 UNREADABLE_LIMIT = 0.01
 
 
@@ -245,6 +247,7 @@ def _process_pool(workers: int) -> Iterator[Executor]:
         # A direct fork could copy locks that torch's threads hold. The fork server has no other
         # threads, and imports what the workers need once for all of them.
         server = "forkserver" in get_all_start_methods()
+        workers = workers if server else min(workers, MOST_SPAWNED)
         context = get_context("forkserver" if server else "spawn")
         if server:
             context.set_forkserver_preload(["sltool.datasets.images", "PIL.PngImagePlugin"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sltool.names import check_name, check_site_name
+from sltool.names import check_case, check_name, check_site_name
 
 # What is scored. An examination is called 'study' in the names of files, as MURA calls it.
 Level = Literal["image", "study", "examination", "patient"]
@@ -407,9 +407,14 @@ class StudyFolder:
         return self.server / "runs"
 
     def run(self, name: str) -> RunFolder:
-        """The folder of a run; raises `UsageError` for an invalid name."""
+        """The folder of a run; raises `UsageError` for an invalid name, or one in another case."""
         check_name("run", name)
+        check_case("run", name, self.run_folders())
         return RunFolder(name, self.runs / name)
+
+    def run_folders(self) -> list[str]:
+        """The names of the folders of runs, started or not."""
+        return [path.name for path in self.runs.iterdir()] if self.runs.is_dir() else []
 
     def run_names(self) -> list[str]:
         """The runs that were started; raises `UsageError` if a folder has an invalid name."""

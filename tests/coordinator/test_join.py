@@ -134,6 +134,8 @@ def test_a_kit_is_the_same_bytes_each_time_and_opens_as_an_archive(parties: Part
     assert parties.kit.read_bytes() == before
     with zipfile.ZipFile(parties.kit) as archive:
         assert set(archive.namelist()) == set(MEMBERS)
+        # By default zipfile states the system that it runs on.
+        assert {entry.create_system for entry in archive.infolist()} == {3}
         study = archive.read("study.yaml")
     assert study == (parties.coordinator.folder / "study.yaml").read_bytes()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -418,3 +419,21 @@ def test_a_table_outside_the_source_is_not_opened(sltool: Sltool, tmp_path: Path
     ran = sltool("prepare", "images", "--source", source, "--set", "dataset.table=../secret.csv")
     assert ran.code == 3
     assert "'../secret.csv' is not in the source" in ran.err
+
+
+def test_accents_as_macos_spells_them(tmp_path: Path) -> None:
+    """A folder from a Mac, whose names have accents as letters of their own, is the same class."""
+    classes = {"gesund": ["gesund"], "Kränk": [unicodedata.normalize("NFC", "Kränk")]}
+    rows = []
+    for index, name in enumerate(("gesund", "Kränk") * 3):
+        spelt = unicodedata.normalize("NFD", f"{name}/Bild ü{index}.png")
+        picture(tmp_path / "source" / spelt, index)
+        rows.append({"file": f"Bild ü{index}", "label": unicodedata.normalize("NFC", name)})
+    folders = scan_of(tmp_path / "source", classes=classes)
+    assert folders.labels.tolist() == [1, 1, 1, 0, 0, 0]
+    assert not folders.refused
+    write_table(tmp_path / "source" / "table.csv", rows)
+    headers = {"file": "file", "label": "label"}
+    listed = scan_of(tmp_path / "source", classes=classes, table="table.csv", headers=headers)
+    assert listed.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert not listed.refused

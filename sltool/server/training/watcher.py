@@ -86,7 +86,8 @@ def _watch(root: Path, encoding: str, plugins: list[Path], connection: Connectio
     from sltool.registry import load_plugins
     from sltool.server.intake.queue import Queue  # noqa: F401 - imported before the priority drops
 
-    os.nice(LOW_PRIORITY)
+    if hasattr(os, "nice"):
+        os.nice(LOW_PRIORITY)
     torch.set_num_threads(1)
     load_plugins(plugins)
     folder = StudyFolder(root)
