@@ -40,7 +40,8 @@ def fit_privacy_layer(
         typer.Option(
             "--bits",
             metavar="N",
-            help="Bits of each value: 8, 4, 2, 1; 0: not quantised. Default: 1, tables 8.",
+            help="Bits of each value: 8, 4, 2, 1; 0: not quantised. Default: as in study.yaml, if "
+            "it has a code; else 1, tables 8.",
         ),
     ] = None,
     channels: Annotated[
@@ -48,11 +49,15 @@ def fit_privacy_layer(
         typer.Option(
             "--channels",
             min=1,
-            help="Channels of the code. Default: 32; tables: half as many values as columns.",
+            help="Channels of the code. Default: as in study.yaml, if it has a code; else 32; "
+            "tables: half as many values as columns.",
         ),
     ] = None,
     size: Annotated[
-        int | None, typer.Option("--size", min=1, help="Its height and width. Default: 4.")
+        int | None,
+        typer.Option(
+            "--size", min=1, help="Its height and width. Default: as in study.yaml, else 4."
+        ),
     ] = None,
     widths: Annotated[
         list[int] | None,
@@ -60,7 +65,8 @@ def fit_privacy_layer(
             "--widths",
             min=1,
             metavar="N",
-            help="Channels of the convolutions before it. Default: 24 48 96 128; tables: none.",
+            help="Channels of the convolutions before it. Default: as in study.yaml, else 24 48 96 "
+            "128; tables: none.",
         ),
     ] = None,
     noise: Annotated[
@@ -69,7 +75,7 @@ def fit_privacy_layer(
             "--noise",
             min=0,
             help="Standard deviation of the noise; values are from -1 to 1. Default: as in "
-            "study.yaml; tables 0.2.",
+            "study.yaml; tables without a code there 0.2.",
         ),
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples.")] = 50,

@@ -71,9 +71,9 @@ class FitOptions:
         distance_weight: of the distance correlation of samples and codes.
     """
 
-    epochs: int
-    weight: float
-    distance_weight: float
+    epochs: int = 50
+    weight: float = 1.0
+    distance_weight: float = 0.0
 
 
 @dataclass(frozen=True)

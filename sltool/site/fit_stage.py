@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ ROW_BITS, ROW_NOISE = 8, 0.2
 
 @dataclass(frozen=True)
 class CodeOptions:
-    """The form of the code; None: as fits images or tables.
+    """The form of the code; None: as in study.yaml, or as fits images or tables.
 
     Attributes:
         bits: of each value; 0: not quantised.
@@ -132,29 +133,36 @@ def _check_no_shards(folder: StudyFolder) -> None:
             )
 
 
-def _sections(study: Study, form: CodeOptions) -> dict[str, dict[str, Any]]:
+def _sections(study: Study, given: CodeOptions) -> dict[str, dict[str, Any]]:
     """The values of study.yaml that the code's form asks for."""
-    shape = study.samples.shape
-    widths: tuple[int, ...] = ()
-    if len(shape) == 3:
-        bits = IMAGE_BITS if form.bits is None else form.bits
-        channels, widths, noise = form.channels or IMAGE_CHANNELS, WIDTHS, study.encoding.noise
-    else:
-        bits = ROW_BITS if form.bits is None else form.bits
-        channels, noise = form.channels or max(1, shape[0] // 2), ROW_NOISE
-    code = {
-        "channels": channels,
-        "size": form.size or IMAGE_SIZE,
-        "widths": list(widths if form.widths is None else form.widths),
+    usual = _usual(study)
+    form = {
+        key: usual[key] if value is None else value
+        for key, value in dataclasses.asdict(given).items()
     }
+    code = {"channels": form["channels"], "size": form["size"], "widths": list(form["widths"])}
     return {
         "model": {"cut": 1, "code": code},
         "encoding": {
-            "bits": bits or None,
+            "bits": form["bits"] or None,
             "range": [-1.0, 1.0],
-            "noise": noise if form.noise is None else form.noise,
+            "noise": form["noise"],
         },
     }
+
+
+def _usual(study: Study) -> dict[str, Any]:
+    """The form of the code that study.yaml has, or else the usual one; keys as in `CodeOptions`."""
+    code, encoding, shape = study.model.code, study.encoding, study.samples.shape
+    if code is not None:
+        form = CodeOptions(
+            code.channels, code.size, code.widths, encoding.bits or 0, encoding.noise
+        )
+    elif len(shape) == 3:
+        form = CodeOptions(IMAGE_CHANNELS, IMAGE_SIZE, WIDTHS, IMAGE_BITS, encoding.noise)
+    else:
+        form = CodeOptions(max(1, shape[0] // 2), IMAGE_SIZE, (), ROW_BITS, ROW_NOISE)
+    return dataclasses.asdict(form)
 
 
 def _data(
