@@ -321,6 +321,7 @@ class Study:
         channels: int | None = None,
         size: int | None = None,
         widths: Sequence[int] | None = None,
+        halve: str | None = None,
         noise: float | None = None,
         epochs: int = 50,
         weight: float = 1.0,
@@ -343,6 +344,8 @@ class Study:
             channels, size, widths: the code's form; None: as in study.yaml, if it has a code; else
                 32 channels of 4x4 behind convolutions of 24, 48, 96 and 128 channels; for tables
                 half as many values as columns.
+            halve: how the convolutions halve an image: 'stride' or 'pool'; None: as in study.yaml,
+                if it has a code; else 'pool'.
             noise: its standard deviation; None: as in study.yaml; for tables without a code 0.2.
             weight: of the adversary's success, relative to the task's loss.
             distance_weight: of the distance correlation of samples and codes.
@@ -364,7 +367,9 @@ class Study:
             site,
             None if source is None else Path(source),
             None if auxiliary is None else Path(auxiliary),
-            CodeOptions(channels, size, None if widths is None else tuple(widths), bits, noise),
+            CodeOptions(
+                channels, size, None if widths is None else tuple(widths), bits, noise, halve
+            ),
             FitOptions(epochs, weight, distance_weight),
             seed,
             pick_device(device),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -69,6 +69,14 @@ def fit_privacy_layer(
             "128; tables: none.",
         ),
     ] = None,
+    halve: Annotated[
+        Literal["stride", "pool"] | None,
+        typer.Option(
+            "--halve",
+            help="How these halve an image: a stride of 2, or max pooling, which costs more and is "
+            "more accurate. Default: as in study.yaml, if it has a code; else pool.",
+        ),
+    ] = None,
     noise: Annotated[
         float | None,
         typer.Option(
@@ -114,6 +122,7 @@ def fit_privacy_layer(
         channels=channels,
         size=size,
         widths=widths,
+        halve=halve,
         noise=noise,
         epochs=epochs,
         weight=weight,

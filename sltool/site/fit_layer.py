@@ -30,7 +30,10 @@ from sltool.site.augment import Augmenter
 from sltool.site.encode import clip_and_add_noise
 from sltool.study.schema import Study
 
-BATCH = 32
+# At most so many samples in a step, of `training.batch_size`.
+MOST = 256
+# Samples whose sum is taken at a time.
+BLOCK = 256
 RATE, DECAY = 2e-3, 1e-3
 # Side of the pictures that the adversary rebuilds: a short code has no detail that is finer.
 PICTURE = 32
@@ -127,6 +130,7 @@ class _Fitting:
     ) -> None:
         self._layer, self._options, self._device = layer.to(device).train(), options, device
         self._encoding, self._data = study.encoding, data
+        self._batch = min(study.training.batch_size, MOST)
         self._samples = _Samples(study, data, device)
         with torch.no_grad():
             shape = tuple(layer(self._samples.batch(torch.arange(2))[0]).shape[1:])
@@ -140,7 +144,7 @@ class _Fitting:
 
     def run_epoch(self, epoch: int) -> Fit:
         total = torch.zeros(3, dtype=torch.float64)
-        for rows in torch.split(torch.randperm(len(self._data)), BATCH):
+        for rows in torch.split(torch.randperm(len(self._data)), self._batch):
             if len(rows) > 1:  # Batch normalisation needs two samples.
                 figures = self._step(rows)
                 total += torch.tensor([*figures, 1.0], dtype=torch.float64) * len(rows)
@@ -219,7 +223,7 @@ class _Samples:
 
     def _mean_of_inputs(self) -> torch.Tensor:
         parts = [
-            block.double().sum(dim=0, keepdim=True) for block in torch.split(self._inputs, BATCH)
+            block.double().sum(dim=0, keepdim=True) for block in torch.split(self._inputs, BLOCK)
         ]
         total = torch.stack(parts).sum(dim=0) / len(self._inputs)
         return total.to(self._device, torch.float32)

@@ -32,6 +32,7 @@ FEWEST = 20
 # Of the convolutions before an image's code.
 WIDTHS = (24, 48, 96, 128)
 IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_BITS = 32, 4, 1
+HALVE = "pool"
 # A table's code has half as many values as the row has columns, and this noise.
 ROW_BITS, ROW_NOISE = 8, 0.2
 
@@ -50,6 +51,7 @@ class CodeOptions:
     widths: tuple[int, ...] | None = None
     bits: int | None = None
     noise: float | None = None
+    halve: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,12 @@ def _sections(study: Study, given: CodeOptions) -> dict[str, dict[str, Any]]:
         key: usual[key] if value is None else value
         for key, value in dataclasses.asdict(given).items()
     }
-    code = {"channels": form["channels"], "size": form["size"], "widths": list(form["widths"])}
+    code = {
+        "channels": form["channels"],
+        "size": form["size"],
+        "widths": list(form["widths"]),
+        "halve": form["halve"],
+    }
     return {
         "model": {"cut": 1, "code": code},
         "encoding": {
@@ -156,12 +163,17 @@ def _usual(study: Study) -> dict[str, Any]:
     code, encoding, shape = study.model.code, study.encoding, study.samples.shape
     if code is not None:
         form = CodeOptions(
-            code.channels, code.size, code.widths, encoding.bits or 0, encoding.noise
+            code.channels,
+            code.size,
+            code.widths,
+            encoding.bits or 0,
+            encoding.noise,
+            code.halve,
         )
     elif len(shape) == 3:
-        form = CodeOptions(IMAGE_CHANNELS, IMAGE_SIZE, WIDTHS, IMAGE_BITS, encoding.noise)
+        form = CodeOptions(IMAGE_CHANNELS, IMAGE_SIZE, WIDTHS, IMAGE_BITS, encoding.noise, HALVE)
     else:
-        form = CodeOptions(max(1, shape[0] // 2), IMAGE_SIZE, (), ROW_BITS, ROW_NOISE)
+        form = CodeOptions(max(1, shape[0] // 2), IMAGE_SIZE, (), ROW_BITS, ROW_NOISE, HALVE)
     return dataclasses.asdict(form)
 
 

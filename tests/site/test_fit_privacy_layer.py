@@ -13,6 +13,7 @@ import yaml
 from safetensors import safe_open
 
 from sltool.models.base import build
+from sltool.models.layer_steps import layer_steps
 from sltool.models.privacy_layer_file import fitted_on, load_privacy_layer
 from sltool.progress import Silent
 from sltool.site.audit import attacker, measures
@@ -64,7 +65,8 @@ def test_images_of_one_bit_a_value_end_to_end(sltool: Sltool, tmp_path: Path) ->
     assert ran.json["bytes_per_sample"] == 16
     assert "handed to all sites and the server" in ran.err
     study = settings(sltool)
-    assert study["model"]["code"] == {"channels": 8, "size": 4, "widths": [8, 16, 16]}
+    form = {"channels": 8, "size": 4, "widths": [8, 16, 16], "halve": "pool"}
+    assert study["model"]["code"] == form
     assert study["encoding"]["bits"] == 1
     assert "# Channels of each hidden layer" in (sltool.folder / "study.yaml").read_text()
     sltool("partition", "--ratios", "3:1").ok()
@@ -226,8 +228,11 @@ def test_a_model_that_cannot_follow_a_code(sltool: Sltool, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("model", ["covid-cnn", "resnet", "mlp"])
 @pytest.mark.parametrize("size", [1, 4, 8])
-def test_the_models_that_can(model: str, size: int) -> None:
-    halves = build(study_of({"name": model, "code": {"channels": 3, "size": size}}), seed=0)
+@pytest.mark.parametrize("halve", ["stride", "pool"])
+def test_the_models_that_can(model: str, size: int, halve: str) -> None:
+    code = {"channels": 3, "size": size, "widths": [4, 5, 6], "halve": halve}
+    halves = build(study_of({"name": model, "code": code}), seed=0)
+    assert layer_steps(halves.privacy_layer, (1, 20, 28)) is not None  # for sites without torch
     codes = halves.privacy_layer.eval()(torch.randn(2, 1, 20, 28))
     assert codes.shape == (2, 3, size, size)
     assert halves.server_network(codes).shape == (2, 1)
