@@ -60,6 +60,15 @@ BEST: Mapping[str, Any] = {
     "encoding": {"dtype": "float32"},
     "training": TABLE_TRAINING,
 }
+# LDL is a number: one value of little noise holds it, and not the columns that it comes from.
+PRIVATE = protected(
+    BEST,
+    {
+        **TABLE_PROTECTION,
+        "model": {"code": {"channels": 1, "widths": [64, 64]}},
+        "encoding": {"bits": 8, "noise": 0.01},
+    },
+)
 
 
 @datasets.register("cholesterol")
@@ -97,7 +106,7 @@ class Cholesterol(Dataset):
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "best": BEST,
-        "private": protected(BEST, TABLE_PROTECTION),
+        "private": PRIVATE,
         "paper": {
             "model": {"name": "mlp", "widths": [16, 64, 64]},
             "training": {"epochs": 200, "batch_size": 2048, "learning_rate": 0.01},

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sltool.accounting import noise_for
-from sltool.datasets.base import IMAGE_PROTECTION, TABLE_PROTECTION
+from sltool.datasets.base import IMAGE_PROTECTION
+from sltool.datasets.cholesterol import PRIVATE
 
 EPSILONS = (1, 4, 8, 16, 64)
 
@@ -60,13 +61,10 @@ def _quantised(bits: int, *keys: str) -> Layer:
     return Layer((*keys, f"encoding.bits={bits}", "encoding.range=[-1, 1]"))
 
 
-def _private(protection: Mapping[str, Mapping[str, Any]]) -> Layer:
-    """What the recipe `private` adds to `best`, without its limits."""
-    keys = {
-        f"{name}.{key}": value
-        for name in ("model", "encoding")
-        for key, value in protection[name].items()
-    }
+def _private(protection: Mapping[str, Any]) -> Layer:
+    """The code of the recipe `private`, and what ships."""
+    code, encoding = protection["model"]["code"], protection["encoding"]
+    keys = {"model.code": code, **{f"encoding.{key}": value for key, value in encoding.items()}}
     return Layer(tuple(f"{key}={json.dumps(value)}" for key, value in keys.items()))
 
 
@@ -80,8 +78,8 @@ CHECK_UPS: Mapping[str, Layer] = {
     "quantised-8": _quantised(8, *_ROW_CODE),
     "quantised-2": _quantised(2, *_ROW_CODE),
     "learned-3": _coded("channels: 3", 8, 0.2),
-    "learned-2": _coded("channels: 2, widths: [64, 64]", 8, 0.05),
-    "learned-private": _private(TABLE_PROTECTION),
+    "learned-1-noisy": _coded("channels: 1, widths: [64, 64]", 8, 0.1),
+    "learned-private": _private(PRIVATE),
     **_with_epsilons(1.3, *_ROW_CODE),
 }
 
@@ -109,7 +107,7 @@ COVID_CT: Mapping[str, Layer] = {
     "quantised-4": _quantised(4, *_TANH, "model.pool=average"),
     "quantised-1": _quantised(1, *_TANH, "model.pool=average"),
     "learned-512": _coded(f"channels: 32, size: 4, {_WIDTHS}", 1, 0),
-    "learned-128": _coded(f"channels: 8, size: 4, {_WIDTHS}", 1, 0),
+    "learned-16": _coded("channels: 16, size: 1, widths: [16, 32, 64, 128], halve: pool", 1, 0.5),
     "learned-private": _private(IMAGE_PROTECTION),
     **_with_epsilons(8.0, *_CT_CODE),
 }
