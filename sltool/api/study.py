@@ -93,7 +93,7 @@ class Study:
             dataset: a name as in `sltool list datasets`.
             source: the dataset's file or folder, from whose layout settings follow; `prepare` reads
                 it.
-            recipe: the dataset's settings for a new study: best (the default), or paper.
+            recipe: the dataset's settings for a new study: best (the default), paper or private.
             samples: how many training samples the sites expect together, which the recipe fits
                 training.epochs and training.batch_size to; None: `prepare` counts them.
             settings: keys of study.yaml: `{"model.cut": 2, "training.epochs": 20}`.

@@ -29,8 +29,8 @@ RecipeOption = Annotated[
     typer.Option(
         "--recipe",
         metavar="NAME",
-        help="Settings of a new study: best (the default), or paper, its Table 4; a plug-in may "
-        "have others.",
+        help="Settings of a new study: best (the default); paper, its Table 4; private, a layer "
+        "that fit-privacy-layer fits next, and limits for ship. A plug-in may have others.",
     ),
 ]
 LayerSeedOption = Annotated[

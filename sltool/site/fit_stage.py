@@ -113,6 +113,11 @@ def fit_privacy_layer(
     changed, publish = with_settings(folder.study_file, sections)
     # Not `draw`: its biases make the activations nearly linear, which trains slowly.
     layer = build(changed, seed).privacy_layer
+    if study.encoding.label_epsilon is not None and auxiliary is None:
+        progress.note(
+            "encoding.label_epsilon hides no label beside this layer: a code that serves the task "
+            "tells the label of most samples (`sltool audit` measures how often)"
+        )
     data = _data(folder, study, site, source, auxiliary)
     _check_data(data, study, folder.root)
     with seeded(seed):

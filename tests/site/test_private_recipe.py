@@ -13,6 +13,7 @@ from sltool.coordinator.recipes import find_recipe
 from sltool.registry import datasets, load_plugins
 from sltool.site.audit import attacker
 from tests.conftest import DATA, ROOT, Sltool
+from tests.images import two_classes
 
 CT = "covid-ct-sao-paulo"
 QUICK_TO_FIT = ("--epochs", 2, "--seed", 0)
@@ -123,3 +124,13 @@ def test_every_dataset_has_the_recipe_with_limits(tmp_path: Path) -> None:
         assert sections["model"]["name"] == best["model"]["name"]
         assert "code" not in best["model"], name
         assert json.dumps(sections["encoding"])
+
+
+def test_responses_beside_a_code_are_not_said_to_hide_the_label(
+    sltool: Sltool, tmp_path: Path
+) -> None:
+    source = two_classes(tmp_path / "made", 20, ("COVID", "non-COVID"), side=32)
+    typed = ("dataset.size=32", "encoding.label_epsilon=1")
+    sltool("prepare", "covid-ct", "--recipe", "private", "--source", source, "--set", *typed).ok()
+    ran = sltool("fit-privacy-layer", "--source", source, "--epochs", 1).ok()
+    assert "encoding.label_epsilon hides no label" in ran.err

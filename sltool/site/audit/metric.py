@@ -122,7 +122,8 @@ class BitOdds:
         return np.asarray((zeros + (logits - self._prior) @ self._bits(maps).T).numpy())
 
     def _logits(self, values: torch.Tensor) -> torch.Tensor:
-        return values * self._slope + self._offset
+        logits: torch.Tensor = values * self._slope + self._offset
+        return logits
 
     def _bits(self, maps: Array) -> torch.Tensor:
         return (torch.from_numpy(maps).flatten(1) > self._middle).float()
