@@ -122,8 +122,7 @@ class BitOdds:
         return np.asarray((zeros + (logits - self._prior) @ self._bits(maps).T).numpy())
 
     def _logits(self, values: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = values * self._slope + self._offset
-        return logits
+        return values * self._slope + self._offset
 
     def _bits(self, maps: Array) -> torch.Tensor:
-        return (torch.from_numpy(maps).flatten(1) > self._middle).float()
+        return torch.gt(torch.from_numpy(maps).flatten(1), self._middle).float()
