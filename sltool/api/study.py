@@ -340,13 +340,14 @@ class Study:
             source: fit on public data, in the layout of the study's dataset.
             auxiliary: fit on a folder of public images without labels.
             bits: of each value: 8, 4, 2 or 1; 0: not quantised. None: as in study.yaml, if it has a
-                code; else 1, tables 8.
+                code; else 8.
             channels, size, widths: the code's form; None: as in study.yaml, if it has a code; else
-                32 channels of 4x4 behind convolutions of 24, 48, 96 and 128 channels; for tables
-                half as many values as columns.
+                that of the recipe `private`: 4 values behind convolutions of 16, 32, 64 and 128
+                channels; for tables 2 behind two dense layers of 64.
             halve: how the convolutions halve an image: 'stride' or 'pool'; None: as in study.yaml,
                 if it has a code; else 'pool'.
-            noise: its standard deviation; None: as in study.yaml; for tables without a code 0.2.
+            noise: its standard deviation; None: as in study.yaml; if that has neither a code nor
+                noise, 0.1.
             weight: of the adversary's success, relative to the task's loss.
             distance_weight: of the distance correlation of samples and codes.
             seed: None: from the system's entropy.

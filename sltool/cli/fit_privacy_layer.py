@@ -41,7 +41,7 @@ def fit_privacy_layer(
             "--bits",
             metavar="N",
             help="Bits of each value: 8, 4, 2, 1; 0: not quantised. Default: as in study.yaml, if "
-            "it has a code; else 1, tables 8.",
+            "it has a code; else 8.",
         ),
     ] = None,
     channels: Annotated[
@@ -49,14 +49,14 @@ def fit_privacy_layer(
         typer.Option(
             "--channels",
             min=1,
-            help="Channels of the code. Default: as in study.yaml, if it has a code; else 32; "
-            "tables: half as many values as columns.",
+            help="Channels of the code; values of a table's. Default: as in study.yaml, if it has "
+            "a code; else 4, tables 2.",
         ),
     ] = None,
     size: Annotated[
         int | None,
         typer.Option(
-            "--size", min=1, help="Its height and width. Default: as in study.yaml, else 4."
+            "--size", min=1, help="Its height and width. Default: as in study.yaml, else 1."
         ),
     ] = None,
     widths: Annotated[
@@ -65,8 +65,8 @@ def fit_privacy_layer(
             "--widths",
             min=1,
             metavar="N",
-            help="Channels of the convolutions before it. Default: as in study.yaml, else 24 48 96 "
-            "128; tables: none.",
+            help="Channels of the convolutions before it, a table's dense layers. Default: as in "
+            "study.yaml, if it has a code; else 16 32 64 128, tables 64 64.",
         ),
     ] = None,
     halve: Annotated[
@@ -83,7 +83,7 @@ def fit_privacy_layer(
             "--noise",
             min=0,
             help="Standard deviation of the noise; values are from -1 to 1. Default: as in "
-            "study.yaml; tables without a code there 0.2.",
+            "study.yaml; if that has neither a code nor noise, 0.1.",
         ),
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples.")] = 50,

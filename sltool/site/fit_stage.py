@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sltool.coordinator.create import make_dataset
+from sltool.datasets.base import IMAGE_PROTECTION, TABLE_PROTECTION
 from sltool.datasets.images import Decode, decode_batch, image_files
 from sltool.errors import BadDataError, StageOrderError, UsageError
 from sltool.machine import available_cpus
@@ -29,12 +30,6 @@ from sltool.study.schema import Code, Study
 from sltool.study.study_file import load_study, with_settings
 
 FEWEST = 20
-# Of the convolutions before an image's code.
-WIDTHS = (24, 48, 96, 128)
-IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_BITS = 32, 4, 1
-HALVE = "pool"
-# A table's code has half as many values as the row has columns, and this noise.
-ROW_BITS, ROW_NOISE = 8, 0.2
 
 
 @dataclass(frozen=True)
@@ -164,21 +159,20 @@ def _sections(study: Study, given: CodeOptions) -> dict[str, dict[str, Any]]:
 
 
 def _usual(study: Study) -> dict[str, Any]:
-    """The form of the code that study.yaml has, or else the usual one; keys as in `CodeOptions`."""
-    code, encoding, shape = study.model.code, study.encoding, study.samples.shape
-    if code is not None:
-        form = CodeOptions(
-            code.channels,
-            code.size,
-            code.widths,
-            encoding.bits or 0,
-            encoding.noise,
-            code.halve,
-        )
-    elif len(shape) == 3:
-        form = CodeOptions(IMAGE_CHANNELS, IMAGE_SIZE, WIDTHS, IMAGE_BITS, encoding.noise, HALVE)
-    else:
-        form = CodeOptions(max(1, shape[0] // 2), IMAGE_SIZE, (), ROW_BITS, ROW_NOISE, HALVE)
+    """The form of the code that study.yaml has, or else that of the recipe `private`.
+
+    Keys are those of `CodeOptions`.
+    """
+    code, encoding = study.model.code, study.encoding
+    bits: int | None = encoding.bits
+    noise = encoding.noise
+    if code is None:
+        protection = IMAGE_PROTECTION if len(study.samples.shape) == 3 else TABLE_PROTECTION
+        code = Code.model_validate(protection["model"]["code"])
+        bits = protection["encoding"]["bits"]
+        # What a study has set may stand for an epsilon.
+        noise = noise or protection["encoding"]["noise"]
+    form = CodeOptions(code.channels, code.size, code.widths, bits or 0, noise, code.halve)
     return dataclasses.asdict(form)
 
 

@@ -26,7 +26,7 @@ from tests.conftest import DATA, Sltool
 from tests.images import two_classes
 
 CT = "covid-ct-sao-paulo"
-SMALL = ("--widths", 8, 16, 16, "--epochs", 2, "--seed", 0)
+SMALL = ("--widths", 8, 16, 16, "--size", 4, "--bits", 1, "--epochs", 2, "--seed", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -100,9 +100,9 @@ def test_a_table_with_fewer_values_and_noise_end_to_end(sltool: Sltool) -> None:
     sltool("partition", "--site", "B").ok()
     sltool("fit-privacy-layer", "--site", "B", "--epochs", 3, "--seed", 0).ok()
     study = settings(sltool)
-    assert study["model"]["code"]["channels"] == 3
+    assert study["model"]["code"]["channels"] == 2
     assert study["encoding"]["bits"] == 8
-    assert study["encoding"]["noise"] == 0.2
+    assert study["encoding"]["noise"] == 0.1
     sltool("client-encode").ok()
     found = sltool("audit", "--json").ok().json
     assert found["exact_recovery"] == 0
@@ -110,9 +110,22 @@ def test_a_table_with_fewer_values_and_noise_end_to_end(sltool: Sltool) -> None:
     record = json.loads((sltool.folder / "sites" / "B" / "audit.json").read_text())
     assert "closed-form" in {attacker["name"] for attacker in record["attackers"]}
     sltool("ship").ok()
-    assert shipped(sltool).shape[1:] == (3,)
+    assert shipped(sltool).shape[1:] == (2,)
     sltool("server-train").ok()
     sltool("evaluate", "--metrics", "smape").ok()
+
+
+def test_noise_that_a_study_has_set_stays(sltool: Sltool) -> None:
+    """It may stand for an epsilon."""
+    typed = ("encoding.clip=1", "encoding.noise=4")
+    sltool("prepare", "cholesterol", "--seed", 0, "--set", *typed).ok()
+    sltool("partition", "--site", "B").ok()
+    sltool("fit-privacy-layer", "--site", "B", "--epochs", 1).ok()
+    assert settings(sltool)["encoding"]["noise"] == 4
+    sltool("fit-privacy-layer", "--site", "B", "--epochs", 1, "--noise", 2, "--channels", 1).ok()
+    sltool("fit-privacy-layer", "--site", "B", "--epochs", 1).ok()
+    again = settings(sltool)
+    assert (again["encoding"]["noise"], again["model"]["code"]["channels"]) == (2, 1)
 
 
 def test_a_row_of_single_bits_is_not_inverted_in_closed_form(sltool: Sltool) -> None:
@@ -303,5 +316,5 @@ def test_an_old_study_file_gets_the_keys_that_it_lacks(sltool: Sltool) -> None:
     sltool("fit-privacy-layer", "--site", "B", "--epochs", 1).ok()
     study = settings(sltool)
     assert study["encoding"]["bits"] == 8
-    assert study["model"]["code"]["channels"] == 3
+    assert study["model"]["code"]["channels"] == 2
     assert "# the end" in path.read_text()
