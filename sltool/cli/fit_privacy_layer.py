@@ -141,12 +141,11 @@ def fit_privacy_layer(
             "noise": done.noise,
             "bytes_per_sample": done.bytes,
             "task": round(done.fit.task, 4),
-            "adversary_leak": round(done.fit.leak, 4),
+            "adversary_leak": None if done.fit.leak is None else round(done.fit.leak, 4),
             "seconds": round(done.seconds, 1),
         },
         f"fitted on {done.samples} samples of {_where(done)}, in {done.seconds:.0f} s: "
-        f"{done.bytes} bytes a sample; on these samples the task reaches {done.fit.task:.3f} and "
-        f"the adversary a leak of {done.fit.leak:.3f}",
+        f"{done.bytes} bytes a sample; on these samples: {done.fit.describe()}",
         "next: hand study.yaml and privacy-layer.safetensors to every site; after client-encode, "
         "`sltool audit` measures what leaks",
     )

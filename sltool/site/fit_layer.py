@@ -70,7 +70,7 @@ class FitOptions:
 
     Attributes:
         epochs: passes over the samples.
-        weight: of the adversary's success, relative to the task's loss.
+        weight: of the adversary's success, relative to the task's loss; 0: no adversary is trained.
         distance_weight: of the distance correlation of samples and codes.
     """
 
@@ -85,11 +85,16 @@ class Fit:
 
     Attributes:
         task: accuracy, or for regression the share of the variance that is explained.
-        leak: of the adversary: 0 is the mean sample, 1 the sample.
+        leak: of the adversary: 0 is the mean sample, 1 the sample; None without an adversary.
     """
 
     task: float
-    leak: float
+    leak: float | None
+
+    def describe(self) -> str:
+        """'task 0.940, adversary's leak 0.021'."""
+        adversary = "" if self.leak is None else f", adversary's leak {self.leak:.3f}"
+        return f"task {self.task:.3f}{adversary}"
 
 
 def fit_layer(
@@ -113,7 +118,7 @@ def fit_layer(
     with progress.bar("fit privacy layer", options.epochs) as advance:
         for epoch in range(1, options.epochs + 1):
             fit = fitting.run_epoch(epoch)
-            progress.detail(f"epoch {epoch}: task {fit.task:.3f}, adversary's leak {fit.leak:.3f}")
+            progress.detail(f"epoch {epoch}: {fit.describe()}")
             advance(1)
     layer.eval().cpu()
     return fit
@@ -135,7 +140,7 @@ class _Fitting:
         with torch.no_grad():
             shape = tuple(layer(self._samples.batch(torch.arange(2))[0]).shape[1:])
         self._task = _task(study, data, math.prod(shape)).to(device)
-        self._adversary = _Adversary(shape, self._samples.mean, device)
+        self._adversary = _Adversary(shape, self._samples.mean, device) if options.weight else None
         parameters = [*layer.parameters(), *self._task.parameters()]
         self._optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=DECAY)
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -155,17 +160,19 @@ class _Fitting:
                 f"the loss of fitting is not finite in epoch {epoch}",
                 hint="fit again with a smaller --weight",
             )
-        return Fit(task / count, leak / count)
+        return Fit(task / count, leak / count if self._adversary else None)
 
     def _step(self, rows: torch.Tensor) -> tuple[float, float]:
         """One step of the adversary and of the layer; the task's figure and the leak."""
         standardised, targets = self._samples.batch(rows)
         maps = clip_and_add_noise(self._layer(standardised), self._encoding, torch.randn_like)
         codes = quantise(maps, self._encoding.levels)
-        for _ in range(PURSUIT):
-            self._adversary.learn(codes.detach(), targets)
         loss, figure = self._task(codes, self._samples.labels(rows))
-        leak = self._adversary.leak(codes, targets)
+        leak = torch.zeros(())
+        if self._adversary is not None:
+            for _ in range(PURSUIT):
+                self._adversary.learn(codes.detach(), targets)
+            leak = self._adversary.leak(codes, targets)
         penalty = self._options.weight * leak
         if self._options.distance_weight:
             distance = distance_correlation(standardised, codes)
