@@ -323,8 +323,8 @@ class Study:
         widths: Sequence[int] | None = None,
         halve: str | None = None,
         noise: float | None = None,
-        epochs: int = 50,
-        weight: float = 1.0,
+        epochs: int = 100,
+        weight: float = 0.0,
         distance_weight: float = 0.0,
         device: str = "auto",
         seed: int | None = None,
@@ -348,7 +348,8 @@ class Study:
                 if it has a code; else 'pool'.
             noise: its standard deviation; None: as in study.yaml; if that has neither a code nor
                 noise, 0.1.
-            weight: of the adversary's success, relative to the task's loss.
+            weight: of the success of a decoder that is fitted at the same time, relative to the
+                task's loss; 0: no such decoder.
             distance_weight: of the distance correlation of samples and codes.
             seed: None: from the system's entropy.
 

@@ -86,10 +86,16 @@ def fit_privacy_layer(
             "study.yaml; if that has neither a code nor noise, 0.1.",
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples.")] = 50,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples.")] = 100,
     weight: Annotated[
-        float, typer.Option("--weight", min=0, help="Weight of the adversary's success.")
-    ] = 1.0,
+        float,
+        typer.Option(
+            "--weight",
+            min=0,
+            help="Weight of the success of a decoder that is fitted at the same time; for codes of "
+            "hundreds of bits. Default: 0, no such decoder.",
+        ),
+    ] = 0.0,
     distance_weight: Annotated[
         float,
         typer.Option(

@@ -1,13 +1,14 @@
-"""Fitting a privacy layer: its code serves the task, and a decoder learns little from it.
+"""Fitting a privacy layer whose code serves the task.
 
-The decoder is the adversary: it learns to rebuild the samples from their codes while the layer is
-fitted, and the layer is rewarded for its errors, but only down to those of the mean sample (Li et
+The layer is fitted through what ships: clipping, noise and quantisation. What a code of tens of
+bits holds beside the task is little, and noise takes most of it. For longer codes there can be an
+adversary: a decoder that learns to rebuild the samples from their codes while the layer is fitted.
+The layer is rewarded for its errors, but only down to those of the mean sample (Li et
 al., "ResSFL: A Resistance Transfer Framework for Defending Model Inversion Attack in Split
 Federated Learning", 2022, https://arxiv.org/abs/2205.04007): beyond that, an error has more
 information than the mean. The distance correlation of samples and codes can be a further penalty
 (Vepakomma et al., "NoPeek: Information leakage reduction to share activations in distributed deep
-learning", 2020, https://arxiv.org/abs/2008.09161). The layer is fitted through what ships:
-clipping, noise and quantisation.
+learning", 2020, https://arxiv.org/abs/2008.09161).
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class FitOptions:
         distance_weight: of the distance correlation of samples and codes.
     """
 
-    epochs: int = 50
-    weight: float = 1.0
+    epochs: int = 100
+    weight: float = 0.0
     distance_weight: float = 0.0
 
 

@@ -26,7 +26,8 @@ from tests.conftest import DATA, Sltool
 from tests.images import two_classes
 
 CT = "covid-ct-sao-paulo"
-SMALL = ("--widths", 8, 16, 16, "--size", 4, "--bits", 1, "--epochs", 2, "--seed", 0)
+CODE = ("--widths", 8, 16, 16, "--size", 4, "--bits", 1)
+SMALL = (*CODE, "--weight", 1, "--epochs", 2, "--seed", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +64,7 @@ def test_images_of_one_bit_a_value_end_to_end(sltool: Sltool, tmp_path: Path) ->
     ran = sltool("fit-privacy-layer", "--site", "A", *SMALL, "--channels", 8, "--json").ok()
     assert ran.json["fitted_on"] == "A"
     assert ran.json["bytes_per_sample"] == 16
+    assert 0 <= ran.json["adversary_leak"] < 1
     assert "handed to all sites and the server" in ran.err
     study = settings(sltool)
     form = {"channels": 8, "size": 4, "widths": [8, 16, 16], "halve": "pool"}

@@ -79,7 +79,7 @@ def test_shards_above_the_recipes_limits_do_not_ship(sltool: Sltool, tmp_path: P
     typed = ("dataset.size=32", *wide)
     sltool("prepare", "covid-ct", "--recipe", "private", "--source", source, "--set", *typed).ok()
     sltool("partition", "--site", "B").ok()
-    fitted = sltool("fit-privacy-layer", "--site", "B", "--epochs", 1, "--weight", 0, "--json")
+    fitted = sltool("fit-privacy-layer", "--site", "B", "--epochs", 1, "--json")
     assert fitted.ok().json["adversary_leak"] is None
     sltool("client-encode").ok()
     sltool("audit").ok()
