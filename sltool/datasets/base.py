@@ -95,7 +95,7 @@ IMAGE_RECIPE: Mapping[str, Any] = {
 LIMITS = {"max_leak": 0.25, "max_linkage": 0.1, "max_exact_recovery": 0.0, "audit": "quick"}
 IMAGE_PROTECTION: Mapping[str, Mapping[str, Any]] = {
     "model": {"code": {"channels": 4, "size": 1, "widths": [16, 32, 64, 128], "halve": "pool"}},
-    "encoding": {"bits": 8, "noise": 0.1, "views": 1},
+    "encoding": {"bits": 8, "noise": 0.2, "views": 1},
     "privacy": LIMITS,
 }
 # Of few columns, what the label implies is a larger share.
