@@ -347,7 +347,7 @@ class Study:
             halve: how the convolutions halve an image: 'stride' or 'pool'; None: as in study.yaml,
                 if it has a code; else 'pool'.
             noise: its standard deviation; None: as in study.yaml; if that has neither a code nor
-                noise, 0.1.
+                noise, 0.2.
             weight: of the success of a decoder that is fitted at the same time, relative to the
                 task's loss; 0: no such decoder.
             distance_weight: of the distance correlation of samples and codes.

@@ -83,7 +83,7 @@ def fit_privacy_layer(
             "--noise",
             min=0,
             help="Standard deviation of the noise; values are from -1 to 1. Default: as in "
-            "study.yaml; if that has neither a code nor noise, 0.1.",
+            "study.yaml; if that has neither a code nor noise, 0.2.",
         ),
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples.")] = 100,

@@ -101,7 +101,7 @@ IMAGE_PROTECTION: Mapping[str, Mapping[str, Any]] = {
 # Of few columns, what the label implies is a larger share.
 TABLE_PROTECTION: Mapping[str, Mapping[str, Any]] = {
     "model": {"code": {"channels": 2, "widths": [64, 64]}},
-    "encoding": {"bits": 8, "noise": 0.1},
+    "encoding": {"bits": 8, "noise": 0.2},
     "privacy": {**LIMITS, "max_leak": 0.4},
 }
 

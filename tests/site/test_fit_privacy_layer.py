@@ -104,7 +104,7 @@ def test_a_table_with_fewer_values_and_noise_end_to_end(sltool: Sltool) -> None:
     study = settings(sltool)
     assert study["model"]["code"]["channels"] == 2
     assert study["encoding"]["bits"] == 8
-    assert study["encoding"]["noise"] == 0.1
+    assert study["encoding"]["noise"] == 0.2
     sltool("client-encode").ok()
     found = sltool("audit", "--json").ok().json
     assert found["exact_recovery"] == 0
