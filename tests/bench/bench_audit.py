@@ -38,7 +38,7 @@ def rows() -> Iterator[Row]:
             before = os.times()
             found = site.audit("quick")
             after = os.times()
-            quick[name] = site, found["leak"]["value"]["value"]
+            quick[name] = site, found["leak"]["value"]
             used = after.user + after.system - before.user - before.system
             took = found["seconds"]
             yield Row(
