@@ -105,9 +105,10 @@ def test_a_table_from_the_recipe_to_the_server(sltool: Sltool) -> None:
     sltool("server-train").ok()
 
 
-def test_another_model_keeps_the_code(sltool: Sltool) -> None:
+def test_another_model_keeps_the_code_and_a_kit_says_that_it_is_not_fitted(sltool: Sltool) -> None:
     new = ("study", "new", "covid-ct", "--recipe", "private", "--set", "model.name=resnet")
     sltool(*new).ok()
+    assert "has not been fitted" in sltool("study", "kit").ok().err
     study = study_file(sltool)
     assert study["model"]["name"] == "resnet"
     assert study["model"]["code"]["channels"] > 0
