@@ -96,7 +96,8 @@ class ModelChoice(Choice):
     code: Code | None = Field(
         default=None,
         description="A first hidden layer that `sltool fit-privacy-layer` fits: channels, size, "
-        "widths and halve. The model's own layers follow it at the server; null: the model's own layers.",
+        "widths and halve. The model's own layers follow it at the server; null: the model's own "
+        "layers.",
     )
 
     @model_serializer(mode="wrap")
