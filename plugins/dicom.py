@@ -10,7 +10,15 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from sltool.datasets.base import IMAGE_RECIPE, Dataset, Refused, Scan, image_samples
+from sltool.datasets.base import (
+    IMAGE_PROTECTION,
+    IMAGE_RECIPE,
+    Dataset,
+    Refused,
+    Scan,
+    image_samples,
+    protected,
+)
 from sltool.datasets.dicom_files import Frames, Headers
 from sltool.datasets.images import Decode
 from sltool.datasets.source_columns import by_name
@@ -55,7 +63,10 @@ class Dicom(Dataset):
             description="Accept files that say that a name is burned into the picture.",
         )
 
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {"best": IMAGE_RECIPE}
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "best": IMAGE_RECIPE,
+        "private": protected(IMAGE_RECIPE, IMAGE_PROTECTION),
+    }
     source_help = (
         "a folder with a folder of DICOM files for each class, or a folder of DICOM files with "
         "labels.csv (columns: file, label)"

@@ -10,7 +10,15 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from sltool.datasets.base import IMAGE_RECIPE, Dataset, Refused, Scan, image_samples
+from sltool.datasets.base import (
+    IMAGE_PROTECTION,
+    IMAGE_RECIPE,
+    Dataset,
+    Refused,
+    Scan,
+    image_samples,
+    protected,
+)
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.errors import BadDataError
 from sltool.registry import datasets
@@ -18,6 +26,13 @@ from sltool.study.schema import Samples, Section
 
 PARTS = ("hand", "leg", "hip", "shoulder")
 FOLDERS = ("Non_fractured", "Fractured")
+
+BEST: Mapping[str, Any] = {
+    **IMAGE_RECIPE,
+    "dataset": {"size": 128},
+    "model": {"name": "resnet", "server": {"dropout": 0.5}},
+    "encoding": {"views": 16},
+}
 
 
 @datasets.register("fracatlas")
@@ -38,12 +53,8 @@ class FracAtlas(Dataset):
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # Chosen by validation, see docs/reproduction.md: for so few images dropout and more views
         # count for more than resolution.
-        "best": {
-            **IMAGE_RECIPE,
-            "dataset": {"size": 128},
-            "model": {"name": "resnet", "server": {"dropout": 0.5}},
-            "encoding": {"views": 16},
-        },
+        "best": BEST,
+        "private": protected(BEST, IMAGE_PROTECTION),
         # The paper's for MURA.
         "paper": {"model": {"name": "vgg19"}, "training": {"epochs": 50, "batch_size": 128}},
     }

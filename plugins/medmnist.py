@@ -12,12 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sltool.datasets.base import IMAGE_TRAINING, Dataset, Scan, image_samples
+from sltool.datasets.base import (
+    IMAGE_PROTECTION,
+    IMAGE_TRAINING,
+    Dataset,
+    Scan,
+    image_samples,
+    protected,
+)
 from sltool.errors import BadDataError
 from sltool.registry import datasets
 from sltool.study.schema import Samples, Section
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+BEST: Mapping[str, Any] = {
+    "split": {"official": True},
+    "model": {"name": "resnet"},
+    "encoding": {"views": 4},
+    "training": IMAGE_TRAINING,
+}
 
 
 @datasets.register("medmnist")
@@ -34,12 +48,8 @@ class MedMNIST(Dataset):
         )
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "best": {
-            "split": {"official": True},
-            "model": {"name": "resnet"},
-            "encoding": {"views": 4},
-            "training": IMAGE_TRAINING,
-        },
+        "best": BEST,
+        "private": protected(BEST, IMAGE_PROTECTION),
     }
     source_help = "a .npz file of MedMNIST, such as pneumoniamnist.npz or pathmnist_64.npz"
 

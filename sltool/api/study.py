@@ -90,7 +90,7 @@ class Study(OpenedStudy):
             dataset: a name as in `sltool list datasets`.
             source: the dataset's file or folder, from whose layout settings follow; `prepare` reads
                 it.
-            recipe: the dataset's settings for a new study: best (the default), or paper.
+            recipe: the dataset's settings for a new study: best (the default), paper or private.
             samples: how many training samples the sites expect together, which the recipe fits
                 training.epochs and training.batch_size to; None: `prepare` counts them.
             settings: keys of study.yaml: `{"model.cut": 2, "training.epochs": 20}`.
@@ -308,9 +308,10 @@ class Study(OpenedStudy):
         channels: int | None = None,
         size: int | None = None,
         widths: Sequence[int] | None = None,
+        halve: str | None = None,
         noise: float | None = None,
-        epochs: int = 50,
-        weight: float = 1.0,
+        epochs: int = 100,
+        weight: float = 0.0,
         distance_weight: float = 0.0,
         device: str = "auto",
         seed: int | None = None,
@@ -325,11 +326,17 @@ class Study(OpenedStudy):
             site: fit on its training samples, about which the layer may then tell something.
             source: fit on public data, in the layout of the study's dataset.
             auxiliary: fit on a folder of public images without labels.
-            bits: of each value: 8, 4, 2 or 1; 0: not quantised. None: 1, tables 8.
-            channels, size, widths: the code's form; None: 32 channels of 4x4 behind convolutions of
-                24, 48, 96 and 128 channels; for tables half as many values as columns.
-            noise: its standard deviation; None: as in study.yaml, tables 0.2.
-            weight: of the adversary's success, relative to the task's loss.
+            bits: of each value: 8, 4, 2 or 1; 0: not quantised. None: as in study.yaml, if it has a
+                code; else 8.
+            channels, size, widths: the code's form; None: as in study.yaml, if it has a code; else
+                that of the recipe `private`: 4 values behind convolutions of 16, 32, 64 and 128
+                channels; for tables 2 behind two dense layers of 64.
+            halve: how the convolutions halve an image: 'stride' or 'pool'; None: as in study.yaml,
+                if it has a code; else 'pool'.
+            noise: its standard deviation; None: as in study.yaml; if that has neither a code nor
+                noise, 0.2.
+            weight: of the success of a decoder that is fitted at the same time, relative to the
+                task's loss; 0: no such decoder.
             distance_weight: of the distance correlation of samples and codes.
             seed: None: from the system's entropy.
 
@@ -349,7 +356,9 @@ class Study(OpenedStudy):
             site,
             None if source is None else Path(source),
             None if auxiliary is None else Path(auxiliary),
-            CodeOptions(channels, size, None if widths is None else tuple(widths), bits, noise),
+            CodeOptions(
+                channels, size, None if widths is None else tuple(widths), bits, noise, halve
+            ),
             FitOptions(epochs, weight, distance_weight),
             seed,
             pick_device(device),

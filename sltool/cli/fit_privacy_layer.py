@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -48,7 +48,8 @@ def fit_privacy_layer(
         typer.Option(
             "--bits",
             metavar="N",
-            help="Bits of each value: 8, 4, 2, 1; 0: not quantised. Default: 1, tables 8.",
+            help="Bits of each value: 8, 4, 2, 1; 0: not quantised. Default: as in study.yaml, if "
+            "it has a code; else 8.",
         ),
     ] = None,
     channels: Annotated[
@@ -56,11 +57,15 @@ def fit_privacy_layer(
         typer.Option(
             "--channels",
             min=1,
-            help="Channels of the code. Default: 32; tables: half as many values as columns.",
+            help="Channels of the code; values of a table's. Default: as in study.yaml, if it has "
+            "a code; else 4, tables 2.",
         ),
     ] = None,
     size: Annotated[
-        int | None, typer.Option("--size", min=1, help="Its height and width. Default: 4.")
+        int | None,
+        typer.Option(
+            "--size", min=1, help="Its height and width. Default: as in study.yaml, else 1."
+        ),
     ] = None,
     widths: Annotated[
         list[int] | None,
@@ -68,7 +73,16 @@ def fit_privacy_layer(
             "--widths",
             min=1,
             metavar="N",
-            help="Channels of the convolutions before it. Default: 24 48 96 128; tables: none.",
+            help="Channels of the convolutions before it, a table's dense layers. Default: as in "
+            "study.yaml, if it has a code; else 16 32 64 128, tables 64 64.",
+        ),
+    ] = None,
+    halve: Annotated[
+        Literal["stride", "pool"] | None,
+        typer.Option(
+            "--halve",
+            help="How these halve an image: a stride of 2, or max pooling, which costs more and is "
+            "more accurate. Default: as in study.yaml, if it has a code; else pool.",
         ),
     ] = None,
     noise: Annotated[
@@ -77,13 +91,19 @@ def fit_privacy_layer(
             "--noise",
             min=0,
             help="Standard deviation of the noise; values are from -1 to 1. Default: as in "
-            "study.yaml; tables 0.2.",
+            "study.yaml; if that has neither a code nor noise, 0.2.",
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples.")] = 50,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples.")] = 100,
     weight: Annotated[
-        float, typer.Option("--weight", min=0, help="Weight of the adversary's success.")
-    ] = 1.0,
+        float,
+        typer.Option(
+            "--weight",
+            min=0,
+            help="Weight of the success of a decoder that is fitted at the same time; for codes of "
+            "hundreds of bits. Default: 0, no such decoder.",
+        ),
+    ] = 0.0,
     distance_weight: Annotated[
         float,
         typer.Option(
@@ -116,6 +136,7 @@ def fit_privacy_layer(
         channels=channels,
         size=size,
         widths=widths,
+        halve=halve,
         noise=noise,
         epochs=epochs,
         weight=weight,
@@ -134,12 +155,11 @@ def fit_privacy_layer(
             "noise": done.noise,
             "bytes_per_sample": done.bytes,
             "task": round(done.fit.task, 4),
-            "adversary_leak": round(done.fit.leak, 4),
+            "adversary_leak": None if done.fit.leak is None else round(done.fit.leak, 4),
             "seconds": round(done.seconds, 1),
         },
         f"fitted on {done.samples} samples of {_where(done)}, in {done.seconds:.0f} s: "
-        f"{done.bytes} bytes a sample; on these samples the task reaches {done.fit.task:.3f} and "
-        f"the adversary a leak of {done.fit.leak:.3f}",
+        f"{done.bytes} bytes a sample; on these samples: {done.fit.describe()}",
         "next: hand study.yaml and privacy-layer.safetensors to every site; after client-encode, "
         "`sltool audit` measures what leaks",
     )

@@ -32,8 +32,8 @@ RecipeOption = Annotated[
         "--recipe",
         metavar="NAME",
         autocompletion=completion.recipes,
-        help="Settings of a new study: best (the default), or paper, its Table 4; a plug-in may "
-        "have others.",
+        help="Settings of a new study: best (the default); paper, its Table 4; private, a layer "
+        "that fit-privacy-layer fits next, and limits for ship. A plug-in may have others.",
     ),
 ]
 LayerSeedOption = Annotated[

@@ -92,7 +92,16 @@ def kit(
     A ZIP archive with study.yaml, the privacy layer and a leaflet for the people at a site. The
     key that signs it is made on first use, in coordinator/key; it never leaves this folder.
     """
-    made = terminal.open_study().kit(to)
+    from sltool.models.privacy_layer_file import awaits_fit
+
+    study = terminal.open_study()
+    made = study.kit(to)
+    if awaits_fit(study.folder.privacy_layer, study.settings):
+        terminal.note(
+            "its privacy layer has not been fitted, and no site encodes with it: run `sltool "
+            "fit-privacy-layer --source PATH` on public data first, or let one site fit it and "
+            "put its two files into a new kit"
+        )
     terminal.result(
         {
             "file": str(made.file),

@@ -15,6 +15,7 @@ from sltool.errors import StudyMismatchError, UsageError
 from sltool.files import write_text
 from sltool.machine import need
 from sltool.models.privacy_layer_file import (
+    awaits_fit,
     known_shape,
     load_privacy_layer,
     plain_backend,
@@ -32,6 +33,11 @@ WARNING = (
     "every site and the server can read: they are computed over all rows, for every column and the "
     "label. With few rows they reveal much about each; --standardise-from uses a public table "
     "instead"
+)
+TO_FIT = (
+    "To do once, after `sltool partition` and before any site encodes: `sltool fit-privacy-layer "
+    "--site NAME`, at the site with most samples, or `--source PATH` on public data. Until then "
+    "client-encode refuses. Hand this file and privacy-layer.safetensors to all sites afterwards."
 )
 # A dataset's settings, and notes.
 ScaledSettings = tuple[dict[str, Any], list[str]]
@@ -196,8 +202,10 @@ def _new(
     content: dict[str, Any] = {"id": secrets.token_hex(16), "split": {}, **deepcopy(sections)}
     model_name = content.get("model", {}).get("name")
     if _typed(overrides, "model").get("name", model_name) != model_name:
-        # The recipe's settings are those of its own model.
-        content["model"] = {}
+        # The recipe's settings are those of its own model; a code is followed by any model.
+        content["model"] = {
+            key: content["model"][key] for key in ("code",) if key in content["model"]
+        }
     content["dataset"] = {"name": name, **content.get("dataset", {}), **settings}
     for override in overrides:
         _override(content, override)
@@ -261,7 +269,7 @@ def study_text(study: Study) -> str:
         "samples": (study.samples,),
         "split": (study.split,),
         "model": (
-            ModelChoice(name=study.model.name, cut=study.model.cut),
+            ModelChoice(name=study.model.name, cut=study.model.cut, code=study.model.code),
             validate(model.Settings, study.model.settings(), where="study.yaml"),
         ),
         "encoding": (study.encoding,),
@@ -272,6 +280,8 @@ def study_text(study: Study) -> str:
     }
     descriptions = {name: field.description or "" for name, field in Study.model_fields.items()}
     remarks = {f"training.{key}": RULES[key] for key in study.recipe.sized}
+    if study.model.code is not None:
+        remarks["model.code"] = TO_FIT
     return render(sections, descriptions, remarks)
 
 
@@ -347,6 +357,11 @@ def _write_privacy_layer(
             "the privacy layer follows from the seed, so that it is public: for simulations alone"
         )
     write_layer(folder.privacy_layer, draw_privacy_layer(study, seed, folder.root), study)
+    if awaits_fit(folder.privacy_layer, study):
+        progress.note(
+            "the privacy layer has to be fitted before any site encodes: `sltool partition`, then "
+            "`sltool fit-privacy-layer --site NAME`, or --source PATH for public data"
+        )
     if plain_backend(folder.privacy_layer) is None:
         progress.note(
             "every site needs torch for this privacy layer, unless it is made where "

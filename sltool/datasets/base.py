@@ -90,6 +90,28 @@ IMAGE_RECIPE: Mapping[str, Any] = {
     "training": IMAGE_TRAINING,
 }
 
+# Added to `best` by the recipes `private`, chosen by validation: docs/reproduction.md. A short code
+# that `fit-privacy-layer` fits, and limits on what the audit measures, which `ship` holds to.
+LIMITS = {"max_leak": 0.25, "max_linkage": 0.1, "max_exact_recovery": 0.0, "audit": "quick"}
+IMAGE_PROTECTION: Mapping[str, Mapping[str, Any]] = {
+    "model": {"code": {"channels": 4, "size": 1, "widths": [16, 32, 64, 128], "halve": "pool"}},
+    "encoding": {"bits": 8, "noise": 0.2, "views": 1},
+    "privacy": LIMITS,
+}
+# Of few columns, what the label implies is a larger share.
+TABLE_PROTECTION: Mapping[str, Mapping[str, Any]] = {
+    "model": {"code": {"channels": 2, "widths": [64, 64]}},
+    "encoding": {"bits": 8, "noise": 0.2},
+    "privacy": {**LIMITS, "max_leak": 0.4},
+}
+
+
+def protected(
+    best: Mapping[str, Any], protection: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """The sections of a recipe with those of a protection added."""
+    return {**best, **{name: {**best.get(name, {}), **keys} for name, keys in protection.items()}}
+
 
 def image_samples(shape: tuple[int, int, int], classes: tuple[str, ...]) -> Samples:
     """Samples of `classes` that are 8-bit pictures (channels, height, width), scaled to -1..1."""
@@ -122,9 +144,10 @@ class Dataset(ABC):
     Class attributes:
         Settings: the schema of the study file's `dataset` section beside `name`.
         recipes: name -> study-file sections for a new study: `split`, `dataset`, `model`,
-            `encoding`, `training`. `best` is the default; `paper` has the settings of the paper's
-            Table 4. Without `training.epochs` or `training.batch_size`, these fit the number of
-            samples (`sltool.coordinator.recipes`).
+            `encoding`, `training`, `privacy`. `best` is the default; `paper` has the settings of
+            the paper's Table 4, `private` a privacy layer that has to be fitted (`protected`).
+            Without `training.epochs` or `training.batch_size`, these fit the number of samples
+            (`sltool.coordinator.recipes`).
         recipe: the sections of `best`, for a dataset without `recipes`.
         needs_source: False if the dataset has bundled data and needs no source.
         source_help: where to get the data, and the layout that the source must have.

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from sltool.datasets.base import TABLE_TRAINING, Dataset, Refused, Scan
+from sltool.datasets.base import TABLE_PROTECTION, TABLE_TRAINING, Dataset, Refused, Scan, protected
 from sltool.datasets.nhanes import CYCLE, nhanes_cycles, read_nhanes
 from sltool.datasets.table_files import no_columns, no_local_columns
 from sltool.errors import BadDataError, StudyFileError, UsageError
@@ -55,6 +55,21 @@ PAPER_COLUMNS = ("age", "sex", "height", "weight", *LIPIDS)
 BUNDLED_COLUMNS = ("age", "sex", "bmi", "bp", *LIPIDS)
 KNOWN_HEADERS = {"height": "height_cm", "weight": "weight_kg"}
 
+BEST: Mapping[str, Any] = {
+    "model": {"name": "mlp", "widths": [64, 128, 128]},
+    "encoding": {"dtype": "float32"},
+    "training": TABLE_TRAINING,
+}
+# LDL is a number: one value of little noise holds it, and not the columns that it comes from.
+PRIVATE = protected(
+    BEST,
+    {
+        **TABLE_PROTECTION,
+        "model": {"code": {"channels": 1, "widths": [64, 64]}},
+        "encoding": {"bits": 8, "noise": 0.01},
+    },
+)
+
 
 @datasets.register("cholesterol")
 class Cholesterol(Dataset):
@@ -90,11 +105,8 @@ class Cholesterol(Dataset):
         )
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "best": {
-            "model": {"name": "mlp", "widths": [64, 128, 128]},
-            "encoding": {"dtype": "float32"},
-            "training": TABLE_TRAINING,
-        },
+        "best": BEST,
+        "private": PRIVATE,
         "paper": {
             "model": {"name": "mlp", "widths": [16, 64, 64]},
             "training": {"epochs": 200, "batch_size": 2048, "learning_rate": 0.01},

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sltool.datasets.base import IMAGE_TRAINING, Dataset, Refused, Scan, image_samples
+from sltool.datasets.base import (
+    IMAGE_PROTECTION,
+    IMAGE_TRAINING,
+    Dataset,
+    Refused,
+    Scan,
+    image_samples,
+    protected,
+)
 from sltool.datasets.cifar_pickle import read_pickled
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.errors import BadDataError
@@ -43,6 +51,13 @@ HELP = (
 # A batch file -> images (n, 3, 32, 32) uint8 and labels (n,).
 Reader = Callable[[Path], tuple[NDArray[np.uint8], NDArray[np.int64]]]
 
+BEST: Mapping[str, Any] = {
+    "split": {"official": True},
+    "model": {"name": "resnet"},
+    "encoding": {"views": 10},
+    "training": IMAGE_TRAINING,
+}
+
 
 @datasets.register("cifar10")
 class Cifar10(Dataset):
@@ -56,12 +71,8 @@ class Cifar10(Dataset):
         )
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "best": {
-            "split": {"official": True},
-            "model": {"name": "resnet"},
-            "encoding": {"views": 10},
-            "training": IMAGE_TRAINING,
-        },
+        "best": BEST,
+        "private": protected(BEST, IMAGE_PROTECTION),
         # The network of the paper's Table 1. Its Table 4 does not say how it was trained: this is
         # the training of docs/reproduction.md.
         "paper": {

@@ -12,12 +12,14 @@ import numpy as np
 from pydantic import Field
 
 from sltool.datasets.base import (
+    IMAGE_PROTECTION,
     IMAGE_TRAINING,
     Dataset,
     Refused,
     Scan,
     image_cases,
     image_samples,
+    protected,
 )
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.datasets.source_columns import plain_name
@@ -49,6 +51,13 @@ one of three public sets of CT slices, each class in its own folder:
 
 CASES = "a folder of slices, or one with a folder for each class"
 
+BEST: Mapping[str, Any] = {
+    "split": {"official": True},
+    "model": {"name": "covid-cnn", "filters": [16, 32, 64, 128, 256]},
+    "encoding": {"views": 20},
+    "training": IMAGE_TRAINING,
+}
+
 
 @datasets.register("covid-ct")
 class CovidCT(Dataset):
@@ -72,12 +81,8 @@ class CovidCT(Dataset):
         )
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "best": {
-            "split": {"official": True},
-            "model": {"name": "covid-cnn", "filters": [16, 32, 64, 128, 256]},
-            "encoding": {"views": 20},
-            "training": IMAGE_TRAINING,
-        },
+        "best": BEST,
+        "private": protected(BEST, IMAGE_PROTECTION),
         "paper": {
             "split": {"official": True},
             "model": {

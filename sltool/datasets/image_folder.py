@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sltool.datasets.base import (
+    IMAGE_PROTECTION,
     IMAGE_RECIPE,
     Dataset,
     Refused,
     Scan,
     UnreadableSampleError,
     image_samples,
+    protected,
 )
 from sltool.datasets.dicom_files import Frame, Frames, Headers
 from sltool.datasets.image_inference import from_folders, from_table, inspect_images, table_of
@@ -108,6 +110,9 @@ class Sample:
         return self.image.examination if isinstance(self.image, Frame) else self.entry.record
 
 
+BEST: Mapping[str, Any] = {"split": {"official": True}, **IMAGE_RECIPE}
+
+
 @datasets.register("images")
 class ImageFolder(Dataset):
     """Images of your own: a folder for each class, or a table of files and labels."""
@@ -153,7 +158,8 @@ class ImageFolder(Dataset):
         )
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "best": {"split": {"official": True}, **IMAGE_RECIPE},
+        "best": BEST,
+        "private": protected(BEST, IMAGE_PROTECTION),
     }
     source_help = HELP
 

@@ -14,12 +14,14 @@ import numpy as np
 from pydantic import BeforeValidator, Field, field_validator
 
 from sltool.datasets.base import (
+    IMAGE_PROTECTION,
     IMAGE_RECIPE,
     Dataset,
     Refused,
     Scan,
     image_cases,
     image_samples,
+    protected,
 )
 from sltool.datasets.images import Decode, ImageFiles, image_files
 from sltool.datasets.mura_synthetic import NOTICE, write_synthetic
@@ -84,6 +86,7 @@ class Mura(Dataset):
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "best": IMAGE_RECIPE,
+        "private": protected(IMAGE_RECIPE, IMAGE_PROTECTION),
         "paper": {"model": {"name": "vgg19"}, "training": {"epochs": 50, "batch_size": 128}},
     }
     source_help = TREE

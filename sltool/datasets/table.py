@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from sltool.datasets.base import TABLE_TRAINING, Dataset, Refused, Scan
+from sltool.datasets.base import TABLE_PROTECTION, TABLE_TRAINING, Dataset, Refused, Scan, protected
 from sltool.datasets.source_columns import (
     KNOWN_SPLITS,
     ClassCodes,
@@ -44,6 +44,13 @@ from sltool.study.schema import Labels, Samples, Section
 PEOPLE = frozenset(People.model_fields)
 CASE_PEOPLE = frozenset({"patient", "examination"})
 HELP = "a table with a header: .csv, .tsv or .txt (, ; or tab), .xlsx or .parquet"
+
+BEST: Mapping[str, Any] = {
+    "split": {"official": True},
+    "model": {"name": "mlp", "widths": [64, 128, 128]},
+    "encoding": {"dtype": "float32"},
+    "training": {**TABLE_TRAINING, "weight_decay": 0.01},
+}
 
 
 @datasets.register("table")
@@ -88,12 +95,8 @@ class Table(Dataset):
             return self
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "best": {
-            "split": {"official": True},
-            "model": {"name": "mlp", "widths": [64, 128, 128]},
-            "encoding": {"dtype": "float32"},
-            "training": {**TABLE_TRAINING, "weight_decay": 0.01},
-        },
+        "best": BEST,
+        "private": protected(BEST, TABLE_PROTECTION),
     }
     needs_source = False
     source_help = HELP

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 
 from sltool.experiments.arm_files import CellAudit
 from sltool.experiments.figures import metric_label, metric_name
+from sltool.experiments.privacy_layers import Layer
 from sltool.experiments.results import ArmResult, Results
 from sltool.experiments.style import MARKERS, Picture, Sheet, colour
+from sltool.experiments.sweep import LAYER
 from sltool.registry import metrics
 
 LABELS = {"leak": "leak L", "linkage_top1": "linkage, top 1"}
@@ -65,6 +68,17 @@ def points(results: Results) -> list[Point]:
         Point(point.row, point.audits, not any(_dominates(other, place) for other in places))
         for point, place in zip(found, places, strict=True)
     ]
+
+
+def front_settings(results: Results, layers: Mapping[str, Layer]) -> dict[str, str]:
+    """'on the front: dp-8' -> what `prepare --set` takes for it."""
+    front = [point.row.sweep.get(LAYER, "") for point in points(results) if point.on_front]
+    return {
+        f"on the front: {name}": " ".join(map(shlex.quote, layers[name].settings()))
+        or "the recipe's settings"
+        for name in dict.fromkeys(front)
+        if name in layers
+    }
 
 
 def _sign(results: Results) -> int:

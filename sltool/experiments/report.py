@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sltool.errors import BadDataError, StageOrderError, UnknownNameError
 from sltool.experiments.arm_files import FinishedArm, TrainingSummary
 from sltool.experiments.figures import draw_all
-from sltool.experiments.leak_figures import leaks
+from sltool.experiments.leak_figures import front_settings, leaks
 from sltool.experiments.report_page import write_page
 from sltool.experiments.results import REFERENCE, ArmResult, Results, make_rows, write_results
 from sltool.experiments.style import Sheet
@@ -67,6 +67,7 @@ def report_plan(plan: ComparisonPlan, finished: list[FinishedArm], out: Path) ->
         warnings=(*warnings, *dict.fromkeys(n for run in finished for n in run.facts["notes"])),
         skipped=skipped,
     )
+    results = replace(results, setup={**results.setup, **front_settings(results, plan.case.layers)})
     return _write(results, out)
 
 

@@ -23,11 +23,14 @@ from sltool.coordinator.create import study_text
 from sltool.experiments.arm_files import CellAudit, TrainingSummary
 from sltool.experiments.training_loop import ServerData, restore_labels, take_in, train_run
 from sltool.files import private_folder, publish, read_csv, sha256, write_text
+from sltool.models.privacy_layer_file import awaits_fit
 from sltool.progress import Progress
 from sltool.shard.manifest import SHARD_BYTES
 from sltool.site.audit.site import audit_site
 from sltool.site.division import Division
 from sltool.site.encode import encode
+from sltool.site.fit_layer import FitOptions
+from sltool.site.fit_stage import CodeOptions, fit_privacy_layer
 from sltool.site.partition_stage import make_sites
 from sltool.site.prepare_stage import prepare_study
 from sltool.site.ship import ship
@@ -108,8 +111,26 @@ class Trial:
             self.progress,
             recipe=setup.recipe if new else None,
         ).notes
-        make_sites(folder, setup.division, setup.seed, False, self.progress)
+        counts = make_sites(folder, setup.division, setup.seed, False, self.progress).counts
+        study = load_study(folder)
+        if awaits_fit(folder.privacy_layer, study):
+            self._fit(folder, max(counts, key=lambda site: counts[site]["train"]))
         return folder
+
+    def _fit(self, folder: StudyFolder, site: str) -> None:
+        """Fit the privacy layer on the samples of a site, as `fit-privacy-layer --site` does."""
+        fit_privacy_layer(
+            folder,
+            site,
+            None,
+            None,
+            CodeOptions(),
+            FitOptions(),
+            self.setup.seed,
+            self.device,
+            False,
+            self.progress,
+        )
 
     @cached_property
     def study(self) -> Study:

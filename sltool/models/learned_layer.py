@@ -49,14 +49,20 @@ def _dense(columns: int, code: Code) -> nn.Sequential:
 
 
 def _convolutions(shape: tuple[int, ...], code: Code) -> nn.Sequential:
-    """Convolutions of stride 2 until the code's size; batch normalisation is fixed once fitted."""
+    """Convolutions that halve until the code's size; batch normalisation is fixed once fitted."""
     parts: list[nn.Module] = []
     channels, side = shape[0], min(shape[1:])
+    pools = code.halve == "pool"
     for width in code.widths:
-        stride = 2 if side >= 2 * code.size else 1
+        halves = side >= 2 * code.size
+        stride = 2 if halves and not pools else 1
         convolution = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         parts += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
-        channels, side = width, (side + stride - 1) // stride
+        if halves and pools:
+            parts.append(nn.MaxPool2d(2))
+        channels = width
+        if halves:
+            side = side // 2 if pools else (side + 1) // 2
     parts += [ToSize(code.size), nn.Conv2d(channels, code.channels, 3, padding=1, bias=False)]
     # Normalised, so that either sign of a value is about as frequent.
     return nn.Sequential(*parts, nn.BatchNorm2d(code.channels), nn.Tanh())

@@ -149,6 +149,16 @@ def fitted_on(path: Path) -> Fitted | None:
     return known.get("fitted") if known else None
 
 
+def awaits_fit(path: Path, study: Study) -> bool:
+    """Whether the study's layer ends in a code that `fit-privacy-layer` has not fitted yet.
+
+    Raises:
+        BadDataError: the metadata is damaged.
+    """
+    at_site = study.model.code is not None and study.model.cut > 0
+    return at_site and fitted_on(path) is None
+
+
 def plain_backend(path: Path) -> str | None:
     """What computes this layer without torch: 'numpy' or 'onnxruntime'; None if nothing does.
 

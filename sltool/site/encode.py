@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sltool.errors import StudyMismatchError
+from sltool.errors import StageOrderError, StudyMismatchError
 from sltool.files import remove, sha256, write_json
 from sltool.models.numpy_layer import PlainLayer
-from sltool.models.privacy_layer_file import known_shape
+from sltool.models.privacy_layer_file import awaits_fit, known_shape
 from sltool.progress import Advance, Progress
 from sltool.randomised_response import RandomisedResponse
 from sltool.shard.keys import SigningKey
@@ -75,13 +75,15 @@ def encode(
     Args:
         device: None: without torch.
     Raises:
-        StageOrderError: this site has no private data or no key.
+        StageOrderError: this site has no private data or no key, or the study has a code and its
+            privacy layer was not fitted.
         StudyMismatchError: the site's key is not the one in study.yaml.
     """
     started = time.monotonic()
     study.check_sites([site_name])
     site = folder.site(site_name)
     digest = study.encoding_digest(folder.privacy_layer)
+    _check_fitted(folder, study)
     withdrawals = Withdrawals.read(folder)
     with open_private(site.private, study.id, "sltool partition") as private:
         key = site_key(site, study)
@@ -133,6 +135,18 @@ def encode(
         new_samples=new,
         new_shards=len(new_shards),
     )
+
+
+def _check_fitted(folder: StudyFolder, study: Study) -> None:
+    if awaits_fit(folder.privacy_layer, study):
+        raise StageOrderError(
+            "the study's privacy layer ends in a code (model.code) and was not fitted: a code "
+            "that was drawn at random is of little use",
+            where=folder.privacy_layer,
+            expected="a layer that `sltool fit-privacy-layer` has fitted, the same at all sites",
+            hint="run `sltool fit-privacy-layer --site NAME` (or --source PATH, of public data) "
+            "where study.yaml was made, and hand both files to all sites",
+        )
 
 
 def _spans(private: PrivateFile) -> list[tuple[int, int]]:

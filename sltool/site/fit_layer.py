@@ -1,13 +1,14 @@
-"""Fitting a privacy layer: its code serves the task, and a decoder learns little from it.
+"""Fitting a privacy layer whose code serves the task.
 
-The decoder is the adversary: it learns to rebuild the samples from their codes while the layer is
-fitted, and the layer is rewarded for its errors, but only down to those of the mean sample (Li et
+The layer is fitted through what ships: clipping, noise and quantisation. What a code of tens of
+bits holds beside the task is little, and noise takes most of it. For longer codes there can be an
+adversary: a decoder that learns to rebuild the samples from their codes while the layer is fitted.
+The layer is rewarded for its errors, but only down to those of the mean sample (Li et
 al., "ResSFL: A Resistance Transfer Framework for Defending Model Inversion Attack in Split
 Federated Learning", 2022, https://arxiv.org/abs/2205.04007): beyond that, an error has more
 information than the mean. The distance correlation of samples and codes can be a further penalty
 (Vepakomma et al., "NoPeek: Information leakage reduction to share activations in distributed deep
-learning", 2020, https://arxiv.org/abs/2008.09161). The layer is fitted through what ships:
-clipping, noise and quantisation.
+learning", 2020, https://arxiv.org/abs/2008.09161).
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ from sltool.site.augment import Augmenter
 from sltool.site.torch_encoder import clip_and_add_noise
 from sltool.study.schema import Study
 
-BATCH = 32
+# At most so many samples in a step, of `training.batch_size`.
+MOST = 256
+# Samples whose sum is taken at a time.
+BLOCK = 256
 RATE, DECAY = 2e-3, 1e-3
 # Side of the pictures that the adversary rebuilds: a short code has no detail that is finer.
 PICTURE = 32
@@ -67,13 +71,13 @@ class FitOptions:
 
     Attributes:
         epochs: passes over the samples.
-        weight: of the adversary's success, relative to the task's loss.
+        weight: of the adversary's success, relative to the task's loss; 0: no adversary is trained.
         distance_weight: of the distance correlation of samples and codes.
     """
 
-    epochs: int
-    weight: float
-    distance_weight: float
+    epochs: int = 100
+    weight: float = 0.0
+    distance_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,16 @@ class Fit:
 
     Attributes:
         task: accuracy, or for regression the share of the variance that is explained.
-        leak: of the adversary: 0 is the mean sample, 1 the sample.
+        leak: of the adversary: 0 is the mean sample, 1 the sample; None without an adversary.
     """
 
     task: float
-    leak: float
+    leak: float | None
+
+    def describe(self) -> str:
+        """'task 0.940, adversary's leak 0.021'."""
+        adversary = "" if self.leak is None else f", adversary's leak {self.leak:.3f}"
+        return f"task {self.task:.3f}{adversary}"
 
 
 def fit_layer(
@@ -110,7 +119,7 @@ def fit_layer(
     with progress.bar("fit privacy layer", options.epochs) as advance:
         for epoch in range(1, options.epochs + 1):
             fit = fitting.run_epoch(epoch)
-            progress.detail(f"epoch {epoch}: task {fit.task:.3f}, adversary's leak {fit.leak:.3f}")
+            progress.detail(f"epoch {epoch}: {fit.describe()}")
             advance(1)
     layer.eval().cpu()
     return fit
@@ -127,11 +136,12 @@ class _Fitting:
     ) -> None:
         self._layer, self._options, self._device = layer.to(device).train(), options, device
         self._encoding, self._data = study.encoding, data
+        self._batch = min(study.training.batch_size, MOST)
         self._samples = _Samples(study, data, device)
         with torch.no_grad():
             shape = tuple(layer(self._samples.batch(torch.arange(2))[0]).shape[1:])
         self._task = _task(study, data, math.prod(shape)).to(device)
-        self._adversary = _Adversary(shape, self._samples.mean, device)
+        self._adversary = _Adversary(shape, self._samples.mean, device) if options.weight else None
         parameters = [*layer.parameters(), *self._task.parameters()]
         self._optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=DECAY)
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -140,7 +150,7 @@ class _Fitting:
 
     def run_epoch(self, epoch: int) -> Fit:
         total = torch.zeros(3, dtype=torch.float64)
-        for rows in torch.split(torch.randperm(len(self._data)), BATCH):
+        for rows in torch.split(torch.randperm(len(self._data)), self._batch):
             if len(rows) > 1:  # Batch normalisation needs two samples.
                 figures = self._step(rows)
                 total += torch.tensor([*figures, 1.0], dtype=torch.float64) * len(rows)
@@ -151,17 +161,19 @@ class _Fitting:
                 f"the loss of fitting is not finite in epoch {epoch}",
                 hint="fit again with a smaller --weight",
             )
-        return Fit(task / count, leak / count)
+        return Fit(task / count, leak / count if self._adversary else None)
 
     def _step(self, rows: torch.Tensor) -> tuple[float, float]:
         """One step of the adversary and of the layer; the task's figure and the leak."""
         standardised, targets = self._samples.batch(rows)
         maps = clip_and_add_noise(self._layer(standardised), self._encoding, torch.randn_like)
         codes = quantise(maps, self._encoding.levels)
-        for _ in range(PURSUIT):
-            self._adversary.learn(codes.detach(), targets)
         loss, figure = self._task(codes, self._samples.labels(rows))
-        leak = self._adversary.leak(codes, targets)
+        leak = torch.zeros(())
+        if self._adversary is not None:
+            for _ in range(PURSUIT):
+                self._adversary.learn(codes.detach(), targets)
+            leak = self._adversary.leak(codes, targets)
         penalty = self._options.weight * leak
         if self._options.distance_weight:
             distance = distance_correlation(standardised, codes)
@@ -219,7 +231,7 @@ class _Samples:
 
     def _mean_of_inputs(self) -> torch.Tensor:
         parts = [
-            block.double().sum(dim=0, keepdim=True) for block in torch.split(self._inputs, BATCH)
+            block.double().sum(dim=0, keepdim=True) for block in torch.split(self._inputs, BLOCK)
         ]
         total = torch.stack(parts).sum(dim=0) / len(self._inputs)
         return total.to(self._device, torch.float32)

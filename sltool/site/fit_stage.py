@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from sltool.coordinator.create import make_dataset
+from sltool.datasets.base import IMAGE_PROTECTION, TABLE_PROTECTION
 from sltool.datasets.images import Decode, decode_batch, image_files
 from sltool.errors import BadDataError, StageOrderError, UsageError
 from sltool.machine import available_cpus
@@ -28,16 +30,11 @@ from sltool.study.schema import Code, Study
 from sltool.study.study_file import load_study, with_settings
 
 FEWEST = 20
-# Of the convolutions before an image's code.
-WIDTHS = (24, 48, 96, 128)
-IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_BITS = 32, 4, 1
-# A table's code has half as many values as the row has columns, and this noise.
-ROW_BITS, ROW_NOISE = 8, 0.2
 
 
 @dataclass(frozen=True)
 class CodeOptions:
-    """The form of the code; None: as fits images or tables.
+    """The form of the code; None: as in study.yaml, or as fits images or tables.
 
     Attributes:
         bits: of each value; 0: not quantised.
@@ -49,6 +46,7 @@ class CodeOptions:
     widths: tuple[int, ...] | None = None
     bits: int | None = None
     noise: float | None = None
+    halve: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +108,11 @@ def fit_privacy_layer(
     changed, publish = with_settings(folder.study_file, sections)
     # Not `draw`: its biases make the activations nearly linear, which trains slowly.
     layer = build(changed, seed).privacy_layer
+    if study.encoding.label_epsilon is not None and auxiliary is None:
+        progress.note(
+            "encoding.label_epsilon hides no label beside this layer: a code that serves the task "
+            "tells the label of most samples (`sltool audit` measures how often)"
+        )
     data = _data(folder, study, site, source, auxiliary)
     _check_data(data, study, folder.root)
     with seeded(seed):
@@ -132,29 +135,45 @@ def _check_no_shards(folder: StudyFolder) -> None:
             )
 
 
-def _sections(study: Study, form: CodeOptions) -> dict[str, dict[str, Any]]:
+def _sections(study: Study, given: CodeOptions) -> dict[str, dict[str, Any]]:
     """The values of study.yaml that the code's form asks for."""
-    shape = study.samples.shape
-    widths: tuple[int, ...] = ()
-    if len(shape) == 3:
-        bits = IMAGE_BITS if form.bits is None else form.bits
-        channels, widths, noise = form.channels or IMAGE_CHANNELS, WIDTHS, study.encoding.noise
-    else:
-        bits = ROW_BITS if form.bits is None else form.bits
-        channels, noise = form.channels or max(1, shape[0] // 2), ROW_NOISE
+    usual = _usual(study)
+    form = {
+        key: usual[key] if value is None else value
+        for key, value in dataclasses.asdict(given).items()
+    }
     code = {
-        "channels": channels,
-        "size": form.size or IMAGE_SIZE,
-        "widths": list(widths if form.widths is None else form.widths),
+        "channels": form["channels"],
+        "size": form["size"],
+        "widths": list(form["widths"]),
+        "halve": form["halve"],
     }
     return {
         "model": {"cut": 1, "code": code},
         "encoding": {
-            "bits": bits or None,
+            "bits": form["bits"] or None,
             "range": [-1.0, 1.0],
-            "noise": noise if form.noise is None else form.noise,
+            "noise": form["noise"],
         },
     }
+
+
+def _usual(study: Study) -> dict[str, Any]:
+    """The form of the code that study.yaml has, or else that of the recipe `private`.
+
+    Keys are those of `CodeOptions`.
+    """
+    code, encoding = study.model.code, study.encoding
+    bits: int | None = encoding.bits
+    noise = encoding.noise
+    if code is None:
+        protection = IMAGE_PROTECTION if len(study.samples.shape) == 3 else TABLE_PROTECTION
+        code = Code.model_validate(protection["model"]["code"])
+        bits = protection["encoding"]["bits"]
+        # What a study has set may stand for an epsilon.
+        noise = noise or protection["encoding"]["noise"]
+    form = CodeOptions(code.channels, code.size, code.widths, bits or 0, noise, code.halve)
+    return dataclasses.asdict(form)
 
 
 def _data(

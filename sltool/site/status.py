@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sltool.errors import SltoolError
 from sltool.files import read_json
+from sltool.models.privacy_layer_file import awaits_fit
 from sltool.shard.keys import SigningKey, fingerprint
 from sltool.shard.reader import read_manifest
 from sltool.shard.withdrawal import SUFFIX as WITHDRAWAL
@@ -85,6 +86,11 @@ class _State:
             return NextStep(f"sltool partition --site {name}", "all samples are this site's")
         if not self._site.key.is_file():
             return NextStep(f"sltool enroll --site {name}", "the site has no key")
+        if self._folder.privacy_layer.is_file() and awaits_fit(
+            self._folder.privacy_layer, self._study
+        ):
+            why = "or take the fitted layer and study.yaml from whoever made the study"
+            return NextStep(f"sltool fit-privacy-layer --site {name}", why)
         if not self._is_encoded:
             why = (
                 "the encoding has changed since the shards were written"

@@ -73,6 +73,15 @@ class Code(Section):
         description="Channels of the convolutions before the code, of which each halves an image "
         "until it has `size`; units of the dense layers before it.",
     )
+    halve: Literal["stride", "pool"] = Field(
+        default="stride",
+        description="How a convolution halves an image: stride (a stride of 2: fewer "
+        "multiplications) or pool (max pooling behind it: more accurate); not for tables.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(dump(self), ("halve",) if self.halve == "stride" else ())
 
 
 class ModelChoice(Choice):
@@ -86,8 +95,9 @@ class ModelChoice(Choice):
     )
     code: Code | None = Field(
         default=None,
-        description="A first hidden layer that `sltool fit-privacy-layer` fits: channels, size and "
-        "widths. The model's own layers follow it at the server; null: the model's own layers.",
+        description="A first hidden layer that `sltool fit-privacy-layer` fits: channels, size, "
+        "widths and halve. The model's own layers follow it at the server; null: the model's own "
+        "layers.",
     )
 
     @model_serializer(mode="wrap")

@@ -223,7 +223,7 @@ def test_a_plugin_may_have_a_third_recipe(sltool: Sltool, tmp_path: Path) -> Non
     command = ("prepare", "lipids", "--plugins-dir", plugin, "--recipe")
     ran = sltool(*command, "big")
     assert ran.code == 2
-    assert "one of best, paper, small" in ran.err
+    assert "one of best, paper, private, small" in ran.err
     sltool(*command, "small").ok()
     study = study_in(sltool)
     assert study.model.settings()["widths"] == [4, 4]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from sltool.accounting import Release, epsilon
 from sltool.api import Study
+from sltool.datasets.cholesterol import Cholesterol
 from sltool.experiments.cases import PRIVACY_CASES
+from sltool.models.privacy_layer_file import fitted_on
 from sltool.progress import Silent
 from sltool.registry import load_plugins
 from sltool.site.audit import attacker
+from sltool.site.fit_layer import FitOptions
 from tests.conftest import ROOT, Sltool
 from tests.images import two_classes
 
@@ -78,13 +83,13 @@ def test_every_layer_makes_a_study(tmp_path: Path, dataset: str) -> None:
     load_plugins([ROOT / "plugins" / "fracatlas.py"] if dataset == "fracatlas" else [])
     case = PRIVACY_CASES[dataset]
     kinds = {name.partition("-")[0] for name in case.layers}
-    assert {"random", "noisy", "dp"} <= kinds
+    assert {"random", "noisy", "quantised", "dp", "learned"} == kinds
     for name, layer in case.layers.items():
         settings = dict(key.split("=", 1) for key in layer.settings())
         study = Study.create(
             tmp_path / name,
             dataset,
-            settings={key: json.loads(_json(value)) for key, value in settings.items()},
+            settings={key: yaml.safe_load(value) for key, value in settings.items()},
             progress=Silent(),
         )
         encoding = study.settings.encoding
@@ -94,12 +99,32 @@ def test_every_layer_makes_a_study(tmp_path: Path, dataset: str) -> None:
         assert epsilon([release]) == pytest.approx(layer.epsilon, rel=1e-4), name
 
 
-def _json(value: str) -> str:
-    try:
-        json.loads(value)
-    except json.JSONDecodeError:
-        return json.dumps(value)
-    return value
+def test_a_learned_layer_is_fitted_at_the_largest_site_and_named_on_the_front(
+    sltool: Sltool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sltool.experiments.trial.FitOptions", lambda: FitOptions(epochs=1))
+    monkeypatch.setattr("sltool.experiments.report.draw_all", lambda results, folder: [])
+    typed = (*ROWS, "--ratios", "1:3", "--keep", "--sweep", "layer=random,learned-private")
+    sltool(*typed).ok()
+    cell = sltool.folder / "out" / "cells" / "layer=learned-private" / "seed-0"
+    layer = cell / "study" / "privacy-layer.safetensors"
+    fitted = fitted_on(layer)
+    assert fitted is not None
+    assert fitted["site"] == "B"
+    facts = json.loads((cell / "cell.json").read_text())
+    recipe = Cholesterol.recipes["private"]
+    assert facts["model"]["code"]["channels"] == recipe["model"]["code"]["channels"]
+    assert facts["encoding"]["noise"] == recipe["encoding"]["noise"]
+    assert json.loads((cell / "audit.json").read_text())["figures"]["exact_recovery"] == 0
+    page = " ".join((sltool.folder / "out" / "report.html").read_text().split())
+    assert "on the front: learned-private" in page
+    assert html.escape("model.code=", quote=False) in page
+    # An interrupted cell goes on with the layer that it has.
+    written = layer.read_bytes()
+    (cell / "cell.json").unlink()
+    (cell / "arms" / "multi" / "arm.json").unlink()
+    sltool(*typed).ok()
+    assert layer.read_bytes() == written
 
 
 def test_labels_as_responses_are_scored_against_the_truth(sltool: Sltool) -> None:

@@ -13,6 +13,7 @@ import yaml
 from safetensors import safe_open
 
 from sltool.models.base import build
+from sltool.models.layer_steps import layer_steps
 from sltool.models.privacy_layer_file import fitted_on, load_privacy_layer
 from sltool.progress import Silent
 from sltool.site.audit import attacker, measures
@@ -25,7 +26,8 @@ from tests.conftest import DATA, Sltool
 from tests.images import two_classes
 
 CT = "covid-ct-sao-paulo"
-SMALL = ("--widths", 8, 16, 16, "--epochs", 2, "--seed", 0)
+CODE = ("--widths", 8, 16, 16, "--size", 4, "--bits", 1)
+SMALL = (*CODE, "--weight", 1, "--epochs", 2, "--seed", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -62,9 +64,11 @@ def test_images_of_one_bit_a_value_end_to_end(sltool: Sltool, tmp_path: Path) ->
     ran = sltool("fit-privacy-layer", "--site", "A", *SMALL, "--channels", 8, "--json").ok()
     assert ran.json["fitted_on"] == "A"
     assert ran.json["bytes_per_sample"] == 16
+    assert 0 <= ran.json["adversary_leak"] < 1
     assert "handed to all sites and the server" in ran.err
     study = settings(sltool)
-    assert study["model"]["code"] == {"channels": 8, "size": 4, "widths": [8, 16, 16]}
+    form = {"channels": 8, "size": 4, "widths": [8, 16, 16], "halve": "pool"}
+    assert study["model"]["code"] == form
     assert study["encoding"]["bits"] == 1
     assert "# Channels of each hidden layer" in (sltool.folder / "study.yaml").read_text()
     sltool("partition", "--ratios", "3:1").ok()
@@ -98,7 +102,7 @@ def test_a_table_with_fewer_values_and_noise_end_to_end(sltool: Sltool) -> None:
     sltool("partition", "--site", "B").ok()
     sltool("fit-privacy-layer", "--site", "B", "--epochs", 3, "--seed", 0).ok()
     study = settings(sltool)
-    assert study["model"]["code"]["channels"] == 3
+    assert study["model"]["code"]["channels"] == 2
     assert study["encoding"]["bits"] == 8
     assert study["encoding"]["noise"] == 0.2
     sltool("client-encode").ok()
@@ -108,9 +112,22 @@ def test_a_table_with_fewer_values_and_noise_end_to_end(sltool: Sltool) -> None:
     record = json.loads((sltool.folder / "sites" / "B" / "audit.json").read_text())
     assert "closed-form" in {attacker["name"] for attacker in record["attackers"]}
     sltool("ship").ok()
-    assert shipped(sltool).shape[1:] == (3,)
+    assert shipped(sltool).shape[1:] == (2,)
     sltool("server-train").ok()
     sltool("evaluate", "--metrics", "smape").ok()
+
+
+def test_noise_that_a_study_has_set_stays(sltool: Sltool) -> None:
+    """It may stand for an epsilon."""
+    typed = ("encoding.clip=1", "encoding.noise=4")
+    sltool("prepare", "cholesterol", "--seed", 0, "--set", *typed).ok()
+    sltool("partition", "--site", "B").ok()
+    sltool("fit-privacy-layer", "--site", "B", "--epochs", 1).ok()
+    assert settings(sltool)["encoding"]["noise"] == 4
+    sltool("fit-privacy-layer", "--site", "B", "--epochs", 1, "--noise", 2, "--channels", 1).ok()
+    sltool("fit-privacy-layer", "--site", "B", "--epochs", 1).ok()
+    again = settings(sltool)
+    assert (again["encoding"]["noise"], again["model"]["code"]["channels"]) == (2, 1)
 
 
 def test_a_row_of_single_bits_is_not_inverted_in_closed_form(sltool: Sltool) -> None:
@@ -226,8 +243,11 @@ def test_a_model_that_cannot_follow_a_code(sltool: Sltool, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("model", ["covid-cnn", "resnet", "mlp"])
 @pytest.mark.parametrize("size", [1, 4, 8])
-def test_the_models_that_can(model: str, size: int) -> None:
-    halves = build(study_of({"name": model, "code": {"channels": 3, "size": size}}), seed=0)
+@pytest.mark.parametrize("halve", ["stride", "pool"])
+def test_the_models_that_can(model: str, size: int, halve: str) -> None:
+    code = {"channels": 3, "size": size, "widths": [4, 5, 6], "halve": halve}
+    halves = build(study_of({"name": model, "code": code}), seed=0)
+    assert layer_steps(halves.privacy_layer, (1, 20, 28)) is not None  # for sites without torch
     codes = halves.privacy_layer.eval()(torch.randn(2, 1, 20, 28))
     assert codes.shape == (2, 3, size, size)
     assert halves.server_network(codes).shape == (2, 1)
@@ -298,5 +318,5 @@ def test_an_old_study_file_gets_the_keys_that_it_lacks(sltool: Sltool) -> None:
     sltool("fit-privacy-layer", "--site", "B", "--epochs", 1).ok()
     study = settings(sltool)
     assert study["encoding"]["bits"] == 8
-    assert study["model"]["code"]["channels"] == 3
+    assert study["model"]["code"]["channels"] == 2
     assert "# the end" in path.read_text()

@@ -126,11 +126,20 @@ class Scene:
         """Inputs as in `Pairs` -> feature maps without noise; differentiable."""
         return self.clip_and_add_noise(self.layer(self.standardise(inputs)))
 
-    @torch.inference_mode()
-    def encode(self, inputs: Array, batch: int = 256) -> Array:
+    def encode(self, inputs: Array) -> Array:
         """`forward` for arrays, in batches."""
+        return self._in_batches(self.forward, inputs)
+
+    def unquantised(self, inputs: Array) -> Array:
+        """What the layer gives for these inputs, without clipping, noise and quantisation."""
+        return self._in_batches(lambda x: self.layer(self.standardise(x)), inputs)
+
+    @torch.inference_mode()
+    def _in_batches(
+        self, compute: Callable[[torch.Tensor], torch.Tensor], inputs: Array, batch: int = 256
+    ) -> Array:
         parts = [
-            self.forward(torch.from_numpy(inputs[start : start + batch]).to(self.device)).cpu()
+            compute(torch.from_numpy(inputs[start : start + batch]).to(self.device)).cpu()
             for start in range(0, len(inputs), batch)
         ]
         return np.asarray(torch.cat(parts).numpy())

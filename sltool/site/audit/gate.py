@@ -147,7 +147,8 @@ def _refusal(folder: StudyFolder, study: Study, site: SiteFolder) -> PrivacyLimi
         return _refused(
             site,
             "; ".join(exceeded),
-            "agree on a privacy layer that leaks less (more noise, fewer channels), or ship with "
+            "agree on a privacy layer that leaks less (a code that `sltool fit-privacy-layer` "
+            "fits, more noise, fewer channels), or ship with "
             '--accept-risk "REASON", which is shown to the server',
         )
     return None

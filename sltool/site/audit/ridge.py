@@ -94,7 +94,7 @@ class PatchRidge:
     """A ridge regression of each block of step x step pixels on the patch of the map around it.
 
     The block of the mean image is also an input, so that an uninformative feature map gives the
-    mean image.
+    mean image; of a map with fewer positions than a block has pixels, the position is.
 
     Args:
         step: image pixels per feature-map position and axis.
@@ -106,8 +106,7 @@ class PatchRidge:
         channels = fit.maps.shape[1]
         self._width = next((k for k in (7, 5) if channels * k * k <= PATCH_FEATURES), 3)
         mean = torch.from_numpy(fit.inputs.mean(axis=0, keepdims=True))
-        # (1, C * step * step, h, w)
-        self._mean = F.pixel_unshuffle(mean, step)
+        self._context = _context(F.pixel_unshuffle(mean, step))
         order = np.random.default_rng(seed).permutation(len(fit))
         taken = order[: max(1, rows // int(np.prod(fit.maps.shape[2:])))]
         gram, cross = self._sums(fit.part(taken))
@@ -138,9 +137,9 @@ class PatchRidge:
             part = pairs.part(np.arange(start, min(start + BATCH, len(pairs))))
             maps = self._scale(part.maps)
             patches = F.unfold(maps, self._width, padding=self._width // 2)
-            means = self._mean.flatten(2).expand(len(part), -1, -1)
+            context = self._context.flatten(2).expand(len(part), -1, -1)
             ones = torch.ones(len(part), 1, patches.shape[2])
-            x = torch.cat([patches, means, ones], dim=1).transpose(1, 2).flatten(0, 1)
+            x = torch.cat([patches, context, ones], dim=1).transpose(1, 2).flatten(0, 1)
             pixels = F.pixel_unshuffle(torch.from_numpy(part.inputs), self._step)
             y = pixels.flatten(2).transpose(1, 2).flatten(0, 1)
             gram = gram + (x.T @ x).double()
@@ -153,7 +152,19 @@ class PatchRidge:
         outputs, width = solution.shape[1], self._width
         patch_features = maps.shape[1] * width * width
         kernel = solution[:patch_features].T.reshape(outputs, maps.shape[1], width, width)
-        means = torch.einsum("cp,nchw->nphw", solution[patch_features:-1], self._mean)
+        context = torch.einsum("cp,nchw->nphw", solution[patch_features:-1], self._context)
         blocks = F.conv2d(self._scale(maps), kernel, padding=width // 2)
-        blocks = blocks + means + solution[-1].reshape(1, -1, 1, 1)
+        blocks = blocks + context + solution[-1].reshape(1, -1, 1, 1)
         return F.pixel_shuffle(blocks, self._step)
+
+
+def _context(blocks: torch.Tensor) -> torch.Tensor:
+    """What tells a position's mean block: the block (1, pixels, h, w), or the position itself.
+
+    The cost of a regression is cubic in its features, and a short code has large blocks.
+    """
+    height, width = blocks.shape[2:]
+    places = height * width
+    if blocks.shape[1] <= places:
+        return blocks
+    return torch.eye(places).reshape(1, places, height, width)

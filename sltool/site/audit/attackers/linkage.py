@@ -27,10 +27,10 @@ class Linkage(Inferrer):
         metric = ViewMetric(scene)
         first = _first_of_each(truth.groups)
         pool = _pool(scene, truth.maps[first])
-        queries = scene.encode(scene.views(truth.inputs[first]))
+        views = scene.views(truth.inputs[first])
         kind = "view of the image" if scene.is_image else "measurement of the values"
         inferences = [
-            _rate("linkage_top1", f"by another {kind}", metric, queries, pool, truth.groups[first])
+            _rate("linkage_top1", f"by another {kind}", metric, views, pool, truth.groups[first])
         ]
         others = np.setdiff1d(np.arange(len(truth)), first)
         mates = others[_first_of_each(truth.groups[others])]
@@ -38,12 +38,12 @@ class Linkage(Inferrer):
             pool_row = {group: row for row, group in enumerate(truth.groups[first])}
             order = [pool_row[group] for group in truth.groups[mates]]
             rest = np.delete(np.arange(len(pool)), order)
-            queries = scene.encode(truth.inputs[mates])
+            samples = truth.inputs[mates]
             pool = np.concatenate([pool[order], pool[rest]])
             groups = truth.groups[mates]
             method = "by another sample of the same patient"
             inferences.append(
-                _rate("linkage_other_sample_top1", method, metric, queries, pool, groups)
+                _rate("linkage_other_sample_top1", method, metric, samples, pool, groups)
             )
         return inferences
 
@@ -59,14 +59,11 @@ def _pool(scene: Scene, maps: Array) -> Array:
 
 
 def _rate(
-    name: str, method: str, metric: ViewMetric, queries: Array, pool: Array, groups: Array
+    name: str, method: str, metric: ViewMetric, views: Array, pool: Array, groups: Array
 ) -> Inference:
-    """How often query i is nearest to row i of the pool, under the better of two distances."""
-    expected = np.arange(len(queries))
-    hits = [
-        distances.argmin(axis=1) == expected
-        for distances in (metric.distances(queries, pool), metric.euclidean(queries, pool))
-    ]
+    """How often view i is nearest to row i of the pool, under the best of the distances."""
+    expected = np.arange(len(views))
+    hits = [distances.argmin(axis=1) == expected for distances in metric.distances(views, pool)]
     best = max(hits, key=lambda hit: float(hit.mean()))
     description = f"a patient's feature map found {method} among {len(pool)} patients, first try"
     return Inference(name, mean_figure(best, groups, seed=0), 1 / len(pool), description)

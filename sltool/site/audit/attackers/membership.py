@@ -20,13 +20,9 @@ class Membership(Inferrer):
         member = truth.groups % 2 == 0
         if member.all() or not member.any():
             return []
-        queries = scene.encode(scene.views(truth.inputs))
+        views = scene.views(truth.inputs)
         nearest = [
-            distances.min(axis=1)
-            for distances in (
-                metric.distances(queries, truth.maps[member]),
-                metric.euclidean(queries, truth.maps[member]),
-            )
+            distances.min(axis=1) for distances in metric.distances(views, truth.maps[member])
         ]
         figures = [_auc(-distances, member, truth.groups) for distances in nearest]
         figure = max(figures, key=lambda figure: figure.value)
