@@ -85,7 +85,7 @@ def words(*known: str) -> Completer:
 
 datasets, metrics = _registered("datasets"), _registered("metrics")
 devices = words("auto", "cpu", "cuda")
-recipes = words("best", "paper")
+recipes = words("best", "paper", "private")
 arms = words(*ARMS)
 operating_points = words("sensitivity=", "specificity=")
 site_weights = words("proportional", "equal")
