@@ -1,7 +1,7 @@
 """Hooks of mkdocs: what the site needs beyond the pages themselves.
 
 Links that lead out of docs/ work as in the repository: a file that a page links to, such as
-../examples/reproduce.sh, becomes a file of the site, in `repository/`. Prompts stand out from
+../examples/reproduce/paper.sh, becomes a file of the site, in `repository/`. Prompts stand out from
 output.
 """
 

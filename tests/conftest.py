@@ -17,6 +17,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SLTOOL_TEST_DATA", ROOT.parent / "shared" / "data"))
 
+# pytest-xdist sets it in its workers; with it, sltool breaks lines into a file as well.
+os.environ.pop("COLUMNS", None)
+
 
 def project_files() -> list[str]:
     """The project's files, relative to its root: those that git tracks, or all of an sdist."""

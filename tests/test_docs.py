@@ -98,7 +98,7 @@ def test_a_wrong_anchor_is_seen(tmp_path: Path) -> None:
 
 
 def test_figures_are_made_by_the_script_that_the_page_names() -> None:
-    script = (ROOT / "examples" / "reproduce.sh").read_text(encoding="utf-8")
+    script = (ROOT / "examples" / "reproduce" / "paper.sh").read_text(encoding="utf-8")
     (pictures,) = re.findall(r"for picture in ([\w ]+);", script)
     for page in PAGES:
         for group in re.findall(r"((?:^!\[.*\n)+)\n(.*)", page.read_text(), re.MULTILINE):
@@ -131,7 +131,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert len(pages) > 20
     for page in pages:
         assert not loaded.search(page.read_text(encoding="utf-8")), page
-    assert (tmp_path / "site" / "repository" / "examples" / "reproduce.sh.txt").is_file()
+    assert (tmp_path / "site" / "repository" / "examples" / "reproduce" / "paper.sh.txt").is_file()
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -209,7 +209,8 @@ def test_monthly_additions(run: Runner) -> None:
     example = run("monthly-additions")
     added = re.findall(r"site B: (\d+) (?:new )?samples in 3 shards", example.out)
     assert added == ["60", "75", "75"]
-    assert "runs that saw the rows: month-1 month-2" in example.err
+    # The site's secret draw may have put P007 into the test samples, which no run trains on.
+    assert re.search(r"runs that saw the rows: month-1 month-2|no run saw the rows", example.err)
     with (example.folder / "hospital" / "sites" / "B" / "pseudonyms.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     again = [row for row in rows if [r["patient"] for r in rows].count(row["patient"]) > 1]

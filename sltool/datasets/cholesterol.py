@@ -11,7 +11,14 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from sltool.datasets.base import TABLE_PROTECTION, TABLE_TRAINING, Dataset, Refused, Scan, protected
+from sltool.datasets.base import (
+    REGRESSION_PROTECTION,
+    TABLE_TRAINING,
+    Dataset,
+    Refused,
+    Scan,
+    protected,
+)
 from sltool.datasets.nhanes import CYCLE, nhanes_cycles, read_nhanes
 from sltool.datasets.table_files import no_columns, no_local_columns
 from sltool.errors import BadDataError, StudyFileError, UsageError
@@ -60,15 +67,6 @@ BEST: Mapping[str, Any] = {
     "encoding": {"dtype": "float32"},
     "training": TABLE_TRAINING,
 }
-# LDL is a number: one value of little noise holds it, and not the columns that it comes from.
-PRIVATE = protected(
-    BEST,
-    {
-        **TABLE_PROTECTION,
-        "model": {"code": {"channels": 1, "widths": [64, 64]}},
-        "encoding": {"bits": 8, "noise": 0.01},
-    },
-)
 
 
 @datasets.register("cholesterol")
@@ -106,7 +104,7 @@ class Cholesterol(Dataset):
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "best": BEST,
-        "private": PRIVATE,
+        "private": protected(BEST, REGRESSION_PROTECTION),
         "paper": {
             "model": {"name": "mlp", "widths": [16, 64, 64]},
             "training": {"epochs": 200, "batch_size": 2048, "learning_rate": 0.01},

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sltool.accounting import noise_for
-from sltool.datasets.base import IMAGE_PROTECTION
-from sltool.datasets.cholesterol import PRIVATE
+from sltool.datasets.base import IMAGE_PROTECTION, REGRESSION_PROTECTION
 
 EPSILONS = (1, 4, 8, 16, 64)
 
@@ -79,7 +78,7 @@ CHECK_UPS: Mapping[str, Layer] = {
     "quantised-2": _quantised(2, *_ROW_CODE),
     "learned-3": _coded("channels: 3", 8, 0.2),
     "learned-1-noisy": _coded("channels: 1, widths: [64, 64]", 8, 0.1),
-    "learned-private": _private(PRIVATE),
+    "learned-private": _private(REGRESSION_PROTECTION),
     **_with_epsilons(1.3, *_ROW_CODE),
 }
 
