@@ -104,7 +104,7 @@ TABLE_PROTECTION: Mapping[str, Mapping[str, Any]] = {
     "encoding": {"bits": 8, "noise": 0.2},
     "privacy": {**LIMITS, "max_leak": 0.4},
 }
-# A label that is a number: one value of little noise holds it, and not the columns that it comes from.
+# One value of little noise holds a label that is a number, and not the columns that imply it.
 REGRESSION_PROTECTION: Mapping[str, Mapping[str, Any]] = {
     **TABLE_PROTECTION,
     "model": {"code": {"channels": 1, "widths": [64, 64]}},
