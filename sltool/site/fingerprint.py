@@ -104,7 +104,9 @@ def _files(
         yield prefix, UNREADABLE
         return
     identity = (status.st_dev, status.st_ino)
-    if identity in above or (prefix and any(entry.name in OWN_FILES for entry in entries)):
+    # Some network drives number no files: there all folders would be the same one.
+    walked = bool(status.st_ino) and identity in above
+    if walked or (prefix and any(entry.name in OWN_FILES for entry in entries)):
         return
     for entry in entries:
         # Files that end in .part are incomplete: they are renamed when they are finished.

@@ -126,6 +126,21 @@ def test_links_and_unreadable_files(tmp_path: Path) -> None:
     assert found.changes_since(Fingerprint({})) == "2 files added (gone.png, linked/deep/a.png)"
 
 
+def test_a_drive_that_numbers_no_files(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As WebDAV on Windows: every folder has the number 0, and each is read all the same."""
+    expected = fingerprint(source)
+    stat = Path.stat
+
+    def without_number(path: Path, **options: bool) -> os.stat_result:
+        found = list(stat(path, **options))
+        found[1] = 0
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", without_number)
+    assert fingerprint(source) == expected
+    assert len(expected.files) == 40
+
+
 def test_many_files_cost_little(tmp_path: Path) -> None:
     """Only each file's directory entry is read: well below 0.1 ms per file."""
     for image in range(4_000):
