@@ -70,7 +70,7 @@ def test_another_checkout_gives_the_same_bytes_and_packs_no_data(
 def test_the_wheel_holds_the_package_and_nothing_else(built: dict[str, Path]) -> None:
     with zipfile.ZipFile(built[".whl"]) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-        assert b"sltool = sltool.cli.main:main" in wheel.read(
+        assert b"sltool = sltool.__main__:main" in wheel.read(
             f"sltool-{__version__}.dist-info/entry_points.txt"
         )
     assert names == {name for name in project_files() if name.startswith("sltool/")}
