@@ -19,6 +19,7 @@ from torch import nn
 
 from sltool.experiments.arm_files import TrainingSummary
 from sltool.files import copy, read_csv, write_csv
+from sltool.models.precision import choose_precision
 from sltool.progress import Progress
 from sltool.server.evaluation.evaluate import evaluate, write_predictions
 from sltool.server.intake.lock import only_server
@@ -29,7 +30,6 @@ from sltool.server.training.divergence import diverged, is_finite
 from sltool.server.training.loader import FeatureLoader
 from sltool.server.training.objective import Objective
 from sltool.server.training.optimizer import OptimizerStep
-from sltool.server.training.precision import choose_precision
 from sltool.server.training.run import train
 from sltool.server.training.run_settings import RunOptions
 from sltool.server.training.sampler import even_batches

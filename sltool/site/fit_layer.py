@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sltool.errors import DivergedError
+from sltool.models.precision import channels_last, choose_precision
 from sltool.models.quantise import quantise
 from sltool.progress import Progress
 from sltool.site.audit.decoders import DenseDecoder, RowDecoder
@@ -134,12 +135,15 @@ class _Fitting:
         options: FitOptions,
         device: torch.device,
     ) -> None:
-        self._layer, self._options, self._device = layer.to(device).train(), options, device
+        # Convolutions are several times as fast with both, on hardware with native products.
+        self._precision = choose_precision("auto", layer, device)
+        self._layer = channels_last(layer.train().to(device))
+        self._options = options
         self._encoding, self._data = study.encoding, data
         self._batch = min(study.training.batch_size, MOST)
         self._samples = _Samples(study, data, device)
         with torch.no_grad():
-            shape = tuple(layer(self._samples.batch(torch.arange(2))[0]).shape[1:])
+            shape = tuple(self._maps(self._samples.batch(torch.arange(2))[0]).shape[1:])
         self._task = _task(study, data, math.prod(shape)).to(device)
         self._adversary = _Adversary(shape, self._samples.mean, device) if options.weight else None
         parameters = [*layer.parameters(), *self._task.parameters()]
@@ -163,10 +167,18 @@ class _Fitting:
             )
         return Fit(task / count, leak / count if self._adversary else None)
 
+    def _maps(self, standardised: torch.Tensor) -> torch.Tensor:
+        """The layer's output in float32."""
+        if standardised.ndim == 4:
+            standardised = standardised.contiguous(memory_format=torch.channels_last)
+        with self._precision.autocast():
+            maps: torch.Tensor = self._layer(standardised)
+        return maps.float()
+
     def _step(self, rows: torch.Tensor) -> tuple[float, float]:
         """One step of the adversary and of the layer; the task's figure and the leak."""
         standardised, targets = self._samples.batch(rows)
-        maps = clip_and_add_noise(self._layer(standardised), self._encoding, torch.randn_like)
+        maps = clip_and_add_noise(self._maps(standardised), self._encoding, torch.randn_like)
         codes = quantise(maps, self._encoding.levels)
         loss, figure = self._task(codes, self._samples.labels(rows))
         leak = torch.zeros(())

@@ -246,13 +246,26 @@ def _process_pool(workers: int) -> Iterator[Executor]:
     else:
         # A direct fork could copy locks that torch's threads hold. The fork server has no other
         # threads, and imports what the workers need once for all of them.
-        server = "forkserver" in get_all_start_methods()
+        server = start_fork_server()
         workers = workers if server else min(workers, MOST_SPAWNED)
         context = get_context("forkserver" if server else "spawn")
-        if server:
-            context.set_forkserver_preload(["sltool.datasets.images", "PIL.PngImagePlugin"])
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             yield pool
+
+
+def start_fork_server() -> bool:
+    """Start the process that the decoding processes are copies of; False if the system has none.
+
+    Its imports take a while, so that it is started early where a large import comes first.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return False
+    from multiprocessing import forkserver
+
+    forkserver.set_forkserver_preload(["sltool.datasets.images", "PIL.PngImagePlugin"])
+    with sheltered_from_ctrl_c():
+        forkserver.ensure_running()
+    return True
 
 
 def _in_order(pool: Executor, work: Any, jobs: list[Any], workers: int) -> Iterator[Any]:

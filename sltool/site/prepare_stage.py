@@ -15,7 +15,14 @@ from sltool.progress import Progress
 from sltool.registry import datasets
 from sltool.site.columns import local_columns
 from sltool.site.fingerprint import Fingerprint, fingerprint
-from sltool.site.prepare import PreparationResult, prepare, prepared_before, prepared_source
+from sltool.site.prepare import (
+    PARALLEL_FROM,
+    PreparationResult,
+    prepare,
+    prepared_before,
+    prepared_source,
+    start_fork_server,
+)
 from sltool.site.private_file import open_private
 from sltool.site.split import expected_training
 from sltool.study.layout import StudyFolder
@@ -53,10 +60,13 @@ def prepare_study(
         kind = datasets.get(name)
         if kind.needs_source:
             kind.need_source(source)
+    current = fingerprint(source, folder.own)
+    is_new = not folder.study_file.exists()
+    if is_new and workers > 1 and len(current.files) >= PARALLEL_FROM:
+        start_fork_server()  # Makes its imports while torch is imported here for the new study.
     study, notes = make_study(folder, name, source, overrides, seed, force, progress, scale, recipe)
     dataset = make_dataset(study)
     dataset.local_columns = local_columns(folder, dataset, columns)
-    current = fingerprint(source, folder.own)
     state = _state(study, current, dataset.local_columns)
     done = None if force else prepared_before(folder, study, state)
     if done is None:

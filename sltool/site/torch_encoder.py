@@ -46,11 +46,12 @@ class Encoder:
     def __init__(self, study: Study, layer: nn.Module, device: torch.device, seed: int) -> None:
         import torch
 
+        from sltool.models.precision import channels_last
+
         columns = (1, -1) + (1,) * (len(study.samples.shape) - 1)
         self._mean = torch.tensor(study.samples.mean, device=device).reshape(columns)
         self._sd = torch.tensor(study.samples.sd, device=device).reshape(columns)
-        # With the channels-last memory format, pooling takes a third of the time.
-        self._layer: nn.Module = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._layer = channels_last(layer)
         self._device = device
         self._settings = study.encoding
         self._dtype = getattr(torch, study.encoding.dtype)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from sltool.models.base import build
+from sltool.models.precision import choose_precision
 from sltool.progress import Silent
 from sltool.server.intake.queue import Queue
 from sltool.server.store import Store
@@ -25,7 +26,6 @@ from sltool.server.training.data import TrainingData
 from sltool.server.training.distributed import Ranks
 from sltool.server.training.objective import Objective
 from sltool.server.training.optimizer import make_optimizer
-from sltool.server.training.precision import choose_precision
 from sltool.server.training.run import train
 from sltool.server.training.run_settings import RunOptions
 from sltool.server.training.site_control import SiteControl

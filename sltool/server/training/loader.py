@@ -6,7 +6,6 @@ import math
 from copy import copy
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from sltool.server.store import StoredSamples
@@ -63,9 +62,3 @@ class FeatureLoader:
     def labels(self, positions: torch.Tensor) -> torch.Tensor:
         """The labels of the samples at these positions, (n,) float32 or int64."""
         return self._labels[positions.to(self._device)]
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    """The network with its weights in channels-last memory format, as the batches are."""
-    moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved

@@ -17,7 +17,7 @@ from sltool.study.layout import RunFolder
 from sltool.study.schema import Study, Training
 
 if TYPE_CHECKING:
-    from sltool.server.training.precision import Precision
+    from sltool.models.precision import Precision
 
 # Settings that may change when a run is resumed.
 CHANGEABLE = ("training.epochs", "training.patience")

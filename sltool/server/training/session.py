@@ -11,12 +11,12 @@ import torch
 from sltool.errors import DivergedError
 from sltool.files import remove
 from sltool.models.base import build
+from sltool.models.precision import Precision, choose_precision
 from sltool.progress import Progress
 from sltool.server.checkpoint import Checkpoint, load_checkpoint
 from sltool.server.store import Store
 from sltool.server.training.distributed import Ranks
 from sltool.server.training.objective import Objective
-from sltool.server.training.precision import Precision, choose_precision
 from sltool.server.training.run_files import RunFiles
 from sltool.server.training.run_settings import RunOptions, check_same, read_settings, settings_of
 from sltool.server.training.shard_selection import ShardSelection

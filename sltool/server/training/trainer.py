@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sltool.errors import DivergedError
+from sltool.models.precision import Precision, channels_last
 from sltool.server.checkpoint import Checkpoint
 from sltool.server.store import ID_DTYPE, StoredSamples
 from sltool.server.training.augment import FeatureAugmenter
 from sltool.server.training.data import Basis, Best, TrainingData, copied_state
 from sltool.server.training.distributed import Ranks
 from sltool.server.training.divergence import EpochLoss, diverged
-from sltool.server.training.loader import FeatureLoader, channels_last
+from sltool.server.training.loader import FeatureLoader
 from sltool.server.training.objective import Objective
 from sltool.server.training.optimizer import OptimizerStep
-from sltool.server.training.precision import Precision
 from sltool.server.training.sampler import Sampler, even_batches
 from sltool.server.training.site_control import SiteControl
 from sltool.study.schema import Training

@@ -1,4 +1,4 @@
-"""The floating-point precision of training."""
+"""How a network is computed: the floating-point precision and memory format of training."""
 
 from __future__ import annotations
 
@@ -56,6 +56,15 @@ def choose_precision(name: str, network: nn.Module, device: torch.device) -> Pre
     if hardware:
         return Precision("bf16", device, f"{hardware} is faster with it in convolutions")
     return Precision("fp32", device, f"this {device.type} has no native bf16 products")
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with its weights in channels-last memory format.
+
+    It is faster if its batches have it too: in bf16, and in pooling.
+    """
+    moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
 
 
 def _bf16_hardware(device: torch.device) -> str:
