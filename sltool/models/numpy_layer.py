@@ -164,7 +164,9 @@ def _areas(x: Array, step: Step, tensors: Tensors) -> Array:
 
 
 def _leaky_relu(x: Array, step: Step, tensors: Tensors) -> Array:
-    return np.where(x > 0, x, x * np.float32(step["slope"]))
+    scaled = x * np.float32(step["slope"])
+    # The larger of both where the slope is below 1: several times as fast as a choice by sign.
+    return np.maximum(x, scaled, out=scaled) if step["slope"] <= 1 else np.where(x > 0, x, scaled)
 
 
 def _sigmoid(x: Array, step: Step, tensors: Tensors) -> Array:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Hashable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,8 +79,7 @@ def parse_yaml(text: str, *, where: str | Path, name: str = "study.yaml") -> Any
         StudyFileError: it is not YAML, or a key is repeated; the message has the line.
     """
     try:
-        # _Loader is a subclass of SafeLoader.
-        return yaml.load(text, _Loader)  # noqa: S506
+        return copy.deepcopy(_loaded(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
@@ -96,6 +97,13 @@ def parse_yaml(text: str, *, where: str | Path, name: str = "study.yaml") -> Any
             where=where,
             hint=CORRECT,
         ) from error
+
+
+# A command reads the same study.yaml a few times, and the parser is slow.
+@lru_cache(maxsize=4)
+def _loaded(text: str) -> Any:
+    # _Loader is a subclass of SafeLoader.
+    return yaml.load(text, _Loader)  # noqa: S506
 
 
 def plain(value: Any) -> str:
