@@ -125,13 +125,14 @@ def site_guarantee(
     releases = with_outbox(site)
     with open_private(site.private, study.id, "sltool partition") as private:
         groups = private.text("group_pseudonyms")
+        named = names_patients(private)
     records = max(Counter(map(patient_of, groups)).values(), default=1)
     return Guarantee(
         delta=delta,
         record=epsilon(_of(releases, 1), delta),
         patient=epsilon(_of(releases, records), delta),
         records=records,
-        named=names_patients(groups),
+        named=named,
         encodings=len(releases),
         maps=sum(release["views"] for release in releases),
         labels=_label_epsilon(releases),

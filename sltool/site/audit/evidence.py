@@ -149,7 +149,7 @@ def _evidence(
     else:
         sd = np.array(study.samples.sd)
         inputs = ((raw - np.array(study.samples.mean)) / sd).astype(np.float32)
-    if names_patients([names[row] for row in order]):
+    if names_patients(private):
         grouping = by_name([names[row] for row in chosen])
     else:
         grouping = by_similarity(inputs)

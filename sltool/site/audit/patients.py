@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sltool.site.private_file import PrivateFile
+
 Array = NDArray[Any]
 
 # Correlations, without the mean image, from which two images count as near-duplicates. The next
@@ -42,8 +44,15 @@ class Grouping:
         return int(self.groups.max()) + 1
 
 
-def names_patients(groups: Sequence[str]) -> bool:
-    """Whether any patient has two samples; if none has, the source may not name patients."""
+def names_patients(private: PrivateFile) -> bool:
+    """Whether the source names the patients of a site's `private.h5`.
+
+    A file of an earlier version does not say so: there a patient with two samples shows it.
+    """
+    stored = private.names_patients
+    if stored is not None:
+        return stored
+    groups = private.text("group_pseudonyms")
     return len({patient_of(group) for group in groups}) < len(groups)
 
 
