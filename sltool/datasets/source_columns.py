@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field
 from sltool.errors import BadDataError, StudyFileError, nearest
 from sltool.study.schema import Section
 from sltool.study.study_file import validate
+from sltool.wording import plural
 
 # Role -> headers that a new study uses for it, without case and punctuation.
 KNOWN: dict[str, tuple[str, ...]] = {
@@ -137,8 +138,9 @@ def alike(classes: Mapping[str, int]) -> list[str]:
         }
         for twin in map(others.get, get_close_matches(rare.lower(), others, 1, 0.8)):
             notes.append(
-                f"the class '{rare}' has {classes[rare]} samples and is spelt like '{twin}': if "
-                f"they are the same, write {twin}: [{twin}, {rare}] under dataset.classes"
+                f"the class '{rare}' has {plural(classes[rare], 'sample')} and is spelt like "
+                f"'{twin}': if they are the same, write {twin}: [{twin}, {rare}] under "
+                "dataset.classes"
             )
     return notes
 
@@ -239,10 +241,9 @@ def same_row_notes(
     twice = sum(len(found - {""}) > 1 for found in places.values())
     if not twice:
         return []
-    rows = f"{twice} rows are" if twice > 1 else "1 row is"
     return [
-        f"{rows} in two of the source's splits with the same values: the same patients? A patient "
-        "column keeps them together"
+        f"{plural(twice, 'row is', 'rows are')} in two of the source's splits with the same "
+        "values: the same patients? A patient column keeps them together"
     ]
 
 
@@ -255,7 +256,7 @@ def _in_two(patients: Sequence[str], column: Sequence[str]) -> dict[str, list[st
 
 
 def _counted(patients: Mapping[str, object]) -> str:
-    return "1 patient is" if len(patients) == 1 else f"{len(patients)} patients are"
+    return plural(len(patients), "patient is", "patients are")
 
 
 def _first(patients: Mapping[str, list[str]]) -> str:

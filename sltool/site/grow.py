@@ -41,6 +41,7 @@ from sltool.site.split import assign
 from sltool.site.withdrawals import PRIVATE_COLUMNS, Withdrawals, read_people
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import SPLITS, Study
+from sltool.wording import plural
 
 # From this share of changed samples on, the source is taken for another one.
 MOST_CHANGED = 0.1
@@ -309,7 +310,7 @@ def _note_differences(
 
 
 def _samples(count: int) -> str:
-    return "1 sample is" if count == 1 else f"{count} samples are"
+    return plural(count, "sample is", "samples are")
 
 
 def _draw(

@@ -20,6 +20,7 @@ from sltool.site.private_file import open_private
 from sltool.site.releases import ReleaseRecord, with_outbox
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study
+from sltool.wording import plural
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Guarantee:
             else "and more for a patient with several records: the source names no patients"
         )
         maps, encodings = (
-            f"{count} {name}{'s' * (count > 1)}"
+            plural(count, name)
             for count, name in ((self.maps, "feature map"), (self.encodings, "encoding"))
         )
         return (

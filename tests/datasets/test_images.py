@@ -375,7 +375,7 @@ def labelled(folder: Path, labels: list[str], **columns: list[str]) -> Path:
 def test_a_mistyped_label_is_suspected_and_can_be_joined(sltool: Sltool, tmp_path: Path) -> None:
     labelled(tmp_path, ["normal"] * 12 + ["tumour"] * 12 + ["tumuor"])
     ran = sltool("prepare", "images", "--source", tmp_path, "--set", *TINY).ok()
-    assert "'tumuor' has 1 samples and is spelt like 'tumour'" in ran.err
+    assert "'tumuor' has 1 sample and is spelt like 'tumour'" in ran.err
     file = sltool.folder / "study.yaml"
     before = 'classes: {"normal": ["normal"], "tumour": ["tumour"], "tumuor": ["tumuor"]}'
     assert before in file.read_text()

@@ -21,6 +21,7 @@ from sltool.site.outbox import outbox_shards
 from sltool.site.private_file import PrivateFile, open_private
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import Study
+from sltool.wording import plural
 
 Array = NDArray[Any]
 
@@ -68,7 +69,7 @@ def gather(folder: StudyFolder, study: Study, site: SiteFolder, budget: Budget) 
         order, labels = _shipped_rows(shards, study, content, rows)
         if len(order) < FEWEST:
             raise BadDataError(
-                f"site {site.name} has shipped {len(order)} samples, too few to audit",
+                f"site {site.name} has shipped {plural(len(order), 'sample')}, too few to audit",
                 where=site.outbox,
                 expected=f"{FEWEST} or more",
             )

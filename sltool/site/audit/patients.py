@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sltool.site.private_file import PrivateFile
+from sltool.wording import plural
 
 Array = NDArray[Any]
 
@@ -65,7 +66,7 @@ def by_name(groups: Sequence[str]) -> Grouping:
     """The source's patients."""
     _, patients = np.unique([patient_of(group) for group in groups], return_inverse=True)
     count = int(patients.max()) + 1
-    return Grouping(patients, f"{count} patients as the source names them", named=True)
+    return Grouping(patients, f"{plural(count, 'patient')} as the source names them", named=True)
 
 
 def by_similarity(inputs: Array) -> Grouping:
@@ -74,7 +75,9 @@ def by_similarity(inputs: Array) -> Grouping:
         _, groups = np.unique(inputs, axis=0, return_inverse=True)
         groups = groups.reshape(-1)
         description = "the source names no patients: equal rows were grouped"
-        return Grouping(groups, f"{description}, {int(groups.max()) + 1} groups", named=False)
+        return Grouping(
+            groups, f"{description}, {plural(int(groups.max()) + 1, 'group')}", named=False
+        )
     thumbnails = _thumbnails(inputs)
     for threshold in ALIKE:
         groups = _components(thumbnails, threshold)
