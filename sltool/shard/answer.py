@@ -7,15 +7,19 @@ canonical JSON, and the server's signature over them.
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from sltool.errors import NotTrustedError, StudyMismatchError
+from sltool.files import PART, remove
+from sltool.shard.encryption import SUFFIX as AGE
+from sltool.shard.encryption import encrypt
 from sltool.shard.keys import SigningKey, is_signed_by
 from sltool.shard.manifest import MAX_SAMPLES, Digest
-from sltool.shard.signed_text import SignedText, write_signed
+from sltool.shard.signed_text import SignedText, signed_bytes, write_signed
 from sltool.shard.untrusted_file import UntrustedFile
 from sltool.shard.withdrawal import Pseudonym
 from sltool.study.meaning import differences
@@ -24,6 +28,8 @@ from sltool.study.schema import Labels, Section, SiteName, Study, digest_of
 MAGIC = b"sltool-predictions 1"
 SUFFIX = ".predictions"
 MAX_BYTES = 2**30
+# Of an answer's name.
+ID_DIGITS = 16
 
 
 class Trained(Section):
@@ -93,12 +99,30 @@ class Answer(SignedText):
         return [values[column] >= point.threshold for values in self.values]
 
 
-def write_answer(folder: Path, answer: Answer, key: SigningKey) -> Path:
-    """Sign and publish an answer as `SITE-RUN-XXXXXXXXXXXXXXXX.predictions`."""
+def write_answer(folder: Path, answer: Answer, key: SigningKey, recipient: str | None) -> Path:
+    """Sign and publish an answer as `SITE-RUN-XXXXXXXXXXXXXXXX.predictions`.
+
+    What a killed process left of an earlier answer of this run for this site is deleted.
+
+    Args:
+        recipient: the site's; then the file is encrypted, ends in `.age`, and is never on the disk
+            in plain text. None: it is not encrypted.
+
+    Raises:
+        UsageError: pyrage is not installed, or `recipient` is not an age recipient.
+        StorageError: no space or no permission.
+    """
+    name = f"{answer.site}-{answer.run}"
+    for left in folder.glob(f"{name}-{'[0-9a-f]' * ID_DIGITS}{SUFFIX}*{PART}"):
+        remove(left)
     digest = hashlib.sha256(answer.to_bytes()).hexdigest()
-    path = folder / f"{answer.site}-{answer.run}-{digest[:16]}{SUFFIX}"
-    write_signed(path, MAGIC, answer, key)
-    return path
+    path = folder / f"{name}-{digest[:ID_DIGITS]}{SUFFIX}"
+    if recipient is None:
+        write_signed(path, MAGIC, answer, key)
+        return path
+    encrypted = path.with_name(path.name + AGE)
+    encrypt(io.BytesIO(signed_bytes(MAGIC, answer, key)), encrypted, recipient)
+    return encrypted
 
 
 def read_answer(

@@ -7,9 +7,10 @@ any size are processed in constant memory.
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sltool.errors import BadDataError, StageOrderError, StorageError, UsageError
 from sltool.files import publish, write_text
@@ -20,8 +21,11 @@ MAGIC = b"age-encryption.org/v1\n"
 EXPECTED = "an age file for this server's or site's `recipient` in study.yaml, as it was sent"
 
 
-def encrypt(source: Path, target: Path, recipient: str) -> None:
-    """Publish `source` at `target`, readable only for the server.
+def encrypt(source: Path | BinaryIO, target: Path, recipient: str) -> None:
+    """Publish `source` at `target`, readable only for the recipient.
+
+    Args:
+        source: a file; or an open one, such as bytes that should never be on the disk as they are.
 
     Raises:
         UsageError: pyrage is not installed, or `recipient` is not an age recipient.
@@ -36,7 +40,8 @@ def encrypt(source: Path, target: Path, recipient: str) -> None:
             where="study.yaml",
             expected="the line that `sltool server-keys` prints",
         ) from error
-    with publish(target) as part, source.open("rb") as reader, part.open("wb") as writer:
+    opened = source.open("rb") if isinstance(source, Path) else nullcontext(source)
+    with publish(target) as part, opened as reader, part.open("wb") as writer:
         try:
             pyrage.encrypt_io(reader, writer, [parsed])
         except pyrage.EncryptError as error:

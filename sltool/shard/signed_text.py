@@ -28,12 +28,17 @@ class SignedText(Section):
 Signed = TypeVar("Signed", bound=SignedText)
 
 
+def signed_bytes(magic: bytes, document: SignedText, key: SigningKey) -> bytes:
+    """The file's bytes; the same document and key give the same ones."""
+    return _pack(magic, document, key.sign(document.to_bytes()))
+
+
 def write_signed(
     path: Path, magic: bytes, document: SignedText, key: SigningKey, *, public: bool = False
 ) -> None:
-    """Sign and publish a document; the same document and key give the same file."""
+    """Sign and publish a document."""
     with publish(path, public=public) as part:
-        part.write_bytes(_pack(magic, document, key.sign(document.to_bytes())))
+        part.write_bytes(signed_bytes(magic, document, key))
 
 
 def read_signed(

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from sltool.shard.answer import MAGIC
+from sltool.shard.encryption import make_identity
 from sltool.shard.keys import SigningKey
 from sltool.study.layout import StudyFolder
 from tests.conftest import ROOT
@@ -38,7 +40,9 @@ STAGES = {
     "ship cases": "ship --site A",
     "predict": "predict",
     "resolve": "resolve --site A ANSWER --server-key KEY",
+    "encrypted predict": "predict --force",
 }
+PREDICT = {"predict": ".predictions", "encrypted predict": ".age"}
 SAMPLE, INSTANTS = 1, 20 if ALL else 1
 PROGRAM = """
 import signal
@@ -59,9 +63,20 @@ def states(fork_server: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Pat
     study = root / "study"
     study.mkdir()
     for name in STAGES:
+        if name == "encrypted predict":
+            encrypt_answers(study)
         shutil.copytree(study, root / name)
         fork_server.ok(study, arguments(study, name))
     return root
+
+
+def encrypt_answers(study: Path) -> None:
+    """Make site A one whose answers are encrypted; none is there yet."""
+    recipient = make_identity(StudyFolder(study).site("A").identity)
+    file = study / "study.yaml"
+    head, tail = file.read_text().split("  A:\n")
+    file.write_text(f"{head}  A:\n    recipient: {recipient}\n{tail}")
+    shutil.rmtree(study / "server" / "answers")
 
 
 def arguments(folder: Path, stage: str) -> list[str]:
@@ -69,10 +84,14 @@ def arguments(folder: Path, stage: str) -> list[str]:
     words = STAGES[stage].split()
     if "ANSWER" in words:
         (answer,) = (folder / "server" / "answers").iterdir()
-        key = SigningKey.load(StudyFolder(folder).server_key).public
-        known = {"ANSWER": str(answer), "KEY": key}
+        known = {"ANSWER": str(answer), "KEY": key_of(folder)}
         return [known.get(word, word) for word in words]
     return words
+
+
+def key_of(folder: Path) -> str:
+    """The server's public key."""
+    return SigningKey.load(StudyFolder(folder).server_key).public
 
 
 def copy(states: Path, stage: str, name: str) -> Path:
@@ -97,12 +116,15 @@ def go_on(fork_server: Zygote, folder: Path, stage: str) -> None:
     fork_server.ok(folder, ["status"])
     fork_server.ok(folder, arguments(folder, stage))
     fork_server.ok(folder, ["status"])
-    left = {path.parent.name for path in folder.rglob("*.part") if path.is_file()}
-    # Each answer has a new name, so that no later one writes over the rest of one that was stopped.
-    assert left <= {"answers"}
-    if stage == "predict":
+    assert not [path for path in folder.rglob("*.part") if path.is_file()]
+    if stage in PREDICT:
         # Two where it was stopped between writing an answer and recording it.
-        assert list((folder / "server" / "answers").glob("*.predictions"))
+        answers = list((folder / "server" / "answers").iterdir())
+        assert {path.suffix for path in answers} == {PREDICT[stage]}
+        for answer in answers:
+            fork_server.ok(
+                folder, ["resolve", "--site", "A", str(answer), "--server-key", key_of(folder)]
+            )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -120,6 +142,22 @@ def test_at_a_call(fork_server: Zygote, states: Path, stage: str) -> None:
         go_on(fork_server, folder, stage)
         shutil.rmtree(folder)
     assert stopped
+
+
+@pytest.mark.parametrize("stage", PREDICT)
+def test_a_kill_leaves_no_answer_in_parts(fork_server: Zygote, states: Path, stage: str) -> None:
+    """Whatever is left is encrypted where answers are, and the next command takes it away."""
+    folder = copy(states, stage, f"{stage} killed, counted")
+    count = fork_server.ok(folder, arguments(folder, stage))
+    for call in range(count) if ALL else range(count - 8, count - 4):
+        folder = copy(states, stage, f"{stage} killed {call}")
+        code, _, output = fork_server.run(folder, arguments(folder, stage), call)
+        assert code == -9, output
+        if stage == "encrypted predict":
+            files = [path for path in (folder / "server").rglob("*") if path.is_file()]
+            assert not [path for path in files if MAGIC in path.read_bytes()]
+        go_on(fork_server, folder, stage)
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("seed", range(INSTANTS * len(STAGES)) if ALL else range(2))

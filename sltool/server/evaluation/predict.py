@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from typing_extensions import TypedDict
 
-from sltool.files import Document, parse_json, read_json, remove, sha256, write_json
+from sltool.files import Document, parse_json, read_json, sha256, write_json
 from sltool.metrics import Array
 from sltool.server.evaluation.evaluate import check_run, predict_samples
 from sltool.server.evaluation.operating_points import read_points
 from sltool.server.store import Store
 from sltool.server.training.run import find_run
 from sltool.shard.answer import Answer, Point, Trained, write_answer
-from sltool.shard.encryption import SUFFIX as AGE
-from sltool.shard.encryption import encrypt
 from sltool.shard.keys import SigningKey, key_id
 from sltool.shard.manifest import PREDICTION
 from sltool.study.layout import Question, RunFolder, StudyFolder
@@ -112,7 +110,7 @@ def answer_cases(
             pseudonyms=tuple(id_.decode("ascii") for id_ in samples.pseudonyms.tolist()),
             values=tuple(_rows(values, study.samples.labels.kind == "binary")),
         )
-        path = _publish(folder, study, answer, key)
+        path = write_answer(folder.answers, answer, key, study.sites[site].recipient)
         answered |= {segment.digest for segment in shards}
         write_json(run.answered, AnsweredRecord(model=model, shards=sorted(answered)))
         answers.append(
@@ -172,14 +170,3 @@ def _rows(values: Array, two_classes: bool) -> list[tuple[float, ...]]:
     if values.ndim == 1 and two_classes:
         values = np.stack([1 - values, values], axis=1)
     return [tuple(row) for row in values.reshape(len(values), -1).tolist()]
-
-
-def _publish(folder: StudyFolder, study: Study, answer: Answer, key: SigningKey) -> Path:
-    path = write_answer(folder.answers, answer, key)
-    recipient = study.sites[answer.site].recipient
-    if recipient is None:
-        return path
-    encrypted = path.with_name(path.name + AGE)
-    encrypt(path, encrypted, recipient)
-    remove(path)
-    return encrypted
