@@ -131,11 +131,19 @@ class Registry(Generic[T]):
         Args:
             paths: further plug-in files and folders, as for `load_plugins`.
         """
-        sources = [*map(_source_of, self._builtins), *_existing_files(plugin_paths(paths))]
-        pattern = re.compile(rf"^@{self.kind}s\.register\(\s*[\"']([^\"']+)", re.MULTILINE)
-        found = {name for path in sources for name in pattern.findall(path.read_text("utf-8"))}
+        found = {name for _, names in self._names_in_sources(paths) for name in names}
         points = importlib.metadata.entry_points(group=self.group)
         return sorted({*found, *(point.name for point in points)})
+
+    def source_file(self, name: str, paths: Iterable[Path] = ()) -> Path | None:
+        """The file that registers a name, likewise; None if none of sltool's or of `paths` does."""
+        found = self._names_in_sources(paths)
+        return next((path for path, names in found if name in names), None)
+
+    def _names_in_sources(self, paths: Iterable[Path]) -> Iterator[tuple[Path, list[str]]]:
+        pattern = re.compile(rf"^@{self.kind}s\.register\(\s*[\"']([^\"']+)", re.MULTILINE)
+        for path in (*map(_source_of, self._builtins), *_existing_files(plugin_paths(paths))):
+            yield path, pattern.findall(path.read_text("utf-8"))
 
     def _load_builtins(self, name: str | None = None) -> None:
         """Import only the module of the built-in `name`, if it has its own module, or else all."""

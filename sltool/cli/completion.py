@@ -7,6 +7,7 @@ imported, and no plug-in is run. What cannot be read offers nothing: no error di
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -128,7 +129,37 @@ def classes(ctx: typer.Context) -> Iterable[str]:
 @_quiet
 def column_names(ctx: typer.Context) -> Iterable[str]:
     """'bmi=' for each column that the study asks for."""
-    return [f"{name}=" for name in _value(_folder(ctx), "dataset", "columns")]
+    folder = _folder(ctx)
+    headers = dict(_value(folder, "dataset", "headers"))
+    agreed = [headers.pop(name, name) for name in _value(folder, "dataset", "columns")]
+    people = [*headers.values(), _value(folder, "dataset", "patient")]
+    return [f"{name}=" for name in dict.fromkeys([*agreed, *filter(None, people)])]
+
+
+@_quiet
+def source_columns(ctx: typer.Context) -> Iterable[str]:
+    """The columns of the prepared source, or else what the study says of its columns."""
+    folder = _folder(ctx)
+    if folder.source_columns.is_file():
+        return list(map(str, json.loads(folder.source_columns.read_text(encoding="utf-8"))))
+    columns = _value(folder, "dataset", "columns")
+    site = ["site"] if _value(folder, "dataset", "headers", "site") else []
+    if not isinstance(columns, dict):
+        return site
+    return [*site, *(name for name, column in columns.items() if "categories" in column)]
+
+
+@_quiet
+def settings(ctx: typer.Context) -> Iterable[str]:
+    """'model.cut=' for each key of study.yaml that `--set` takes."""
+    from sltool.cli.study_keys import setting_keys
+
+    folder, given = _folder(ctx), ctx.params.get("settings") or ()
+    named = dict(pair.split("=", 1) for pair in given if "=" in pair)
+    dataset = ctx.params.get("dataset") or _value(folder, "dataset", "name")
+    model = named.get("model.name") or _value(folder, "model", "name")
+    plugins = ctx.params.get("plugins_dir") or ()
+    return [f"{key}=" for key in setting_keys(dataset or "", model or "", plugins)]
 
 
 def _folder(ctx: typer.Context) -> StudyFolder:

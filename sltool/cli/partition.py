@@ -34,6 +34,7 @@ def partition(
         typer.Option(
             "--by",
             metavar="COLUMN",
+            autocompletion=completion.source_columns,
             help="A site for each value of a column of the source: hospital, scanner, year.",
         ),
     ] = None,

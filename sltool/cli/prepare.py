@@ -24,7 +24,10 @@ SHOWN = 10
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="A study.yaml key of a new study: model.cut=2."
+        "--set",
+        metavar="KEY=VALUE",
+        autocompletion=completion.settings,
+        help="A study.yaml key of a new study: model.cut=2.",
     ),
 ]
 RecipeOption = Annotated[

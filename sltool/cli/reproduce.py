@@ -77,7 +77,12 @@ def reproduce(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A study.yaml key, over the recipe's."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            autocompletion=completion.settings,
+            help="A study.yaml key, over the recipe's.",
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that decode. 0: one a core.")

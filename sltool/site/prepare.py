@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 from sltool.datasets.base import Dataset, Loader, Refused, Scan, UnreadableSampleError
 from sltool.datasets.images import ImageFiles, decode_batch
 from sltool.errors import BadDataError
-from sltool.files import early_writeback, part_of, remove, write_csv
+from sltool.files import early_writeback, part_of, remove, write_csv, write_json
 from sltool.machine import sheltered_from_ctrl_c
 from sltool.progress import Advance, Progress
 from sltool.site.check_scan import InputCheck, check_scan
@@ -121,6 +121,7 @@ def prepare(
     withdrawn_count = int((~allowed).sum())
     notes = [f"{describe_withdrawn(withdrawn_count)} were left out"] if withdrawn_count else []
     refused = list(scan.refused)
+    write_json(folder.source_columns, list(scan.columns))
     with (
         create_private(folder.prepared, study.id, state) as file,
         early_writeback(part_of(folder.prepared), WRITEBACK_BYTES) as report_written,

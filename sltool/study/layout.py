@@ -235,7 +235,7 @@ class StudyFolder:
     def own(self) -> list[Path]:
         """The files that the commands write, in a folder that may also be a dataset's source."""
         agreement = [self.study_file, self.privacy_layer, self.privacy_layer_onnx]
-        files = [*agreement, self.prepared, self.refused]
+        files = [*agreement, self.prepared, self.refused, self.source_columns]
         files += [self.joined, self.columns, self.kit, self.leaflet, *self.root.glob("*.pub")]
         folders = [self.synthetic, self.sites, self.outbox, self.server, self.coordinator]
         return [*files, self.partition, *folders]
@@ -256,6 +256,11 @@ class StudyFolder:
     @property
     def prepared(self) -> Path:
         return self.root / "prepared.h5"
+
+    @property
+    def source_columns(self) -> Path:
+        """The names of the columns in `prepared.h5`, for a shell that completes `--by`."""
+        return self.root / "source-columns.json"
 
     @property
     def refused(self) -> Path:

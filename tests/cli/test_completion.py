@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
+from pydantic import BaseModel
 
 from sltool.cli import completion
+from sltool.cli.study_keys import setting_keys
 from sltool.registry import registries
+from sltool.study.schema import Study
 from tests.conftest import ROOT, Sltool
 
 # Imports each of which would take longer than a person waits for TAB.
@@ -85,6 +90,53 @@ def test_other_names(trained: Sltool) -> None:
     assert names("sltool prepare --column a") == ["age="]
     assert names("sltool queue a") == ["approve"]
     assert names("sltool list m") == ["models", "metrics"]
+
+
+def test_columns_that_sites_can_follow_from(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{n},{n % 2},{'ab'[n % 2]},m{n % 3},s{n % 3}" for n in range(20)]
+    (tmp_path / "rows.csv").write_text("\n".join(["age,label,arm,scanner model,scanner", *rows]))
+    options = ("--source", "rows.csv", "--from-this-site", "--set", "dataset.headers.site=scanner")
+    Sltool(tmp_path, capfd)("prepare", "table", *options).ok()
+    names = tab("bash", tmp_path, "sltool partition --by ")
+    assert {"site", "arm", "scanner model"} <= {*names}
+    assert not {"age", "label"} & {*names}
+    (tmp_path / "source-columns.json").unlink()
+    assert tab("zsh", tmp_path, "sltool partition --by a") == ["arm"]
+
+
+def test_keys_of_the_study_file(trained: Sltool, tmp_path: Path) -> None:
+    offered = tab("bash", tmp_path, "sltool study new images --set model.name=resnet ")
+    described = {key.removesuffix("=") for key in offered}
+    assert {"training.epochs", "model.cut", "model.code.size", "encoding.augment.flip"} <= described
+    assert {"dataset.headers.patient", "dataset.classes", "split.official"} <= described
+    assert {"model.width", "dataset.columns"} & described == set()
+    assert not [key for key in described if key.startswith(("id", "samples", "sites", "recipe"))]
+    assert tab("fish", trained.folder, "sltool prepare --set dataset.pa") == ["dataset.patient="]
+    assert tab("zsh", trained.folder, "sltool prepare --set model.wi") == ["model.widths="]
+
+
+def test_the_keys_in_the_source_text_are_those_of_the_schemas() -> None:
+    for dataset in registries["datasets"].entries():
+        expected = {f"dataset.{key}" for key in _fields(dataset.object.Settings)}
+        found = {key for key in setting_keys(dataset.name, "", ()) if key.startswith("dataset.")}
+        assert found == expected, dataset.name
+    found = {*setting_keys("", "", ())}
+    expected = {*_fields(Study)}
+    sections = ("split.", "model.", "encoding.", "training.", "privacy.")
+    assert found == {key for key in expected if key.startswith(sections)}
+
+
+def _fields(schema: type[BaseModel]) -> Iterator[str]:
+    """The keys of a schema as pydantic knows them."""
+    for name, field in schema.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        nested = [kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, BaseModel)]
+        if nested and get_origin(field.annotation) is not dict:
+            yield from (f"{name}.{key}" for key in _fields(nested[0]))
+        else:
+            yield name
 
 
 @pytest.mark.parametrize("text", [None, "sites: [", "sites: 3\n", "\x00"])
