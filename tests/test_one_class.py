@@ -43,6 +43,7 @@ def at_site(server: Sltool, name: str, source: Path, capfd: pytest.CaptureFixtur
     return printed
 
 
+@pytest.mark.slow
 def test_two_hospitals_of_which_one_has_one_class_alone(
     sltool: Sltool, sources: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +64,7 @@ def test_two_hospitals_of_which_one_has_one_class_alone(
     assert "nan" not in ran.out.lower()
 
 
+@pytest.mark.slow
 def test_a_study_that_has_one_class_so_far(
     sltool: Sltool, sources: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,6 +83,7 @@ def test_a_study_that_has_one_class_so_far(
     assert json.loads((sltool.folder / "server" / "runs" / "two" / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_simulated_site_of_one_class(sltool: Sltool, tmp_path: Path) -> None:
     make_images(tmp_path / "ct" / "COVID", 3)
     make_images(tmp_path / "ct" / "non-COVID", 57, seed=1)

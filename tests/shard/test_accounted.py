@@ -128,6 +128,7 @@ def unnoticed(shard: Shard, changes: Iterator[tuple[int, int, bytearray]]) -> li
     return [(place, flip) for place, flip, data in changes if shard.read(bytes(data)) == content]
 
 
+@pytest.mark.slow
 def test_no_byte_of_the_payload_can_be_changed_unnoticed(small: Shard) -> None:
     """All bytes, those of the chunks as well."""
     changes = (
@@ -138,6 +139,7 @@ def test_no_byte_of_the_payload_can_be_changed_unnoticed(small: Shard) -> None:
     assert unnoticed(small, changes) == []
 
 
+@pytest.mark.slow
 def test_no_bit_can_be_changed_unnoticed_by_repairing_the_checksum(small: Shard) -> None:
     def repaired() -> Iterator[tuple[int, int, bytearray]]:
         for part, checksum in checked_parts(small):
@@ -168,6 +170,7 @@ def checked_parts(shard: Shard) -> Iterator[tuple[slice, Any]]:
         yield chunk, fletcher32
 
 
+@pytest.mark.slow
 def test_no_random_change_of_a_bigger_shard_is_unnoticed(tmp_path: Path) -> None:
     """Its chunk index has two levels; one to eight bytes, most of them not in a chunk."""
     shard = make(tmp_path, 700, (1, 2, 2))

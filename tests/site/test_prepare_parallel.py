@@ -7,6 +7,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 from PIL import Image
 
 from sltool.progress import Silent
@@ -64,6 +65,8 @@ PLUGIN = """
 import os
 from pathlib import Path
 
+import pytest
+
 Path(os.environ["SEEN"]).open("a").write(f"{os.getpid()} ")
 
 from sltool.datasets.covid_ct import CovidCT
@@ -80,6 +83,7 @@ class Mine(CovidCT):
 """
 
 
+@pytest.mark.slow
 def test_no_plug_in_reaches_a_worker(sltool: Sltool, tmp_path: Path) -> None:
     assert stage.PARALLEL_FROM <= 520
     source = two_classes(tmp_path / "ct", 260, ("non-COVID", "COVID"), side=10)

@@ -51,6 +51,7 @@ def record(sltool: Sltool) -> dict[str, Any]:
     return json.loads((sltool.folder / "sites" / "A" / "audit.json").read_text())
 
 
+@pytest.mark.slow
 def test_an_identity_layer_leaks_the_picture(sltool: Sltool, tmp_path: Path) -> None:
     source = scans(tmp_path / "scans", 100)
     encoded(sltool, "covid-ct", "dataset.size=32", "model.cut=0", source=source)
@@ -97,6 +98,7 @@ def test_fewer_outputs_than_inputs_are_not_inverted_exactly(sltool: Sltool) -> N
     assert 0.1 < found["leak"] < 0.9
 
 
+@pytest.mark.slow
 def test_real_pictures_end_to_end(sltool: Sltool, tmp_path: Path) -> None:
     """The leak is between 0 and 1; public images of the same kind give almost the same."""
     source = scans(tmp_path / "scans", 120)
@@ -133,6 +135,7 @@ def test_real_pictures_end_to_end(sltool: Sltool, tmp_path: Path) -> None:
     assert "already been audited" in sltool("audit").ok().err
 
 
+@pytest.mark.slow
 def test_it_says_when_an_attack_had_not_converged(sltool: Sltool, tmp_path: Path) -> None:
     source = scans(tmp_path / "scans", 60)
     encoded(sltool, "covid-ct", "dataset.size=32", "model.cut=0", source=source)
