@@ -83,7 +83,6 @@ def test_a_study_that_has_one_class_so_far(
     assert json.loads((sltool.folder / "server" / "runs" / "two" / "metrics.json").read_text())
 
 
-@pytest.mark.slow
 def test_a_simulated_site_of_one_class(sltool: Sltool, tmp_path: Path) -> None:
     make_images(tmp_path / "ct" / "COVID", 3)
     make_images(tmp_path / "ct" / "non-COVID", 57, seed=1)

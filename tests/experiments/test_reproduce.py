@@ -53,7 +53,6 @@ def test_all_arms_share_the_test_rows(sltool: Sltool) -> None:
     assert not any(out.glob("cells/*/*/study"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "batch_size"), [("best", 16), ("paper", 2048)])
 def test_the_recipes_are_those_of_prepare(sltool: Sltool, recipe: str, batch_size: int) -> None:
     typed = ("reproduce", "cholesterol", "--arms", "friedewald", "--seeds", 1, "--out", "out")

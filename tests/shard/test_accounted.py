@@ -170,7 +170,6 @@ def checked_parts(shard: Shard) -> Iterator[tuple[slice, Any]]:
         yield chunk, fletcher32
 
 
-@pytest.mark.slow
 def test_no_random_change_of_a_bigger_shard_is_unnoticed(tmp_path: Path) -> None:
     """Its chunk index has two levels; one to eight bytes, most of them not in a chunk."""
     shard = make(tmp_path, 700, (1, 2, 2))

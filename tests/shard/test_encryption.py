@@ -65,7 +65,6 @@ def test_damaged_or_for_another_server(secret: Sltool) -> None:
     assert secret("queue", "take", path).code == 4
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(secret: Sltool, tmp_path: Path) -> None:
     big = tmp_path / "big"
     with big.open("wb") as file:

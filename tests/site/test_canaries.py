@@ -93,7 +93,6 @@ def check_source(source: Path) -> None:
     assert marks_in(everything) == list(CANARIES)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_no_mark_of_a_picture_leaves_the_hospital(
     sltool: Sltool, tmp_path: Path, encrypted: bool

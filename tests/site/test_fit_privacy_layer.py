@@ -59,7 +59,6 @@ def images(sltool: Sltool, tmp_path: Path, *more: str) -> Sltool:
     return sltool
 
 
-@pytest.mark.slow
 def test_images_of_one_bit_a_value_end_to_end(sltool: Sltool, tmp_path: Path) -> None:
     images(sltool, tmp_path)("partition", "--ratios", "3:1").ok()
     ran = sltool("fit-privacy-layer", "--site", "A", *SMALL, "--channels", 8, "--json").ok()
@@ -161,7 +160,6 @@ def test_on_public_images_without_labels(sltool: Sltool, tmp_path: Path) -> None
     assert settings(sltool)["encoding"]["bits"] == 1
 
 
-@pytest.mark.slow
 def test_the_file_is_what_encodes(sltool: Sltool, tmp_path: Path) -> None:
     """Batch normalisation is fixed, whatever the batch; the same seed makes the same file."""
     images(sltool, tmp_path)("partition", "--site", "B").ok()

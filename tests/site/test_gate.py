@@ -84,7 +84,6 @@ def test_a_quick_audit_is_not_a_thorough_one(sltool: Sltool) -> None:
     sltool(*SHIP).ok()
 
 
-@pytest.mark.slow
 def test_an_audit_of_another_encoding_does_not_count(sltool: Sltool) -> None:
     study(sltool, "audit=quick")
     sltool("audit").ok()

@@ -7,7 +7,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pytest
 from PIL import Image
 
 from sltool.progress import Silent
@@ -83,7 +82,6 @@ class Mine(CovidCT):
 """
 
 
-@pytest.mark.slow
 def test_no_plug_in_reaches_a_worker(sltool: Sltool, tmp_path: Path) -> None:
     assert stage.PARALLEL_FROM <= 520
     source = two_classes(tmp_path / "ct", 260, ("non-COVID", "COVID"), side=10)

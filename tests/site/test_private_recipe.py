@@ -40,7 +40,6 @@ def some_slices(folder: Path, each: int) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_images_from_the_recipe_to_the_server(sltool: Sltool, tmp_path: Path) -> None:
     source = some_slices(tmp_path / "slices", 40)
     # Looser than the recipe's: few patients are easily told apart.

@@ -76,7 +76,6 @@ def test_a_response_is_drawn_once(study: Sltool) -> None:
     assert {records(study)[n]: label for n, label in shipped_labels(study).items()} != first
 
 
-@pytest.mark.slow
 def test_responses_follow_from_no_seed(study: Sltool) -> None:
     """Without the table of responses, a copy of all files gives other responses."""
     first = shipped_labels(study)

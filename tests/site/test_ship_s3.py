@@ -13,7 +13,6 @@ from tests.storage_servers import s3_server
 URL = "s3://hospital/study"
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_shards_arrive_in_the_bucket(trained: Sltool, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_server(monkeypatch, "hospital"):

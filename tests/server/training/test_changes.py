@@ -250,7 +250,6 @@ def test_an_unfinished_epoch_restarts_after_a_withdrawal(shipped: Server) -> Non
     assert "epoch 2 starts again" in shipped.log()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["proportional", "equal"])
 def test_a_site_whose_patients_all_withdrew_gives_nothing(shipped: Server, weights: str) -> None:
     go = ("server-train", "--site-weights", weights, "--max-epochs")

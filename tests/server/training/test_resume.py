@@ -59,7 +59,6 @@ def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signal_number", "exit_code", "said"),
     [

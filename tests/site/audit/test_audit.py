@@ -51,7 +51,6 @@ def record(sltool: Sltool) -> dict[str, Any]:
     return json.loads((sltool.folder / "sites" / "A" / "audit.json").read_text())
 
 
-@pytest.mark.slow
 def test_an_identity_layer_leaks_the_picture(sltool: Sltool, tmp_path: Path) -> None:
     source = scans(tmp_path / "scans", 100)
     encoded(sltool, "covid-ct", "dataset.size=32", "model.cut=0", source=source)
@@ -135,7 +134,6 @@ def test_real_pictures_end_to_end(sltool: Sltool, tmp_path: Path) -> None:
     assert "already been audited" in sltool("audit").ok().err
 
 
-@pytest.mark.slow
 def test_it_says_when_an_attack_had_not_converged(sltool: Sltool, tmp_path: Path) -> None:
     source = scans(tmp_path / "scans", 60)
     encoded(sltool, "covid-ct", "dataset.size=32", "model.cut=0", source=source)
