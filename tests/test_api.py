@@ -78,6 +78,18 @@ def test_feature_maps_have_labels_and_pseudonyms(study: sltool.Study) -> None:
     assert all(len(pseudonym) == 32 for pseudonym in of_b.pseudonyms)
 
 
+def test_what_was_shipped_elsewhere_is_fetched_and_taken_in(
+    study: sltool.Study, tmp_path: Path
+) -> None:
+    study.encode()
+    study.ship(str(tmp_path / "disk"))
+    shipped = sorted(path.name for path in (tmp_path / "disk").glob("*.h5"))
+    fetched = study.fetch(tmp_path / "disk")
+    assert (fetched.files, fetched.before) == (shipped, 0)
+    assert study.fetch(tmp_path / "disk").before == len(shipped)
+    assert len(study.take_in().accepted) == len(shipped)
+
+
 def test_errors_are_those_of_the_command_line(study: sltool.Study, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="unknown site"):
         study.site("Z")

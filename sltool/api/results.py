@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sltool.wording import plural
+
 if TYPE_CHECKING:
     from sltool.coordinator.status import CoordinatorStatus, Party
     from sltool.server.intake.result import IntakeResult
@@ -40,7 +42,7 @@ class FeatureMaps:
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.maps.shape[1:]))
-        return f"FeatureMaps({len(self)} samples of shape {shape})"
+        return f"FeatureMaps({plural(len(self), 'sample')} of shape {shape})"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sltool.errors import StageOrderError, UsageError
 from sltool.machine import need, pick_device
 from sltool.study.layout import Level, Question
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ class Run:
         best = ""
         if "validation_loss" in history:
             best = f", lowest validation loss {history['validation_loss'].min():.4g}"
-        return f"Run({self.name!r}): {len(history)} epochs{best}"
+        return f"Run({self.name!r}): {plural(len(history), 'epoch')}{best}"
 
     @property
     def history(self) -> pd.DataFrame:

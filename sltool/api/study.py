@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sltool.coordinator.unpack import Unpacked
     from sltool.server.evaluation.compare import RunFigures
     from sltool.server.evaluation.predict import SiteAnswer
+    from sltool.server.intake.fetch import Fetched
     from sltool.server.intake.queue import Queue
     from sltool.server.intake.result import IntakeResult
     from sltool.server.intake.status import Status
@@ -383,6 +384,25 @@ class Study(OpenedStudy):
                 "there is no site's data here", where=self.folder.sites, hint=f"run `{stage}` first"
             )
         return [Site(self, name) for name in self.local_sites]
+
+    def fetch(self, source: str | Path) -> Fetched:
+        """Copy to the inbox what sites shipped elsewhere, and was not fetched before.
+
+        Nothing is deleted there. It may run while a server trains; `take_in` comes next.
+
+        Args:
+            source: a folder, `s3://bucket/prefix` or `sftp://host/path`.
+
+        Returns:
+            The names of the files that were copied, and how many were fetched before.
+
+        Raises:
+            StorageError: the source cannot be read, or the inbox not written.
+            NotTrustedError: an SFTP server whose key is not known.
+        """
+        from sltool.server.intake.fetch import fetch
+
+        return fetch(self.folder, str(source), self.progress)
 
     def take_in(self) -> IntakeResult:
         """Take in the shards that have arrived, without training.

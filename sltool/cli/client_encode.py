@@ -17,6 +17,7 @@ from sltool.cli.command import (
     one_or_all,
 )
 from sltool.errors import UsageError
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     from sltool.site.encode import EncodingResult
@@ -130,7 +131,8 @@ def _cases_line(encoded: EncodingResult, terminal: Terminal) -> str:
     if encoded.again:
         return f"site {encoded.site}: these cases were encoded before (--force encodes them again)"
     return (
-        f"site {encoded.site}: {encoded.samples} cases to predict in {encoded.shards} shards, "
+        f"site {encoded.site}: {plural(encoded.samples, 'case')} to predict in "
+        f"{plural(encoded.shards, 'shard')}, "
         f"{human_bytes(encoded.bytes)}, in {terminal.folder.site(encoded.site).outbox}"
     )
 
@@ -138,8 +140,10 @@ def _cases_line(encoded: EncodingResult, terminal: Terminal) -> str:
 def _line(encoded: EncodingResult, terminal: Terminal) -> str:
     again = "already encoded, " if encoded.again else ""
     if 0 < encoded.new_shards < encoded.shards:
-        again = f"{encoded.new_samples} new samples in {encoded.new_shards} shards; in all "
+        again = f"{plural(encoded.new_samples, 'new sample')} in "
+        again += f"{plural(encoded.new_shards, 'shard')}; in all "
     return (
-        f"site {encoded.site}: {again}{encoded.samples} samples in {encoded.shards} shards, "
+        f"site {encoded.site}: {again}{plural(encoded.samples, 'sample')} in "
+        f"{plural(encoded.shards, 'shard')}, "
         f"{human_bytes(encoded.bytes)}, in {terminal.folder.site(encoded.site).outbox}"
     )

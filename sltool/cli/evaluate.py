@@ -14,6 +14,7 @@ from sltool.cli.command import DeviceOption, SitesOption, Terminal, command
 from sltool.cli.layout import aligned
 from sltool.cli.server_train import RunOption
 from sltool.errors import UsageError
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     from sltool.experiments.site_figures import FiguresBySite, SiteFigure, Worst
@@ -190,7 +191,8 @@ def _print_sites(
 def _reasons(found: FiguresBySite, done: Evaluation) -> list[str]:
     """Why sites have no figure or no sound interval, a line for each site and reason."""
     absent = " ".join(done.absent[:SHOWN])
-    reasons = [f"{len(done.absent)} sites have no such sample: {absent}"] if done.absent else []
+    sites = plural(len(done.absent), "site has", "sites have")
+    reasons = [f"{sites} no such sample: {absent}"] if done.absent else []
     for site, figures in found.sites.items():
         reasons += [f"site {site}: {note}" for note in done.by_site[site]["notes"]]
         by_reason: dict[str, list[str]] = {}

@@ -9,6 +9,7 @@ import typer
 
 from sltool.cli.command import DeviceOption, Terminal, command
 from sltool.cli.server_train import RunOption
+from sltool.wording import plural
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,6 +44,6 @@ def export(
             "tolerance": done.tolerance,
             "differences": done.differences,
         },
-        f"run {done.run}: {len(done.files)} files in {done.folder}; ONNX opset {done.opset}, at "
-        f"most {worst:.1e} from torch (tolerance {done.tolerance:g})",
+        f"run {done.run}: {plural(len(done.files), 'file')} in {done.folder}; ONNX opset "
+        f"{done.opset}, at most {worst:.1e} from torch (tolerance {done.tolerance:g})",
     )

@@ -9,6 +9,7 @@ import typer
 
 from sltool.cli import completion
 from sltool.cli.command import DeviceOption, ForceOption, Terminal, command
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     from sltool.site.fit_stage import FittedLayer
@@ -158,8 +159,8 @@ def fit_privacy_layer(
             "adversary_leak": None if done.fit.leak is None else round(done.fit.leak, 4),
             "seconds": round(done.seconds, 1),
         },
-        f"fitted on {done.samples} samples of {_where(done)}, in {done.seconds:.0f} s: "
-        f"{done.bytes} bytes a sample; on these samples: {done.fit.describe()}",
+        f"fitted on {plural(done.samples, 'sample')} of {_where(done)}, in {done.seconds:.0f} s: "
+        f"{plural(done.bytes, 'byte')} a sample; on these samples: {done.fit.describe()}",
         "next: hand study.yaml and privacy-layer.safetensors to every site; after client-encode, "
         "`sltool audit` measures what leaks",
     )

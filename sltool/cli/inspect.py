@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sltool.cli.command import Terminal, command, human_bytes
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     from sltool.site.inspection import Inspection
@@ -71,7 +72,7 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
     facts = [
         (
             "what",
-            f"feature maps of {_counted(shard.manifest.samples, f'{place.split} sample')} of site "
+            f"feature maps of {plural(shard.manifest.samples, f'{place.split} sample')} of site "
             f"{place.site} (number {place.sequence}, from 0); {human_bytes(shard.bytes)}",
         )
     ]
@@ -83,8 +84,8 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
     clip = f", clipped to the norm {content.noise.clip:g}" if content.noise.clip else ""
     noise = f"noise of standard deviation {content.noise.sd:g}" if content.noise.sd else "no noise"
     views = f", {content.views} for each sample" if content.views > 1 else ""
-    patients = _counted(shard.patients, "patient")
-    examinations = f", {_counted(shard.examinations, 'examination')}" if shard.examinations else ""
+    patients = plural(shard.patients, "patient")
+    examinations = f", {plural(shard.examinations, 'examination')}" if shard.examinations else ""
     return [
         *facts,
         ("samples", f"of {patients}{examinations}, under random pseudonyms"),
@@ -106,10 +107,6 @@ def _labels(found: Inspection) -> str:
     total = sum(found.labels.values())
     shares = [f"{name} {count} ({count / total:.0%})" for name, count in found.labels.items()]
     return ", ".join(shares) + "; unchanged, as the server needs them"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _lines(found: Inspection, facts: list[tuple[str, str]], path: Path) -> list[str]:

@@ -14,6 +14,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sltool.shell import command_line
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
@@ -78,9 +80,7 @@ ctrl_c = CtrlC()
 
 def command_typed() -> str:
     """The command line, to be typed again."""
-    import shlex
-
-    return shlex.join(["sltool", *sys.argv[1:]])
+    return command_line(["sltool", *sys.argv[1:]])
 
 
 def wants_json(argv: Sequence[str]) -> bool:

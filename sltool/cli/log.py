@@ -10,6 +10,7 @@ from sltool.cli import completion
 from sltool.cli.command import Terminal, command, only_site
 from sltool.cli.layout import aligned
 from sltool.errors import BadDataError
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     from sltool.site.log import LogEntry, SiteLog
@@ -60,7 +61,10 @@ def _lines(found: SiteLog) -> list[str]:
     rows = [[entry["time"], entry["user"], entry["event"], _text(entry)] for entry in found.entries]
     lines = aligned(["time", "user", "event", "details"], rows, text=True)
     intact = "the chain is broken" if found.problems else "the chain is whole"
-    return [*lines, f"{len(rows)} entries; {intact}; digest of the last: {found.digest}"]
+    return [
+        *lines,
+        f"{plural(len(rows), 'entry', 'entries')}; {intact}; digest of the last: {found.digest}",
+    ]
 
 
 def _text(entry: LogEntry) -> str:
@@ -68,7 +72,7 @@ def _text(entry: LogEntry) -> str:
     facts = []
     for name, value in entry["details"].items():
         if isinstance(value, dict):
-            facts.append(f"{len(value)} {name}")
+            facts.append(plural(len(value), name.removesuffix("s")))
         elif value is not None:
             text = str(value)
             facts.append(f"{name} {text[:16] if len(text) == 64 else text}")

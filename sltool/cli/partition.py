@@ -8,6 +8,7 @@ import typer
 
 from sltool.cli import completion
 from sltool.cli.command import ForceOption, Terminal, command
+from sltool.wording import plural
 
 
 def add_to(app: typer.Typer) -> None:
@@ -102,7 +103,9 @@ def partition(
     }
     if outcome.new is not None:
         total = sum(outcome.new.values())
-        terminal.note(f"{total} new samples joined site {site}" if total else "no new sample")
+        terminal.note(
+            f"{plural(total, 'new sample')} joined site {site}" if total else "no new sample"
+        )
         rows.append(["new", *(str(n) for n in outcome.new.values())])
         document["new"] = outcome.new
     terminal.table(document, head, rows)

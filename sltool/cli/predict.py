@@ -11,6 +11,7 @@ from sltool.cli import completion
 from sltool.cli.command import DeviceOption, ForceOption, SitesOption, Terminal, command
 from sltool.cli.server_train import RunOption
 from sltool.errors import UsageError
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     from sltool.server.evaluation.predict import SiteAnswer
@@ -61,7 +62,7 @@ def predict(
     documents = [{**origin(answer), "file": str(answer.file)} for answer in answers]
     if not answers:
         terminal.note(f"no case waits for run '{run}' (--force answers every case again)")
-    lines = [f"site {answer.site}: {answer.cases} cases, in {answer.file}" for answer in answers]
+    lines = [_where(answer) for answer in answers]
     lines += describe(answers[0]) if answers else []
     terminal.result({"run": run, "answers": documents}, *lines)
 
@@ -70,7 +71,7 @@ def show_resolved(terminal: Terminal, resolved: Resolved) -> None:
     """Print where the table is, and where its predictions come from."""
     terminal.result(
         {**origin(resolved), "file": str(resolved.file)},
-        f"site {resolved.site}: {resolved.cases} cases, in {resolved.file}",
+        _where(resolved),
         *describe(resolved),
     )
 
@@ -90,6 +91,10 @@ def origin(answer: SiteAnswer | Resolved) -> dict[str, Any]:
     }
 
 
+def _where(answer: SiteAnswer | Resolved) -> str:
+    return f"site {answer.site}: {plural(answer.cases, 'case')}, in {answer.file}"
+
+
 def describe(answer: SiteAnswer | Resolved) -> list[str]:
     """The same for people."""
     trained = answer.trained
@@ -103,7 +108,8 @@ def describe(answer: SiteAnswer | Resolved) -> list[str]:
     return [
         f"model: run {answer.run}, epoch {trained.best_epoch} ({answer.model[:12]}), "
         f"predictions of {answer.made}",
-        f"trained on {samples} samples of {len(trained.sites)} sites ({' '.join(trained.sites)})"
+        f"trained on {plural(samples, 'sample')} of {plural(len(trained.sites), 'site')} "
+        f"({' '.join(trained.sites)})"
         + (f"; {figures}" if figures else "; without validation samples"),
         f"decisions: at {points}" if points else "decisions: none, the run has no operating point",
     ]

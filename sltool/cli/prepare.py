@@ -13,6 +13,7 @@ from sltool.cli.command import ForceOption, Terminal, command
 from sltool.cli.layout import aligned
 from sltool.errors import UsageError
 from sltool.machine import available_cpus
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     from sltool.coordinator.create import Scale
@@ -150,7 +151,9 @@ def prepare(
     if len(outcome.refused) > SHOWN:
         lines.append(f"... and {len(outcome.refused) - SHOWN} more in {terminal.folder.refused}")
     classes = "".join(f", {count} {name}" for name, count in outcome.counts.items())
-    lines.append(f"prepared {outcome.samples} samples{classes}; {len(outcome.refused)} refused")
+    lines.append(
+        f"prepared {plural(outcome.samples, 'sample')}{classes}; {len(outcome.refused)} refused"
+    )
     terminal.result(
         {
             "dataset": outcome.dataset,

@@ -11,6 +11,7 @@ from sltool.accounting import DELTA, Release, epsilon, noise_for
 from sltool.cli import completion
 from sltool.cli.command import Terminal, command, one_or_all
 from sltool.errors import UsageError
+from sltool.wording import plural
 
 
 def add_to(app: typer.Typer) -> None:
@@ -103,7 +104,7 @@ def _try_out(
     }
     lines = [
         f"encoding.clip={clip:g} encoding.noise={noise:.6g}",
-        f"delta {delta:g}, {releases} feature map{'s' * (releases > 1)} of a record, sensitivity "
+        f"delta {delta:g}, {plural(releases, 'feature map')} of a record, sensitivity "
         f"{2 * clip:g}: a record's content is replaced by any other",
         f"epsilon {record:.4g} for a record",
     ]

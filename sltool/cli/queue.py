@@ -35,11 +35,7 @@ def fetch(
     From a disk, s3://bucket/prefix or sftp://host/path; what was fetched before is skipped, and
     nothing is deleted there. It may run while `server-train --watch` does.
     """
-    from sltool.server.intake.fetch import fetch as fetch_from
-    from sltool.study.study_file import load_study
-
-    load_study(terminal.folder)
-    done = fetch_from(terminal.folder, source, terminal)
+    done = terminal.open_study().fetch(source)
     terminal.result(
         {"source": done.source, "fetched": done.files, "fetched_before": done.before},
         f"{len(done.files)} fetched from {done.source}, {done.before} fetched before",

@@ -19,6 +19,7 @@ from sltool.cli.command import (
 )
 from sltool.cli.intake import intake_document, report_intake
 from sltool.machine import CTRL_C
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     from sltool.server.intake.result import IntakeResult
@@ -165,9 +166,9 @@ def _document(
 def _line(result: TrainingResult) -> str:
     verb = "already trained" if result.finished_before else "trained"
     stopped = f"; stopped: {result.stopped}" if result.stopped else ""
-    epochs = f"{result.epochs} epoch{'' if result.epochs == 1 else 's'}"
+    epochs, samples = plural(result.epochs, "epoch"), plural(result.samples, "sample")
     return (
-        f"run {result.run}: {verb} {epochs} on {result.samples} samples of sites "
+        f"run {result.run}: {verb} {epochs} on {samples} of sites "
         f"{' '.join(result.sites)}; the best is epoch {result.best_epoch} (lowest validation loss)"
         f"{stopped}"
     )

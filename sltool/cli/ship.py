@@ -8,6 +8,7 @@ import typer
 
 from sltool.cli import completion
 from sltool.cli.command import ForceOption, Terminal, command, human_bytes, one_or_all
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     from sltool.site.ship import ShippingResult
@@ -81,8 +82,9 @@ def _line(shipped: ShippingResult) -> str:
     if shipped.again:
         how = "already shipped, "
     else:
-        how = f"{shipped.sent} files sent; " if shipped.sent < shipped.shards else ""
+        how = f"{plural(shipped.sent, 'file')} sent; " if shipped.sent < shipped.shards else ""
     return (
-        f"site {shipped.site}: {how}{shipped.shards} shards, {human_bytes(shipped.bytes)}, "
+        f"site {shipped.site}: {how}{plural(shipped.shards, 'shard')}, "
+        f"{human_bytes(shipped.bytes)}, "
         f"to {shipped.destination}"
     )

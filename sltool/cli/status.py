@@ -12,6 +12,7 @@ from sltool.accounting import DELTA
 from sltool.cli.command import Terminal, command
 from sltool.cli.layout import aligned
 from sltool.study.next_step import NextStep
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     from sltool.api import State
@@ -57,7 +58,8 @@ def _note_server(terminal: Terminal, found: Status) -> None:
         terminal.note(f"{file['file']} was refused: {file['reason']} (see server/rejected)")
     for risk in found.accepted_risks:
         terminal.note(
-            f"site {risk.site} shipped {risk.shards} shards against the study's privacy limits "
+            f"site {risk.site} shipped {plural(risk.shards, 'shard')} against the study's "
+            "privacy limits "
             f"({risk.refusal}); its reason: {risk.reason}"
         )
     for file in found.withdrawals:
@@ -69,7 +71,7 @@ def _note_server(terminal: Terminal, found: Status) -> None:
             f"delta {DELTA:g}; each site states that of a patient and of several encodings"
         )
     if found.waiting:
-        terminal.note(f"{found.waiting} files wait in the inbox")
+        terminal.note(f"{plural(found.waiting, 'file waits', 'files wait')} in the inbox")
 
 
 def _next_steps(terminal: Terminal, state: State) -> list[tuple[str, NextStep]]:

@@ -8,6 +8,7 @@ import typer
 
 from sltool.cli import completion
 from sltool.cli.command import Terminal, command
+from sltool.wording import plural
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,7 +37,7 @@ def withdraw(
     done = Site(terminal.open_study(), site).withdraw(patient)
     terminal.result(
         {"site": done.site, "samples": done.samples, "file": str(done.file)},
-        f"site {done.site}: {done.samples} samples withdrawn, in {done.file}",
+        f"site {done.site}: {plural(done.samples, 'sample')} withdrawn, in {done.file}",
         *(
             [f"encode without them: `sltool client-encode --site {done.site}`"]
             if done.encode_again

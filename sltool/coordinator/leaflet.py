@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sltool.page import render
 from sltool.shard.keys import fingerprint
 from sltool.study.schema import Privacy, Study
+from sltool.wording import plural
 
 LIMITS = {
     "max_leak": "the leak (0: only the average patient, 1: the original)",
@@ -44,11 +45,12 @@ def leaflet(study: Study, agreement: str, feature_shape: Sequence[int], coordina
 def _sample(study: Study) -> str:
     shape = study.samples.shape
     if len(shape) == 3:
-        channels = "1 channel" if shape[0] == 1 else f"{shape[0]} channels"
-        return f"an image of {shape[2]} x {shape[1]} pixels, {channels}"
+        return f"an image of {shape[2]} x {shape[1]} pixels, {plural(shape[0], 'channel')}"
     columns = study.dataset.settings().get("columns")
     names = ", ".join(map(str, columns)) if columns else ""
-    return f"a row of {shape[0]} numbers" + (f", from the columns {names}" if names else "")
+    return f"a row of {plural(shape[0], 'number')}" + (
+        f", from the columns {names}" if names else ""
+    )
 
 
 def _labels(study: Study) -> str:

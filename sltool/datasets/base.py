@@ -179,6 +179,10 @@ class Dataset(ABC):
         """The columns that the study asks a source for; [] where the source is not a table."""
         return []
 
+    def column_name(self, name: str) -> str:
+        """The name of `column_names` that a person means by `name`, which may be another one."""
+        return name
+
     @classmethod
     def infer_settings(
         cls, source: Path | None, given: Mapping[str, Any]

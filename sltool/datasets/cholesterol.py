@@ -213,15 +213,16 @@ class Cholesterol(Dataset):
         self, source: Path, names: tuple[str, ...]
     ) -> tuple[pd.DataFrame, list[str], dict[str, list[str]]]:
         raw = _read_csv(source)
-        headers = self._headers(names)
+        agreed = self._agreed_headers(names)
+        headers = {name: self.local_columns.get(header, header) for name, header in agreed.items()}
         present = list(map(str, raw.columns))
         if TARGET not in names and headers.get("patient") not in present:
             # Cases may come without the names of their patients.
             headers.pop("patient", None)
-        typed = [headers[name] for name in self.local_columns if name in headers]
-        if absent := [header for header in typed if header not in present]:
-            raise no_local_columns(absent, present, source)
-        if missing := [name for name, header in headers.items() if header not in present]:
+        missing = [agreed[name] for name, header in headers.items() if header not in present]
+        if typed := [self.local_columns[name] for name in missing if name in self.local_columns]:
+            raise no_local_columns(typed, present, source)
+        if missing:
             raise no_columns(missing, present, source)
         table = pd.DataFrame({name: raw[header] for name, header in headers.items()})
         for name in names:
@@ -236,16 +237,19 @@ class Cholesterol(Dataset):
         }
         return table, records, others
 
-    def _headers(self, names: tuple[str, ...]) -> dict[str, str]:
-        """Our name -> the file's header, for every column that is read."""
+    def _agreed_headers(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Our name -> the study's header, for every column that is read."""
         headers = {name: self.settings.headers.get(name, name) for name in names}
         if self.settings.patient:
             headers["patient"] = self.settings.patient
-        local = {name: text for name, text in self.local_columns.items() if name in headers}
-        return {**headers, **local}
+        return headers
 
     def column_names(self) -> list[str]:
-        return [*self.settings.columns, TARGET, *(["patient"] if self.settings.patient else [])]
+        return list(self._agreed_headers((*self.settings.columns, TARGET)).values())
+
+    def column_name(self, name: str) -> str:
+        agreed = self._agreed_headers((*self.settings.columns, TARGET))
+        return name if name in agreed.values() else agreed.get(name, name)
 
     def _reasons(self, values: pd.DataFrame) -> list[str]:
         """For each row, all reasons to refuse it, or ''."""

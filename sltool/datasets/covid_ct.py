@@ -26,6 +26,7 @@ from sltool.datasets.source_columns import plain_name
 from sltool.errors import BadDataError, StorageError
 from sltool.registry import datasets
 from sltool.study.schema import Samples, Section
+from sltool.wording import plural
 
 # Class -> folder, in each public set. The last of two classes is the positive one.
 LAYOUTS: dict[str, dict[str, str]] = {
@@ -321,5 +322,7 @@ def _list_notes(lists: dict[Key, str], slices: list[_Slice]) -> list[str]:
         return []
     notes = ["the source has its own split lists; split.official in study.yaml uses them"]
     if unlisted:
-        notes.append(f"{unlisted} slices are in no split list: they go to training")
+        notes.append(
+            f"{plural(unlisted, 'slice is', 'slices are')} in no split list: they go to training"
+        )
     return notes

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sltool.datasets.base import Refused, UnreadableSampleError
 from sltool.datasets.images import Decode, grey_picture, linear_window
 from sltool.errors import UsageError
+from sltool.wording import plural
 
 # What pydicom and its decoders raise for a file that breaks the standard.
 BROKEN = (
@@ -144,13 +145,13 @@ class Headers:
         notes = []
         if count := self._lacks["no patient id"]:
             notes.append(
-                f"{count} files have no patient id: there each examination is treated as a patient "
-                "of its own, and test figures may be too good"
+                f"{plural(count, 'file has', 'files have')} no patient id: there each "
+                "examination is treated as a patient of its own, and test figures may be too good"
             )
         if count := self._lacks["burned in?"]:
             notes.append(
-                f"{count} files do not say whether a name is burned into the picture (0028,0301): "
-                "look at them before they are encoded"
+                f"{plural(count, 'file does', 'files do')} not say whether a name is "
+                "burned into the picture (0028,0301): look at them before they are encoded"
             )
         return notes
 

@@ -53,6 +53,7 @@ from sltool.datasets.table_files import TextTable, read_table
 from sltool.errors import BadDataError, nearest
 from sltool.registry import datasets
 from sltool.study.schema import Positive, Samples, Section
+from sltool.wording import plural
 
 
 class ImageHeaders(People):
@@ -366,11 +367,12 @@ class ImageFolder(Dataset):
             f"{name} = {', '.join(labels)}" for name, labels in settings.classes.items()
         )
         properties = inspect_images([sample.entry.path for sample in samples])
-        shape = f"{settings.size} x {settings.size} pixels, {settings.channels} channel"
+        shape = f"{settings.size} x {settings.size} pixels, "
+        shape += plural(settings.channels, "channel")
         lines = [
             f"source: {place}",
             f"classes: {classes}",
-            f"images: {properties}; each becomes {shape}{'s' if settings.channels > 1 else ''}",
+            f"images: {properties}; each becomes {shape}",
         ]
         splits = [sample.entry.split for sample in samples if sample.entry.split]
         return [*lines, f"splits of the source: {counted(splits)}"] if splits else lines

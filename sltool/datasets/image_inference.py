@@ -32,6 +32,7 @@ from sltool.datasets.source_columns import (
     in_order,
     listed,
     need_two,
+    positive_note,
 )
 from sltool.datasets.table_files import SET_HEADER, TextTable, read_table, which_header
 from sltool.errors import BadDataError
@@ -65,7 +66,17 @@ def from_folders(source: Path, given: Mapping[str, Any]) -> Inferred:
         if tables
         else []
     )
-    return {"classes": {name: [name] for name in in_order(counts)}}, paths, [*alike(counts), *notes]
+    return {"classes": _classes(counts)}, paths, [*_class_notes(counts, given), *notes]
+
+
+def _classes(counts: Counter[str]) -> dict[str, list[str]]:
+    return {name: [name] for name in in_order(counts)}
+
+
+def _class_notes(counts: Counter[str], given: Mapping[str, Any]) -> list[str]:
+    if given.get("classes"):
+        return alike(counts)
+    return [*alike(counts), *positive_note(in_order(counts), "dataset.classes")]
 
 
 def _class_folders(source: Path, paths: Iterable[Path], given: Mapping[str, Any]) -> Counter[str]:
@@ -103,9 +114,9 @@ def from_table(source: Path, name: str, given: Mapping[str, Any]) -> Inferred:
     settings = {
         "table": name,
         "headers": {"file": file, "label": label, **people},
-        "classes": {name: [name] for name in in_order(counts)},
+        "classes": _classes(counts),
     }
-    return settings, paths, alike(counts)
+    return settings, paths, _class_notes(counts, given)
 
 
 def _file_header(table: TextTable, finder: Finder) -> str | None:

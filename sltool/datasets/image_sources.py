@@ -20,6 +20,7 @@ from sltool.datasets.table_files import EXCEL, KINDS
 from sltool.errors import BadDataError, nearest
 from sltool.files import sha256
 from sltool.study.schema import SPLITS
+from sltool.wording import plural
 
 HELP = """\
 a folder with a folder of images for each class, such as well/ and ill/, also below
@@ -159,7 +160,7 @@ class Finder:
             return "the row names no file"
         if found := self._named(name.replace("\\", "/")):
             names = listed(record_of(path, self.root) for path in found)
-            return f"{len(found)} images have this name: {names}"
+            return f"{plural(len(found), 'image has', 'images have')} this name: {names}"
         return "there is no such image"
 
 
@@ -183,7 +184,7 @@ def without_copies(entries: list[Entry], refused: list[Refused], notes: list[str
                 left_out.add(entry.path)
     if across:
         notes.append(
-            f"{across} image{'s are' if across > 1 else ' is'} in two of the source's splits, byte "
+            f"{plural(across, 'image is', 'images are')} in two of the source's splits, byte "
             "for byte: used once, in the split further from training"
         )
     return [entry for entry in entries if entry.path not in left_out]

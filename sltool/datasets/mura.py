@@ -28,6 +28,7 @@ from sltool.datasets.mura_synthetic import NOTICE, write_synthetic
 from sltool.errors import BadDataError, StorageError
 from sltool.registry import datasets
 from sltool.study.schema import Samples, Section
+from sltool.wording import plural
 
 Part = Literal["elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist"]
 ListName = Literal["train", "valid"]
@@ -227,7 +228,9 @@ def _read(root: Path, name: str, parts: set[str]) -> _Reading:
 
 def _note_differences(reading: _Reading, table: str, missing: int, unnamed: int) -> None:
     if missing:
-        reading.notes.append(f"{table} names {missing} files that are missing")
+        reading.notes.append(
+            f"{table} names {plural(missing, 'file that is', 'files that are')} missing"
+        )
     if unnamed:
         reading.notes.append(f"{table} does not name {unnamed} of the files in the folders")
 
@@ -286,13 +289,14 @@ def _patient_notes(images: list[_Image]) -> list[str]:
     notes = []
     if several := sorted(patient for patient, found in parts.items() if len(found) > 1):
         notes.append(
-            f"{len(several)} patients have more than one part of the body: {_some(several)}; "
-            "all images of a patient go to the same split"
+            f"{plural(len(several), 'patient has', 'patients have')} more than one part "
+            f"of the body: {_some(several)}; all images of a patient go to the same split"
         )
     if both := sorted(patient for patient, found in lists.items() if len(found) > 1):
         notes.append(
-            f"{len(both)} patients are in both lists: {_some(both)}; with split.official their "
-            "images in the list train go with those in the list valid"
+            f"{plural(len(both), 'patient is', 'patients are')} in both lists: "
+            f"{_some(both)}; with split.official their images in the list train go with those in "
+            "the list valid"
         )
     return notes
 

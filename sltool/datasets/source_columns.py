@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field
 from sltool.errors import BadDataError, StudyFileError, nearest
 from sltool.study.schema import Section
 from sltool.study.study_file import validate
+from sltool.wording import plural
 
 # Role -> headers that a new study uses for it, without case and punctuation.
 KNOWN: dict[str, tuple[str, ...]] = {
@@ -38,8 +39,20 @@ KNOWN_SPLITS: dict[str, SplitName] = {
     "test": "test",
     "testing": "test",
 }
-# Of two classes, the one with such a name is the negative.
-NEGATIVE = re.compile(r"(non|not?[ _-]|neg|normal|healthy|benign|control|without)|(0|false|no?)$")
+# Of two classes, the one with such a name is the negative: without case and accents, in English,
+# German, French, Spanish, Portuguese, Italian, Dutch, Polish and the Scandinavian languages.
+NEGATIVE = re.compile(
+    r"non|neg|normal|normo|healthy|benign|control|without|absent|ausent|gesund|gutartig|kontroll"
+    r"|unauffallig|temoin|saudavel"
+    r"|(not?|nicht|keine?|ohne|sans|sin|senza|sem|geen|zonder)[ _-]"
+    r"|(0|-|false|falsch|faux|falso|no?|nein|nao|nej|nei|nee|nie|saine?|san[oa]|well|alive|survived"
+    r"|survivor|lebend|vivant|vivo)$"
+)
+# If neither has, the one with such a name is the positive.
+POSITIVE = re.compile(
+    r"(1|\+|yes|y|true|ja|j|oui|si|sim|tak|pos|positive|present|cases?|ill|sick|diseased?|malignant"
+    r"|abnormal|dead|died|deceased|death|event)$"
+)
 SHOWN = 10
 
 
@@ -93,15 +106,42 @@ def find_people(headers: Iterable[str], given: Mapping[str, Any]) -> dict[str, s
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Classes sorted by name; of two, the negative one by its name is the first."""
+    """Classes sorted by name; of two, the negative one by their names is the first."""
     names = sorted(names)
-    if len(names) == 2 and _negative(names[1]) and not _negative(names[0]):
-        names.reverse()
-    return names
+    return sorted(names, key=_rank) if len(names) == 2 else names
+
+
+def _rank(name: str) -> int:
+    """0 for the name of a negative class, 2 for that of a positive one, else 1."""
+    if _negative(name):
+        return 0
+    return 2 if POSITIVE.match(_plain_letters(name)) else 1
 
 
 def _negative(name: str) -> bool:
-    return NEGATIVE.match(name.lower()) is not None
+    return NEGATIVE.match(_plain_letters(name)) is not None
+
+
+def _plain_letters(text: str) -> str:
+    """'N\u00e3o' -> 'nao'."""
+    letters = unicodedata.normalize("NFKD", text.strip().casefold())
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+def positive_note(classes: Sequence[str], key: str) -> list[str]:
+    """Which of two classes is taken for the positive one, and how to correct that.
+
+    Args:
+        key: where study.yaml has the classes.
+    """
+    if len(classes) != 2:
+        return []
+    negative, positive = classes
+    return [
+        f"'{positive}' is taken for the positive class, and '{negative}' for the negative one: if "
+        f"it is the other way round, swap the two under {key} in study.yaml and run `sltool "
+        "prepare` again"
+    ]
 
 
 def need_two(
@@ -137,8 +177,9 @@ def alike(classes: Mapping[str, int]) -> list[str]:
         }
         for twin in map(others.get, get_close_matches(rare.lower(), others, 1, 0.8)):
             notes.append(
-                f"the class '{rare}' has {classes[rare]} samples and is spelt like '{twin}': if "
-                f"they are the same, write {twin}: [{twin}, {rare}] under dataset.classes"
+                f"the class '{rare}' has {plural(classes[rare], 'sample')} and is spelt like "
+                f"'{twin}': if they are the same, write {twin}: [{twin}, {rare}] under "
+                "dataset.classes"
             )
     return notes
 
@@ -239,10 +280,9 @@ def same_row_notes(
     twice = sum(len(found - {""}) > 1 for found in places.values())
     if not twice:
         return []
-    rows = f"{twice} rows are" if twice > 1 else "1 row is"
     return [
-        f"{rows} in two of the source's splits with the same values: the same patients? A patient "
-        "column keeps them together"
+        f"{plural(twice, 'row is', 'rows are')} in two of the source's splits with the same "
+        "values: the same patients? A patient column keeps them together"
     ]
 
 
@@ -255,7 +295,7 @@ def _in_two(patients: Sequence[str], column: Sequence[str]) -> dict[str, list[st
 
 
 def _counted(patients: Mapping[str, object]) -> str:
-    return "1 patient is" if len(patients) == 1 else f"{len(patients)} patients are"
+    return plural(len(patients), "patient is", "patients are")
 
 
 def _first(patients: Mapping[str, list[str]]) -> str:

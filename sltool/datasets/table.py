@@ -40,6 +40,7 @@ from sltool.datasets.table_inference import MISSING, TableInference
 from sltool.errors import BadDataError, StudyFileError, nearest
 from sltool.registry import datasets
 from sltool.study.schema import Labels, Samples, Section
+from sltool.wording import plural
 
 PEOPLE = frozenset(People.model_fields)
 CASE_PEOPLE = frozenset({"patient", "examination"})
@@ -336,7 +337,7 @@ def _with_scales(settings: Mapping[str, Any], table: TextTable) -> tuple[dict[st
     if checked.label.kind == "regression":
         label.update(figures(checked.headers.label))
     return {**checked.model_dump(mode="json"), "columns": columns, "label": label}, [
-        f"means and standard deviations are those of {len(table.rows)} rows"
+        f"means and standard deviations are those of {plural(len(table.rows), 'row')}"
         + (f" of {table.path.name}" if table.path else "")
     ]
 

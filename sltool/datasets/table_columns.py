@@ -20,6 +20,7 @@ from sltool.datasets.source_columns import (
 from sltool.datasets.table_files import TextTable
 from sltool.errors import BadDataError, nearest
 from sltool.study.schema import Positive, Section
+from sltool.wording import plural
 
 # Standard deviations from the agreed mean.
 FAR = 20
@@ -173,9 +174,10 @@ class CategoryColumn:
 
     def _raise_unseen(self, unseen: Counter[str], table: TextTable) -> None:
         name, _ = unseen.most_common(1)[0]
+        rows = [f"{name!r} in {plural(count, 'row')}" for name, count in unseen.most_common()]
         raise BadDataError(
             f"the column '{self.header}' has categories that are not agreed on: "
-            f"{listed(f'{name!r} in {count} rows' for name, count in unseen.most_common())}"
+            f"{listed(rows)}"
             f"{nearest(name, self.column.categories)}",
             where=table.path or "",
             expected=f"one of {listed(self.column.categories)}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shlex
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from sltool.datasets.base import Refused
 from sltool.datasets.source_columns import listed
 from sltool.errors import BadDataError, StorageError, UsageError, nearest
+from sltool.shell import command_line
 
 TEXT = frozenset({".csv", ".tsv", ".txt"})
 EXCEL = frozenset({".xlsx", ".xlsm"})
@@ -107,7 +107,7 @@ def no_columns(missing: Sequence[str], present: Iterable[str], path: Path | None
     """The error for a table that lacks columns of the study; says how to map them."""
     headers = list(present)
     near = {name: get_close_matches(name, headers, n=1) for name in missing}
-    options = " ".join(shlex.quote(f"{name}={(near[name] or ['HEADER'])[0]}") for name in missing)
+    options = command_line(f"{name}={(near[name] or ['HEADER'])[0]}" for name in missing)
     also = nearest(missing[0], headers) if len(missing) == 1 else ""
     return BadDataError(
         f"the table has no column {', '.join(map(repr, missing))}{also}",

@@ -16,6 +16,7 @@ from sltool.datasets.source_columns import (
     listed,
     need_two,
     plain_name,
+    positive_note,
 )
 from sltool.datasets.table_files import TextTable, which_header
 from sltool.errors import BadDataError
@@ -90,6 +91,8 @@ class TableInference:
         names = in_order(counts)
         if self._are_numbers(list(counts)):
             names.sort(key=float)
+        if not given.get("classes"):
+            self.notes += positive_note(names, "dataset.label.classes")
         return {
             "kind": "binary" if len(names) == 2 else "multiclass",
             "classes": {name: [name] for name in names},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from sltool.experiments.results import ArmResult, Results
 from sltool.experiments.style import MARKERS, Picture, Sheet, colour
 from sltool.experiments.sweep import LAYER
 from sltool.registry import metrics
+from sltool.shell import command_line
 
 LABELS = {"leak": "leak L", "linkage_top1": "linkage, top 1"}
 
@@ -74,8 +74,7 @@ def front_settings(results: Results, layers: Mapping[str, Layer]) -> dict[str, s
     """'on the front: dp-8' -> what `prepare --set` takes for it."""
     front = [point.row.sweep.get(LAYER, "") for point in points(results) if point.on_front]
     return {
-        f"on the front: {name}": " ".join(map(shlex.quote, layers[name].settings()))
-        or "the recipe's settings"
+        f"on the front: {name}": command_line(layers[name].settings()) or "the recipe's settings"
         for name in dict.fromkeys(front)
         if name in layers
     }

@@ -16,6 +16,7 @@ import numpy as np
 from sltool.experiments.statistics import Interval, Table, intervals
 from sltool.registry import metrics
 from sltool.server.evaluation.evaluate import Evaluation, Scored
+from sltool.wording import plural
 
 FEWEST_PATIENTS = 5
 
@@ -98,8 +99,7 @@ def _figures(
     defined = {name: value for name in names if (value := values[name]) is not None}
     patients = len(np.unique(scored.patients))
     if patients < FEWEST_PATIENTS:
-        who = "1 patient" if patients == 1 else f"{patients} patients"
-        reason = f"{who}: an interval needs {FEWEST_PATIENTS}"
+        reason = f"{plural(patients, 'patient')}: an interval needs {FEWEST_PATIENTS}"
         return figures | {name: SiteFigure(value, reason=reason) for name, value in defined.items()}
     table = Table(scored.y_true, scored.y_pred, scored.patients)
     found = intervals([table], list(defined))

@@ -38,6 +38,7 @@ from sltool.site.stage_records import EncodedRecord, read_record
 from sltool.site.withdrawals import CASE_COLUMNS, Withdrawals, describe_withdrawn, read_people
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import Study
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,8 @@ def encode_cases(
     finally:
         remove(site.case_inputs)
     if not new.all():
-        progress.note(f"{np.count_nonzero(~new)} cases were encoded before; they are left out")
+        cases_before = plural(int((~new).sum()), "case was", "cases were")
+        progress.note(f"{cases_before} encoded before, and left out")
     return _finish(site, before, record, state, started)
 
 
@@ -203,7 +205,9 @@ def _decode(
         groups = group_pseudonyms(people, np.arange(len(rows)))
         write_text_column(file, "group_pseudonyms", groups)
     if refused:
-        progress.note(f"{len(refused)} cases were refused: see {site.refused_cases}")
+        progress.note(
+            f"{plural(len(refused), 'case was', 'cases were')} refused: see {site.refused_cases}"
+        )
     if not allowed.all():
         progress.note(f"{describe_withdrawn(int((~allowed).sum()))} were left out")
     return people

@@ -13,6 +13,7 @@ from sltool.errors import UnknownNameError, UsageError
 from sltool.names import site_names_of
 from sltool.progress import Progress
 from sltool.site.private_file import PrivateFile
+from sltool.wording import plural
 
 # The site of samples for which the source says nothing.
 UNKNOWN = "unknown"
@@ -92,10 +93,10 @@ def whole_patients(
     moved = np.array([home[patient] for patient in patients.tolist()], dtype=np.int64)
     several = sum(len(found) > 1 for found in counts.values())
     if several:
-        people = "1 patient has" if several == 1 else f"{several} patients have"
+        samples = plural(int((moved != index).sum()), "sample was", "samples were")
         progress.note(
-            f"{people} samples at two sites or more: {int((moved != index).sum())} samples were "
-            "moved to the site that has most of the patient's"
+            f"{plural(several, 'patient has', 'patients have')} samples at two sites or more: "
+            f"{samples} moved to the site that has most of the patient's"
         )
     return moved
 

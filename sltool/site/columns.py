@@ -24,7 +24,8 @@ def local_columns(
     """
     names = dataset.column_names()
     before = _read(folder)
-    columns = {**before, **dict(_split(text, names) for text in given)}
+    pairs = [*before.items(), *(_split(text, names) for text in given)]
+    columns = {dataset.column_name(name): header for name, header in pairs}
     columns = {name: header for name, header in columns.items() if name != header}
     for name in columns:
         if name not in names:

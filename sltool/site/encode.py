@@ -31,6 +31,7 @@ from sltool.site.stage_records import BatchRecord, EncodedRecord, read_record
 from sltool.site.withdrawals import Withdrawals, describe_withdrawn
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import SPLITS, Encoding, Study
+from sltool.wording import plural
 
 if TYPE_CHECKING:
     import torch
@@ -197,8 +198,8 @@ def _note_finished(
     missing = [name for name in done["shards"] if not (site.outbox / name).is_file()]
     if missing:
         progress.note(
-            f"{len(missing)} shards are no longer in {site.outbox}; they were shipped before "
-            "(--force encodes all samples again)"
+            f"{plural(len(missing), 'shard is', 'shards are')} no longer in {site.outbox}; shipped "
+            "before (--force encodes all samples again)"
         )
 
 

@@ -28,6 +28,7 @@ from sltool.site.withdrawals import Withdrawals
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Code, Study
 from sltool.study.study_file import load_study, with_settings
+from sltool.wording import plural
 
 FEWEST = 20
 
@@ -237,7 +238,7 @@ def _unlabelled(study: Study, folder: Path) -> FitData:
 def _check_data(data: FitData, study: Study, where: Path) -> None:
     if len(data) < FEWEST:
         raise BadDataError(
-            f"there are {len(data)} samples, too few to fit a privacy layer",
+            f"found {plural(len(data), 'sample')}, too few to fit a privacy layer",
             where=where,
             expected=f"{FEWEST} or more",
         )

@@ -41,6 +41,7 @@ from sltool.site.split import assign
 from sltool.site.withdrawals import PRIVATE_COLUMNS, Withdrawals, read_people
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import SPLITS, Study
+from sltool.wording import plural
 
 # From this share of changed samples on, the source is taken for another one.
 MOST_CHANGED = 0.1
@@ -92,7 +93,7 @@ def grow(
     # First, so that after a crash in between no pseudonym in `private.h5` lacks its patient.
     known.write(site, zip(pseudonyms, groups, splits, *originals, strict=True))
     added = {"split": splits, "pseudonyms": pseudonyms, "group_pseudonyms": groups}
-    _write(folder, study, site, part, added, progress, state)
+    _write(folder, study, site, part, people, added, progress, state)
     counts = Counter(splits)
     return {split: counts[split] for split in SPLITS}
 
@@ -247,7 +248,7 @@ def _check_inputs(prepared: PrivateFile, private: PrivateFile) -> None:
 
 
 def _check_same_source(matches: _Matches, known: _Known, people: People, site: SiteFolder) -> None:
-    names = people.groups != people.records
+    names = people.names_patients(range(len(people.records)))
     if names != any(known.named(index) for index in range(len(known.people))):
         raise _another_source(
             f"the source names {'its' if names else 'no'} patients, unlike when the site was made",
@@ -309,7 +310,7 @@ def _note_differences(
 
 
 def _samples(count: int) -> str:
-    return "1 sample is" if count == 1 else f"{count} samples are"
+    return plural(count, "sample is", "samples are")
 
 
 def _draw(
@@ -359,6 +360,7 @@ def _write(
     study: Study,
     site: SiteFolder,
     part: Part,
+    people: People,
     added: dict[str, list[str]],
     progress: Progress,
     state: str,
@@ -373,6 +375,7 @@ def _write(
     ):
         before = private.inputs.shape[0]
         file.attrs["seed"] = str(part.seed)
+        file.attrs["names_patients"] = people.names_patients(range(len(people.records)))
         write_versions(file, [*private.versions, Version(sha256=digest, rows=before)])
         file["labels"] = np.concatenate([private.labels, prepared.labels[part.rows]])
         for name, values in added.items():

@@ -20,6 +20,7 @@ from sltool.site.private_file import open_private
 from sltool.site.releases import ReleaseRecord, with_outbox
 from sltool.study.layout import StudyFolder
 from sltool.study.schema import Study
+from sltool.wording import plural
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Guarantee:
             else "and more for a patient with several records: the source names no patients"
         )
         maps, encodings = (
-            f"{count} {name}{'s' * (count > 1)}"
+            plural(count, name)
             for count, name in ((self.maps, "feature map"), (self.encodings, "encoding"))
         )
         return (
@@ -125,13 +126,14 @@ def site_guarantee(
     releases = with_outbox(site)
     with open_private(site.private, study.id, "sltool partition") as private:
         groups = private.text("group_pseudonyms")
+        named = names_patients(private)
     records = max(Counter(map(patient_of, groups)).values(), default=1)
     return Guarantee(
         delta=delta,
         record=epsilon(_of(releases, 1), delta),
         patient=epsilon(_of(releases, records), delta),
         records=records,
-        named=names_patients(groups),
+        named=named,
         encodings=len(releases),
         maps=sum(release["views"] for release in releases),
         labels=_label_epsilon(releases),

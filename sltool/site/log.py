@@ -166,7 +166,8 @@ def _end_problems(site: SiteFolder, lines: Sequence[bytes]) -> Iterator[str]:
     head = read_json(site.log_head, _Head, "the head of the log", DAMAGED)
     missing = head["entries"] - len(lines)
     if missing > 0:
-        yield f"at the end, {missing} of {head['entries']} entries were removed"
+        verb = "was" if missing == 1 else "were"
+        yield f"at the end, {missing} of {head['entries']} entries {verb} removed"
     elif missing < -1 or _digest(lines[head["entries"] - 1]) != head["digest"]:
         yield "the last entry was changed"
 

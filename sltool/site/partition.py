@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -106,6 +106,10 @@ class People:
     def read(cls, prepared: PrivateFile) -> People:
         return cls(*(prepared.text(name) for name in ("records", "groups", "examinations")))
 
+    def names_patients(self, rows: Iterable[int]) -> bool:
+        """Whether the source names a patient of these rows: without a name, the record stands."""
+        return any(self.groups[row] != self.records[row] for row in rows)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -185,6 +189,7 @@ def _write_parts(
             file = stack.enter_context(create_private(part.site.private, study.id, state))
             # As text: HDF5 has no integer of 128 bits.
             file.attrs["seed"] = str(part.seed)
+            file.attrs["names_patients"] = people.names_patients(part.rows)
             created = Inputs.make(file, part_of(part.site.private), prepared.inputs, len(part.rows))
             inputs.append(stack.enter_context(created))
             _write_columns(file, prepared, people, part)

@@ -9,6 +9,7 @@ import numpy as np
 
 from sltool.datasets.base import Refused, Scan
 from sltool.study.schema import Study
+from sltool.wording import plural
 
 SHOWN = 5
 
@@ -24,16 +25,18 @@ def preview(scan: Scan, study: Study, study_file: Path) -> list[str]:
     if labels.kind == "regression":
         low, middle, high = np.quantile(scan.labels, [0, 0.5, 1])
         unit = f" {labels.unit}" if labels.unit else ""
-        lines.append(f"{len(scan)} samples; label {low:g} to {high:g}{unit}, median {middle:g}")
+        lines.append(
+            f"{plural(len(scan), 'sample')}; label {low:g} to {high:g}{unit}, median {middle:g}"
+        )
     else:
         class_counts = Counter(scan.labels.tolist())
         counts = [f"{class_counts[code]} {name}" for code, name in enumerate(labels.classes)]
         positive = f" ('{labels.classes[1]}' is the positive class)" * (labels.kind == "binary")
-        lines.append(f"{len(scan)} samples: {', '.join(counts)}{positive}")
+        lines.append(f"{plural(len(scan), 'sample')}: {', '.join(counts)}{positive}")
     patients = Counter(scan.groups)
     most = max(patients.values())
     each = f"with up to {most} samples each" if most > 1 else "a sample each"
-    lines.append(f"{len(patients)} patients, {each}")
+    lines.append(f"{plural(len(patients), 'patient')}, {each}")
     return [*lines, *_refused_lines(scan.refused)]
 
 

@@ -3,7 +3,8 @@
 For N samples, both contain `inputs` (N, *shape) uint8 or float32 in the source's units, `labels`
 (N,) float32 or int64, and text columns: `prepared.h5` has `records`, `groups`, `examinations` and
 `official`, and in the group `columns` those of `Scan.columns`; `private.h5` has `split`,
-`pseudonyms` and `group_pseudonyms`, rows in shipping order, and `versions` if it has grown.
+`pseudonyms` and `group_pseudonyms`, rows in shipping order, the attribute `names_patients`, and
+`versions` if it has grown.
 Neither file ever leaves the hospital.
 """
 
@@ -84,6 +85,13 @@ class PrivateFile:
     def is_simulated(self) -> bool:
         """Whether the site is simulated: the seed of a real one has 128 random bits."""
         return self.seed < 2**64
+
+    @property
+    def names_patients(self) -> bool | None:
+        """Whether the source names a patient of these samples; files of earlier versions: None."""
+        with self._checked:
+            stored = self.file.attrs.get("names_patients")
+        return None if stored is None else bool(stored)
 
     @property
     def versions(self) -> list[Version]:

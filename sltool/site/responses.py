@@ -19,6 +19,7 @@ from sltool.files import read_csv, write_csv
 from sltool.randomised_response import RandomisedResponse
 from sltool.site.withdrawals import site_people
 from sltool.study.layout import SiteFolder
+from sltool.wording import plural
 
 COLUMNS = ("record", "label", "classes", "epsilon", "response")
 LOST = "bring the file back from a backup: new responses would reveal more of the labels"
@@ -65,7 +66,7 @@ def _records(site: SiteFolder, pseudonyms: Sequence[str]) -> list[str]:
     missing = sum(pseudonym not in known for pseudonym in pseudonyms)
     if missing:
         raise BadDataError(
-            f"{missing} samples are not in the table of pseudonyms",
+            f"{plural(missing, 'sample is', 'samples are')} not in the table of pseudonyms",
             where=site.pseudonyms,
             hint="bring the table back from a backup, or run `sltool partition --force`",
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sltool.files import read_csv, write_csv
 from sltool.study.layout import SiteFolder, StudyFolder
+from sltool.wording import plural
 
 COLUMNS = ("pseudonym", "record", "patient")
 # The columns of `pseudonyms.csv`.
@@ -104,4 +105,4 @@ class Withdrawals:
 
 def describe_withdrawn(samples: int) -> str:
     """'3 samples of patients who withdrew'."""
-    return f"{samples} sample{'' if samples == 1 else 's'} of patients who withdrew"
+    return f"{plural(samples, 'sample')} of patients who withdrew"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import stat
 import zipfile
 from pathlib import Path
@@ -403,6 +404,33 @@ def test_a_table_that_calls_a_column_otherwise(parties: Parties, tmp_path: Path)
     renamed = parties.hospital("prepare", "--source", table(tmp_path / "c.csv", own))
     assert renamed.code == 3
     assert "no column 'BodyMassIndex'" in renamed.err
+
+
+def test_a_table_is_asked_for_the_headers_that_the_study_names(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    parties = Parties(tmp_path, capfd)
+    settings = ("dataset.patient=id", "dataset.headers={bmi: BMI, LDL: LDL-C}")
+    parties.coordinator("study", "new", "cholesterol", "--set", *settings).ok()
+    parties.coordinator("study", "kit").ok()
+    asked = ["age", "sex", "BMI", "bp", "TC", "HDL", "TG", "LDL-C", "id"]
+    assert f"the columns {', '.join(asked)} (or" in parties.join().ok().out
+    own = [{"bmi": "BodyMassIndex"}.get(name, name) for name in COLUMNS]
+    head, *rows = table(tmp_path / "b.csv", own).read_text().splitlines()
+    source = tmp_path / "patients.csv"
+    source.write_text("\n".join([f"{head},nr", *(f"{row},{n}" for n, row in enumerate(rows))]))
+    ran = parties.hospital("prepare", "--source", source)
+    assert "the table has no column 'BMI', 'LDL-C', 'id'" in ran.err
+    # Either name of a column will do.
+    mapping = ["--column", "bmi=BodyMassIndex", "LDL-C=LDL", "patient=nr"]
+    assert parties.hospital("prepare", "--source", source, *mapping, "--json").ok().json["samples"]
+    columns = parties.hospital.folder / "columns.json"
+    known = {"BMI": "BodyMassIndex", "LDL-C": "LDL", "id": "nr"}
+    assert json.loads(columns.read_text()) == known
+    # Earlier versions kept the tool's own names.
+    columns.write_text(json.dumps({"bmi": "BodyMassIndex", "LDL": "LDL", "patient": "nr"}))
+    assert "already prepared" in parties.hospital("prepare", "--source", source).ok().out
+    assert json.loads(columns.read_text()) == known
 
 
 def test_a_column_that_the_study_does_not_have(parties: Parties, tmp_path: Path) -> None:

@@ -99,12 +99,13 @@ def test_prepare_first_shows_its_interpretation_and_how_to_correct_it(
     ran = sltool("prepare", "images", "--source", source, "--set", *TINY).ok()
     lines = ran.err.splitlines()
     assert "edit `dataset` in study.yaml" in lines[0]
-    assert any("classes: ill = ill; well = well" in line for line in lines)
+    assert any("classes: well = well; ill = ill" in line for line in lines)
     assert any("48 x 48 pixels, grey; each becomes 32 x 32 pixels" in line for line in lines)
     assert any(
-        "24 samples: 12 ill, 12 well ('well' is the positive class)" in line for line in lines
+        "24 samples: 12 well, 12 ill ('ill' is the positive class)" in line for line in lines
     )
     assert any("skipped: 1 .txt" in line for line in lines)
+    assert any("swap the two under dataset.classes in study.yaml" in line for line in lines)
     assert "Ctrl-C" in lines[0]
 
 
@@ -375,7 +376,7 @@ def labelled(folder: Path, labels: list[str], **columns: list[str]) -> Path:
 def test_a_mistyped_label_is_suspected_and_can_be_joined(sltool: Sltool, tmp_path: Path) -> None:
     labelled(tmp_path, ["normal"] * 12 + ["tumour"] * 12 + ["tumuor"])
     ran = sltool("prepare", "images", "--source", tmp_path, "--set", *TINY).ok()
-    assert "'tumuor' has 1 samples and is spelt like 'tumour'" in ran.err
+    assert "'tumuor' has 1 sample and is spelt like 'tumour'" in ran.err
     file = sltool.folder / "study.yaml"
     before = 'classes: {"normal": ["normal"], "tumour": ["tumour"], "tumuor": ["tumuor"]}'
     assert before in file.read_text()

@@ -170,7 +170,7 @@ def test_every_defect_is_named_and_counted(sltool: Sltool, tree: Path) -> None:
     assert all("lacks its examination" in reason for reason in reasons.values())
     assert done["samples"] == 210 - 2 - len(reasons)
     notes = "\n".join(done["notes"])
-    assert "names 1 files that are missing" in notes
+    assert "names 1 file that is missing" in notes
     assert "does not name 1 of the files" in notes
     assert "used once" in notes
     assert f"labels {flipped}" in notes

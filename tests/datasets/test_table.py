@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from sltool.datasets.base import Scan
+from sltool.datasets.source_columns import in_order
 from sltool.datasets.table import Table
 from sltool.errors import BadDataError, StudyFileError
 from tests.conftest import Sltool
@@ -381,3 +382,44 @@ def test_a_value_far_from_the_agreed_mean_is_noted(tmp_path: Path) -> None:
         "20 standard deviations" in n and "dose in 1 (the furthest: 8110)" in n for n in notes
     )
     assert not any("standard deviations" in n for n in agreed.scan(tmp_path / "first.csv").notes)
+
+
+@pytest.mark.parametrize(
+    ("negative", "positive"),
+    [
+        *(("no", "yes"), ("No", "YES"), ("nein", "ja"), ("Nein", "Ja"), ("n", "j"), ("N", "Y")),
+        *(("non", "oui"), ("no", "si"), ("no", "sí"), ("não", "sim"), ("NAO", "SIM")),
+        *(("nej", "ja"), ("nee", "ja"), ("nie", "tak"), ("False", "True"), ("0", "1"), ("-", "+")),
+        *(("negative", "positive"), ("neg", "pos"), ("absent", "present"), ("control", "case")),
+        *(("Controls", "Cases"), ("healthy", "sick"), ("benign", "malignant"), ("well", "ill")),
+        *(("normal", "abnormal"), ("gesund", "krank"), ("sain", "malade"), ("sano", "enfermo")),
+        *(
+            ("survived", "died"),
+            ("alive", "dead"),
+            ("kein Infarkt", "Infarkt"),
+            ("normal", "COVID"),
+        ),
+        *(("non-COVID", "COVID"), ("No finding", "Effusion"), ("referent", "case")),
+        # Names that say nothing are in alphabetical order.
+        ("adenoma", "carcinoma"),
+    ],
+)
+def test_the_positive_of_two_classes_by_their_names(negative: str, positive: str) -> None:
+    assert in_order([positive, negative]) == in_order([negative, positive]) == [negative, positive]
+
+
+def test_which_class_is_positive_is_said_and_can_be_corrected(
+    sltool: Sltool, tmp_path: Path
+) -> None:
+    frame = people(label=["ja", "nein", "nein"] * 20).drop(columns="y")
+    source = written(frame, tmp_path / "t.csv")
+    command = ("prepare", "table", "--source", source, "--from-this-site", *NARROW)
+    ran = sltool(*command).ok()
+    assert "'ja' is taken for the positive class, and 'nein' for the negative one" in ran.err
+    study_file = sltool.folder / "study.yaml"
+    text, (nein, ja) = study_file.read_text(), ('"nein": ["nein"]', '"ja": ["ja"]')
+    assert f"{nein}, {ja}" in text
+    study_file.write_text(text.replace(f"{nein}, {ja}", f"{ja}, {nein}"))
+    again = sltool("prepare", "--source", source, "--json").ok()
+    assert "('nein' is the positive class)" in again.err
+    assert list(again.json["classes"]) == ["ja", "nein"]

@@ -96,7 +96,7 @@ def test_a_patient_at_two_hospitals_stays_whole_where_most_samples_are(sltool: S
         rows.append((50, "a", hospital, "S0", "moved", "yes"))
     prepare(sltool, rows)
     ran = sltool("partition", "--by", "hospital").ok()
-    assert "1 patient has samples at two sites or more: 1 samples were moved" in ran.err
+    assert "1 patient has samples at two sites or more: 1 sample was moved" in ran.err
     found = {places(sltool.folder)[f"line {row + 2}"] for row in (90, 91, 92)}
     assert len(found) == 1
     assert found.pop()[0] == "Zurich_Nord"

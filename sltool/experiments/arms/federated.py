@@ -27,6 +27,7 @@ from sltool.experiments.training_loop import (
 from sltool.experiments.trial import Trial
 from sltool.models.base import build
 from sltool.study.schema import Study
+from sltool.wording import plural
 
 State = dict[str, torch.Tensor]
 
@@ -60,7 +61,7 @@ def run(
 def inapplicable(rounds: int, study: Study) -> str:
     """Why the epochs cannot be divided into `rounds` rounds, or ''."""
     epochs = study.training.epochs
-    return "" if rounds <= epochs else f"{epochs} epochs cannot make {rounds} rounds"
+    return "" if rounds <= epochs else f"{plural(epochs, 'epoch')} cannot make {rounds} rounds"
 
 
 def _rounds(epochs: int, rounds: int) -> list[range]:

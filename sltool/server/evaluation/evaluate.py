@@ -170,7 +170,8 @@ def _undefined_notes(figures: dict[str, float | None], y_true: Array, study: Stu
     classes = study.samples.labels.classes
     present = [f"'{classes[int(index)]}'" for index in np.unique(y_true)] if classes else []
     why = f", where all are of the class {' '.join(present)}" if len(present) < len(classes) else ""
-    return [f"not defined for these {len(y_true)} samples{why}: {names}"]
+    what = "this sample" if len(y_true) == 1 else f"these {len(y_true)} samples"
+    return [f"not defined for {what}{why}: {names}"]
 
 
 def _corrected(figures: dict[str, float | None], y_true: Array, study: Study) -> dict[str, float]:

@@ -18,6 +18,7 @@ from sltool.server.evaluation.proportions import Estimate
 from sltool.server.export.network import OUTPUTS
 from sltool.study.schema import Study
 from sltool.version import __version__
+from sltool.wording import plural
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def _evaluation(facts: Facts) -> str:
     if not facts.figures:
         return "No test sample has arrived."
     heads = [
-        f"{name} ({found.samples} samples, {found.patients} patients)"
+        f"{name} ({plural(found.samples, 'sample')}, {plural(found.patients, 'patient')})"
         for name, found in facts.figures.items()
     ]
     rows = [

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from sltool.server.intake.result import IntakeResult
 from sltool.server.intake.status import gaps
 from sltool.study.layout import StudyFolder
+from sltool.wording import plural
 
 
 def intake_notes(folder: StudyFolder, intake: IntakeResult) -> Iterator[str]:
     """A line for each kind of outcome, and one for each file that was not accepted."""
     if intake.accepted:
-        yield f"{len(intake.accepted)} shards accepted"
+        yield f"{plural(len(intake.accepted), 'shard')} accepted"
     if intake.already:
-        yield f"{len(intake.already)} shards had been accepted before"
+        yield f"{plural(len(intake.already), 'shard')} had been accepted before"
     for file in intake.rejected:
         yield f"{file.name} was refused: {file.error.what} (see server/rejected)"
     for file in intake.quarantined:

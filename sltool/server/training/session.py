@@ -26,6 +26,7 @@ from sltool.server.training.watcher import WatcherReport, watching
 from sltool.study.layout import RunFolder, StudyFolder
 from sltool.study.schema import Study
 from sltool.version import __version__
+from sltool.wording import plural
 
 
 class TrainingSession:
@@ -253,7 +254,7 @@ class TrainingSession:
         count = self._selection.unused_count()
         if count:
             self._progress.note(
-                f"{count} shards came after run '{self._run.name}' was finished: raise "
+                f"{plural(count, 'shard')} came after run '{self._run.name}' was finished: raise "
                 "training.epochs, or start another --run"
             )
 
@@ -305,5 +306,6 @@ def _last_site_counts(history: list[dict[str, Any]]) -> dict[str, int]:
 def _site_counts_text(counts: dict[str, int]) -> str:
     total = sum(counts.values())
     return ", ".join(
-        f"{count} samples of {site} ({count / total:.1%})" for site, count in counts.items()
+        f"{plural(count, 'sample')} of {site} ({count / total:.1%})"
+        for site, count in counts.items()
     )

@@ -10,6 +10,7 @@ from sltool.errors import BadDataError, StageOrderError
 from sltool.server.store import Segment, Store
 from sltool.server.training.data import TrainingData
 from sltool.server.training.distributed import Ranks
+from sltool.wording import plural
 
 
 class ShardSelection:
@@ -133,7 +134,7 @@ class ShardSelection:
         missing = len(set(shards) - {segment.digest for segment in self._store.segments})
         if missing:
             raise BadDataError(
-                f"{missing} shards of the run are not in the store",
+                f"{plural(missing, 'shard')} of the run not found in the store",
                 where=self._store.folder,
                 hint="move them back to server/accepted; several machines need a shared folder",
             )

@@ -21,6 +21,7 @@ from sltool.site.outbox import outbox_shards
 from sltool.site.private_file import PrivateFile, open_private
 from sltool.study.layout import SiteFolder, StudyFolder
 from sltool.study.schema import Study
+from sltool.wording import plural
 
 Array = NDArray[Any]
 
@@ -68,7 +69,7 @@ def gather(folder: StudyFolder, study: Study, site: SiteFolder, budget: Budget) 
         order, labels = _shipped_rows(shards, study, content, rows)
         if len(order) < FEWEST:
             raise BadDataError(
-                f"site {site.name} has shipped {len(order)} samples, too few to audit",
+                f"site {site.name} has shipped {plural(len(order), 'sample')}, too few to audit",
                 where=site.outbox,
                 expected=f"{FEWEST} or more",
             )
@@ -149,7 +150,7 @@ def _evidence(
     else:
         sd = np.array(study.samples.sd)
         inputs = ((raw - np.array(study.samples.mean)) / sd).astype(np.float32)
-    if names_patients([names[row] for row in order]):
+    if names_patients(private):
         grouping = by_name([names[row] for row in chosen])
     else:
         grouping = by_similarity(inputs)

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sltool.site.private_file import PrivateFile
+from sltool.wording import plural
+
 Array = NDArray[Any]
 
 # Correlations, without the mean image, from which two images count as near-duplicates. The next
@@ -42,8 +45,15 @@ class Grouping:
         return int(self.groups.max()) + 1
 
 
-def names_patients(groups: Sequence[str]) -> bool:
-    """Whether any patient has two samples; if none has, the source may not name patients."""
+def names_patients(private: PrivateFile) -> bool:
+    """Whether the source names the patients of a site's `private.h5`.
+
+    A file of an earlier version does not say so: there a patient with two samples shows it.
+    """
+    stored = private.names_patients
+    if stored is not None:
+        return stored
+    groups = private.text("group_pseudonyms")
     return len({patient_of(group) for group in groups}) < len(groups)
 
 
@@ -56,7 +66,7 @@ def by_name(groups: Sequence[str]) -> Grouping:
     """The source's patients."""
     _, patients = np.unique([patient_of(group) for group in groups], return_inverse=True)
     count = int(patients.max()) + 1
-    return Grouping(patients, f"{count} patients as the source names them", named=True)
+    return Grouping(patients, f"{plural(count, 'patient')} as the source names them", named=True)
 
 
 def by_similarity(inputs: Array) -> Grouping:
@@ -65,7 +75,9 @@ def by_similarity(inputs: Array) -> Grouping:
         _, groups = np.unique(inputs, axis=0, return_inverse=True)
         groups = groups.reshape(-1)
         description = "the source names no patients: equal rows were grouped"
-        return Grouping(groups, f"{description}, {int(groups.max()) + 1} groups", named=False)
+        return Grouping(
+            groups, f"{description}, {plural(int(groups.max()) + 1, 'group')}", named=False
+        )
     thumbnails = _thumbnails(inputs)
     for threshold in ALIKE:
         groups = _components(thumbnails, threshold)

@@ -8,11 +8,12 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from sltool.site.audit import attacker
-from sltool.site.audit.patients import by_similarity, hold_out, names_patients
+from sltool.site.audit.patients import by_similarity, hold_out
 from tests.conftest import DATA, Sltool
 from tests.images import two_classes
 
@@ -172,9 +173,36 @@ def test_near_duplicates_are_never_on_both_sides() -> None:
     assert not set(grouping.groups[held_out]) & set(grouping.groups[~held_out])
 
 
-def test_patients_are_named_where_one_has_two_samples() -> None:
-    assert names_patients(["a/1", "a/2", "b"])
-    assert not names_patients(["a", "b", "c"])
+def patients_found(sltool: Sltool, *lines: str) -> str:
+    """What the audit says of the patients of a table with these lines."""
+    source = sltool.folder / "rows.csv"
+    source.write_text("\n".join(lines))
+    sltool("prepare", "table", "--source", source, "--from-this-site", "--seed", 0).ok()
+    sltool("partition", "--ratios", "1").ok()
+    sltool("client-encode").ok()
+    sltool("audit").ok()
+    found: str = record(sltool)["patients"]
+    return found
+
+
+ROWS = [f"{20 + n},{(7 * n) % 40},{n % 2}" for n in range(50)]
+
+
+def test_patients_are_named_though_each_has_a_single_row(sltool: Sltool) -> None:
+    named = [f"P{n},{row}" for n, row in enumerate(ROWS)]
+    assert patients_found(sltool, "patient,age,dose,label", *named) == (
+        "50 patients as the source names them"
+    )
+    private = sltool.folder / "sites" / "A" / "private.h5"
+    with h5py.File(private, "r+") as file:
+        del file.attrs["names_patients"]  # As earlier versions wrote it.
+    sltool("audit", "--force").ok()
+    assert "names no patients" in record(sltool)["patients"]
+
+
+def test_no_patients_are_named_without_a_column_of_them(sltool: Sltool) -> None:
+    found = patients_found(sltool, "age,dose,label", *ROWS)
+    assert found.startswith("the source names no patients: equal rows were grouped")
 
 
 PLUGIN = """
