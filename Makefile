@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint check demo build install-check bench faults fuzz site-install reproduce docs docs-site first-prediction clean
+.PHONY: test test-slow lint check demo build install-check bench faults fuzz site-install reproduce docs docs-site first-prediction clean
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -10,15 +10,21 @@ BIN := .venv/bin
 	touch $@
 
 # A process for each core, each with one thread of torch.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: .venv/.done
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	$(PYTEST) -m "not slow"
+
+# Whole comparisons, examples and tutorials, and commands that each start as a process.
+test-slow: .venv/.done
+	$(PYTEST) -m slow
 
 lint: .venv/.done
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint test
+check: lint test test-slow
 
 demo: .venv/.done
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/cholesterol/run.sh

@@ -32,6 +32,7 @@ def run_session(sltool: Sltool, page: Path) -> None:
         assert is_as_printed(command, ran.out), f"{command.text} printed\n{ran.out}"
 
 
+@pytest.mark.slow
 def test_the_tutorials_session(sltool: Sltool) -> None:
     page = ROOT / "docs" / "tutorial.md"
     run_session(sltool, page)
@@ -41,6 +42,7 @@ def test_the_tutorials_session(sltool: Sltool) -> None:
             sltool(*line.partition("#")[0].split()[1:]).ok()
 
 
+@pytest.mark.slow
 def test_the_comparisons_session(sltool: Sltool) -> None:
     run_session(sltool, ROOT / "docs" / "how-to" / "compare.md")
 
@@ -54,6 +56,7 @@ def test_the_readmes_two_commands_are_make_targets() -> None:
         assert re.search(rf"^{name}:", makefile, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_generated_pages_are_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec

@@ -159,6 +159,7 @@ def test_no_study_has_anothers_id() -> None:
     assert len({*ids}) == len(ids)
 
 
+@pytest.mark.slow
 def test_cholesterol_is_the_readmes_session(run: Runner) -> None:
     example = run("cholesterol")
     printed = dict(blocks(example.out))
@@ -169,6 +170,7 @@ def test_cholesterol_is_the_readmes_session(run: Runner) -> None:
     assert_left_its_study(example)
 
 
+@pytest.mark.slow
 def test_images_from_folders(run: Runner) -> None:
     example = run("images-from-folders")
     assert "classes: normal = normal; sickle = sickle" in example.err
@@ -193,6 +195,7 @@ def test_table_from_csv(run: Runner) -> None:
     assert_left_its_study(example)
 
 
+@pytest.mark.slow
 def test_three_hospitals(run: Runner) -> None:
     example = run("three-hospitals")
     assert len(re.findall(r"^\$ sltool join study-kit.zip --site", example.out, re.MULTILINE)) == 3
@@ -205,6 +208,7 @@ def test_three_hospitals(run: Runner) -> None:
     assert_left_its_study(example, "server/study.yaml")
 
 
+@pytest.mark.slow
 def test_monthly_additions(run: Runner) -> None:
     example = run("monthly-additions")
     added = re.findall(r"site B: (\d+) (?:new )?samples in 3 shards", example.out)
@@ -222,6 +226,7 @@ def test_monthly_additions(run: Runner) -> None:
     assert_left_its_study(example, "server/study.yaml")
 
 
+@pytest.mark.slow
 def test_private_layer(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     small = attacker.Budget("quick", 300, 60, steps=40, descent=16, optimised=4, rows=5_000)
     monkeypatch.setitem(attacker.BUDGETS, "quick", small)
@@ -254,6 +259,7 @@ def test_notebook(
     assert_left_its_study(Example("notebook", Path(found["study"].path), out, ""))
 
 
+@pytest.mark.slow
 def test_reproduce(run: Runner) -> None:
     example = run("reproduce")
     assert "note: seed 1: friedewald\n" in example.err

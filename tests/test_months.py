@@ -119,6 +119,7 @@ def world(tmp_path: Path, sltool: Sltool, data: Callable[[str], Path]) -> World:
     return World(sltool, server, hospitals, new_rows)
 
 
+@pytest.mark.slow
 def test_three_months_at_three_sites(world: World) -> None:
     for hospital in world.hospitals.values():
         first = hospital.month(world.new_rows(hospital.name, 0), world.inbox)

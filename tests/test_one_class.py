@@ -43,6 +43,7 @@ def at_site(server: Sltool, name: str, source: Path, capfd: pytest.CaptureFixtur
     return printed
 
 
+@pytest.mark.slow
 def test_two_hospitals_of_which_one_has_one_class_alone(
     sltool: Sltool, sources: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +64,7 @@ def test_two_hospitals_of_which_one_has_one_class_alone(
     assert "nan" not in ran.out.lower()
 
 
+@pytest.mark.slow
 def test_a_study_that_has_one_class_so_far(
     sltool: Sltool, sources: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,7 @@ def loose(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_every_stage_under_umask_0(sltool: Sltool, tmp_path: Path) -> None:
     disk = tmp_path / "disk" / "study"
     opened = watched(
@@ -126,6 +127,7 @@ def test_every_stage_under_umask_0(sltool: Sltool, tmp_path: Path) -> None:
         assert stat.S_IMODE((sltool.folder / name).stat().st_mode) == 0o644
 
 
+@pytest.mark.slow
 def test_withdrawal_keys_and_encryption_under_umask_0(sltool: Sltool) -> None:
     pytest.importorskip("pyrage", reason="needs sltool[age]")
     watched(sltool.folder, ["prepare", "cholesterol"], ["partition", "--ratios", "7:3"])
@@ -145,6 +147,7 @@ def test_withdrawal_keys_and_encryption_under_umask_0(sltool: Sltool) -> None:
     assert not loose(sltool.folder)
 
 
+@pytest.mark.slow
 def test_reproduce_under_umask_0(sltool: Sltool) -> None:
     pytest.importorskip("matplotlib", reason="pictures need sltool[report]")
     opened = watched(
@@ -162,6 +165,7 @@ def test_reproduce_under_umask_0(sltool: Sltool) -> None:
         assert stat.S_IMODE((cell / name).stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 def test_pictures_of_patients_are_private(sltool: Sltool, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need sltool[report]")
     two_classes(tmp_path / "ct", 30, ("COVID", "non-COVID"))

@@ -160,6 +160,7 @@ def test_a_path_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     assert "none.py" in raised.value.where
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_the_current_folder(sltool: Sltool) -> None:
     text = "import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\n"
     paths = [sltool.folder / name for name in ("mine.py", "plugins/mine.py", "sltool_plugins.py")]

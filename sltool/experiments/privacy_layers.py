@@ -83,7 +83,7 @@ CHECK_UPS: Mapping[str, Layer] = {
 }
 
 _TANH = ("model.activation=tanh", "model.server.activation=leaky-relu")
-_WIDTHS = "widths: [24, 48, 96, 128]"
+_WIDTHS = "widths: [16, 32, 64, 128], halve: pool"
 _CT_CODE = (
     "model.cut=2",
     "model.filters=[8, 1, 64, 128, 256]",
@@ -106,7 +106,7 @@ COVID_CT: Mapping[str, Layer] = {
     "quantised-4": _quantised(4, *_TANH, "model.pool=average"),
     "quantised-1": _quantised(1, *_TANH, "model.pool=average"),
     "learned-512": _coded(f"channels: 32, size: 4, {_WIDTHS}", 1, 0),
-    "learned-16": _coded("channels: 16, size: 1, widths: [16, 32, 64, 128], halve: pool", 1, 0.5),
+    "learned-16": _coded(f"channels: 16, size: 1, {_WIDTHS}", 1, 0.5),
     "learned-private": _private(IMAGE_PROTECTION),
     **_with_epsilons(8.0, *_CT_CODE),
 }

@@ -78,6 +78,7 @@ def test_names_of_what_there_is(trained: Sltool, shell: str) -> None:
     assert offered == lines
 
 
+@pytest.mark.slow
 def test_other_names(trained: Sltool) -> None:
     def names(line: str) -> list[str]:
         return tab("bash", trained.folder, line)

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sltool.shard.keys import SigningKey
 from tests.conftest import ROOT
 from tests.images import two_classes
@@ -24,6 +26,8 @@ NOTHING: set[str] = set()
 KEY = r"[a-z_]+"
 PROGRAM = """
 import sys
+
+import pytest
 from sltool.cli.main import main
 try:
     main()
@@ -123,11 +127,13 @@ def _arguments(folder: Path, words: str) -> list[str]:
     return [known.get(word, word) for word in words.split()]
 
 
+@pytest.mark.slow
 def test_a_study_of_images(tmp_path: Path) -> None:
     two_classes(tmp_path / "slices", 60, ("non-COVID", "COVID"))
     assert imported(tmp_path, IMAGES) == IMAGES
 
 
+@pytest.mark.slow
 def test_a_study_of_rows(tmp_path: Path) -> None:
     assert imported(tmp_path, ROWS) == ROWS
 

@@ -80,6 +80,7 @@ def test_an_option_does_not_swallow_the_argument_behind_it(
     assert ("batch_size: 32" in study) == ("training.batch_size=32" in typed)
 
 
+@pytest.mark.slow
 def test_an_argument_behind_values_of_any_form(sltool: Sltool, tmp_path: Path) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()

@@ -48,6 +48,7 @@ def prepared(sltool: Sltool) -> tuple[np.ndarray, list[int], list[str]]:
         return file["inputs"][:], file["labels"][:].tolist(), list(file["official"].asstr()[:])
 
 
+@pytest.mark.slow
 def test_the_real_batches_run_to_figures(
     sltool: Sltool, data: Callable[[str], Path], tmp_path: Path
 ) -> None:

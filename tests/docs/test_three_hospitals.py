@@ -44,6 +44,7 @@ def _expanded(word: str, folder: Path) -> list[str]:
     return [os.path.relpath(path, folder) for path in sorted(folder.glob(word))]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

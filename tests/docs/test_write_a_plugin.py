@@ -69,6 +69,7 @@ def run_the_guide(sltool: Sltool) -> None:
     assert "# Residual blocks." in (sltool.folder / "study.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_as_a_file(sltool: Sltool, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_plugin(sltool.folder)
     monkeypatch.setenv("SLTOOL_PLUGINS", "skin.py")
@@ -92,6 +93,7 @@ def entry_points() -> str:
     return text.replace("project.entry-points.", "")
 
 
+@pytest.mark.slow
 def test_as_an_installed_distribution(
     sltool: Sltool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ def audits(folder: Path) -> dict[str, Path]:
     return {path.parts[-3]: path for path in (folder / "out" / "cells").glob("*/*/audit.json")}
 
 
+@pytest.mark.slow
 def test_layers_are_compared_by_accuracy_and_leak(
     sltool: Sltool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_every_layer_makes_a_study(tmp_path: Path, dataset: str) -> None:
         assert epsilon([release]) == pytest.approx(layer.epsilon, rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_learned_layer_is_fitted_at_the_largest_site_and_named_on_the_front(
     sltool: Sltool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +129,7 @@ def test_a_learned_layer_is_fitted_at_the_largest_site_and_named_on_the_front(
     assert layer.read_bytes() == written
 
 
+@pytest.mark.slow
 def test_labels_as_responses_are_scored_against_the_truth(sltool: Sltool) -> None:
     two_classes(sltool.folder / "slices", 60, ("non-COVID", "COVID"))
     typed = ("reproduce", "covid-ct", "--source", "slices", "--arms", "multi", "pooled")

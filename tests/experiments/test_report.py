@@ -195,6 +195,7 @@ def test_the_check_sees_a_console_error(tmp_path: Path) -> None:
     assert "CONSOLE" in browse(page, tmp_path, "--dump-dom").stderr
 
 
+@pytest.mark.slow
 def test_report_on_own_runs(study: Sltool) -> None:
     done = study("report", "default", "C", "--json").ok()
     first, other = done.json["arms"]
@@ -269,6 +270,7 @@ def off_by_20(y_true, y_pred, weights):
 """
 
 
+@pytest.mark.slow
 def test_a_plug_ins_metric_is_in_report_and_compare(study: Sltool, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(PLUGIN)
@@ -288,6 +290,7 @@ def test_a_plug_ins_metric_is_in_report_and_compare(study: Sltool, tmp_path: Pat
     assert "p off-by-20" in shown
 
 
+@pytest.mark.slow
 def test_resamples_with_an_undefined_metric_are_reported(study: Sltool, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(

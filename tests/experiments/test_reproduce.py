@@ -34,6 +34,7 @@ def predictions(folder: Path, arm: str, cell: str = "base", seed: int = 0) -> pd
     return pd.read_csv(path / "predictions.csv").sort_values("pseudonym", ignore_index=True)
 
 
+@pytest.mark.slow
 def test_all_arms_share_the_test_rows(sltool: Sltool) -> None:
     done = sltool("reproduce", "cholesterol", "--seeds", 1, *FEW, "--json").ok()
     out = sltool.folder / "reproduction" / "cholesterol"
@@ -68,6 +69,7 @@ def test_the_recipes_are_those_of_prepare(sltool: Sltool, recipe: str, batch_siz
     assert f"has the recipe {recipe}, not {other}" in ran.err
 
 
+@pytest.mark.slow
 def test_every_way_of_training_augments(sltool: Sltool) -> None:
     arms = ("multi", "pooled", "federated", "online")
     mixup = ("--set", "training.augment.mixup=0.4")
@@ -79,6 +81,7 @@ def test_every_way_of_training_augments(sltool: Sltool) -> None:
         assert not plain["y_pred"].equals(mixed["y_pred"]), arm
 
 
+@pytest.mark.slow
 def test_sites_that_differ_are_swept_and_resumed(sltool: Sltool) -> None:
     typed = ("reproduce", "cholesterol", *FEW, "--seeds", 1, "--out", "out", "--sweep", "sites=12")
     arms = ("--arms", "multi", "federated", "single", "pooled")
@@ -110,6 +113,7 @@ def test_sites_that_differ_are_swept_and_resumed(sltool: Sltool) -> None:
     assert (out / "figures" / "sweep.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_resumes(sltool: Sltool) -> None:
     typed = ("reproduce", "cholesterol", *FEW, "--out", "out", "--sweep", "cut=0..1")
     sltool(*typed, "--seeds", 1, "--arms", "multi", "friedewald").ok()
@@ -139,6 +143,7 @@ def test_an_interrupted_comparison_resumes(sltool: Sltool) -> None:
     assert "--force" in refused.err
 
 
+@pytest.mark.slow
 def test_what_online_learns_the_frozen_layer_does_not(sltool: Sltool) -> None:
     """At cut 0 nothing stands at the sites, so nothing can be frozen: online is pooled."""
     sltool(
@@ -152,6 +157,7 @@ def test_what_online_learns_the_frozen_layer_does_not(sltool: Sltool) -> None:
     assert multi["y_pred"].tolist() == pytest.approx(pooled["y_pred"].tolist(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_one_site_federated_is_pooled_training(sltool: Sltool) -> None:
     """The mean of one site's weights is that site's weights: only the order of rows differs."""
     done = sltool(
@@ -163,6 +169,7 @@ def test_one_site_federated_is_pooled_training(sltool: Sltool) -> None:
     assert "no site B" in done.json["left_out"]["single:B"]
 
 
+@pytest.mark.slow
 def test_stateless_sites_forget_their_optimiser_after_each_round(sltool: Sltool) -> None:
     for epochs in (1, 3):
         sltool(
@@ -177,6 +184,7 @@ def test_stateless_sites_forget_their_optimiser_after_each_round(sltool: Sltool)
         assert stateful["y_pred"].equals(stateless["y_pred"]) == (epochs == 1)
 
 
+@pytest.mark.slow
 def test_in_fewer_rounds_the_sites_meet_less_often(sltool: Sltool) -> None:
     done = sltool(
         *("reproduce", "cholesterol", "--seeds", 1, "--out", "out", "--json"),
@@ -218,6 +226,7 @@ def slices(data: Callable[[str], Path], tmp_path: Path) -> Path:
     return tmp_path / "slices"
 
 
+@pytest.mark.slow
 def test_a_forgotten_source_can_be_given_the_next_time(sltool: Sltool, slices: Path) -> None:
     call = ("reproduce", "covid-ct", "--seeds", 1, "--arms", "single:A")
     quick = ("--set", "training.epochs=1", "encoding.views=1", "dataset.size=32")
@@ -230,6 +239,7 @@ def test_a_forgotten_source_can_be_given_the_next_time(sltool: Sltool, slices: P
     assert "the comparison there has the settings" in other.err
 
 
+@pytest.mark.slow
 def test_a_comparison_knows_its_source_by_its_files(sltool: Sltool, slices: Path) -> None:
     call = ("reproduce", "covid-ct", "--seeds", 1, "--arms", "single:A", "--out", "out")
     quick = ("--set", "training.epochs=1", "encoding.views=1", "dataset.size=32")
@@ -254,6 +264,7 @@ def test_a_comparison_knows_its_source_by_its_files(sltool: Sltool, slices: Path
         assert gone not in path.read_text()
 
 
+@pytest.mark.slow
 def test_ct_slices(sltool: Sltool, slices: Path) -> None:
     done = sltool(
         *("reproduce", "covid-ct", "--source", slices, "--seeds", 1, "--out", "out", "--json"),
@@ -287,6 +298,7 @@ def test_an_arm_that_diverges_is_reported_and_has_no_figures(sltool: Sltool, arm
     assert not list(sltool.folder.glob(f"**/arms/{arm}/arm.json"))
 
 
+@pytest.mark.slow
 def test_a_site_with_a_single_training_sample_takes_part(sltool: Sltool, slices: Path) -> None:
     """Batch normalisation of 1x1 maps has no statistics of a single sample."""
     done = sltool(
@@ -303,6 +315,7 @@ def test_a_site_with_a_single_training_sample_takes_part(sltool: Sltool, slices:
     assert [arm["samples"] for arm in done.json["arms"]] == [[96], [1]]
 
 
+@pytest.mark.slow
 def test_early_stopping_is_no_interruption(sltool: Sltool) -> None:
     settings = ("training.patience=1", "training.epochs=40", "training.learning_rate=0.5")
     quick = ("--arms", "multi", "--seeds", 1, "--set", *settings, "model.widths=[8, 8]")

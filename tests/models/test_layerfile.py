@@ -74,6 +74,7 @@ def test_the_same_weights_make_the_same_file(path: Path) -> None:
         assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_plug_in_whose_output_shape_changed(sltool: Sltool) -> None:
     plugin = sltool.folder / "halves.py"
     code = (

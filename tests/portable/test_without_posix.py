@@ -242,6 +242,7 @@ def test_records_are_named_with_slashes(parties: Parties) -> None:
     assert f"{CLASSES[0]}/Łuk 0/Bild 0 ñ.png" in records
 
 
+@pytest.mark.slow
 def test_growing_and_predictions_with_torch(parties: Parties) -> None:
     """The server too, whose files are of another party."""
     parties.write_table(months=2)

@@ -128,6 +128,7 @@ def unnoticed(shard: Shard, changes: Iterator[tuple[int, int, bytearray]]) -> li
     return [(place, flip) for place, flip, data in changes if shard.read(bytes(data)) == content]
 
 
+@pytest.mark.slow
 def test_no_byte_of_the_payload_can_be_changed_unnoticed(small: Shard) -> None:
     """All bytes, those of the chunks as well."""
     changes = (
@@ -138,6 +139,7 @@ def test_no_byte_of_the_payload_can_be_changed_unnoticed(small: Shard) -> None:
     assert unnoticed(small, changes) == []
 
 
+@pytest.mark.slow
 def test_no_bit_can_be_changed_unnoticed_by_repairing_the_checksum(small: Shard) -> None:
     def repaired() -> Iterator[tuple[int, int, bytearray]]:
         for part, checksum in checked_parts(small):

@@ -108,6 +108,7 @@ REGIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("region", REGIONS)
 def test_no_unsigned_change_is_accepted(forge: Forge, good: Path, region: str) -> None:
     assert accepted(forge, good), "the positive control"
@@ -125,6 +126,7 @@ def test_no_unsigned_change_is_accepted(forge: Forge, good: Path, region: str) -
     run()
 
 
+@pytest.mark.slow
 def test_no_signed_change_of_the_payload_is_accepted(forge: Forge, good: Path) -> None:
     """A hostile site can sign anything, but every byte of the payload has a meaning."""
     data, path = good.read_bytes(), good.with_name("signed.h5")

@@ -153,6 +153,7 @@ def test_a_study_without_quantisation_has_the_digest_that_it_had(trained: Sltool
     trained("evaluate").ok()
 
 
+@pytest.mark.slow
 def test_the_servers_values_are_those_of_the_sites_levels(sltool: Sltool) -> None:
     """Each depth, the whole way; an eighth of float16 or less."""
     import sltool as front

@@ -139,6 +139,7 @@ def test_views_travel_and_train(sltool: Sltool, tmp_path: Path) -> None:
     assert refused.code == 3 or "begun with" in refused.err
 
 
+@pytest.mark.slow
 def test_views_split_over_shards_keep_their_order(sltool: Sltool, tmp_path: Path) -> None:
     source = two_classes(tmp_path / "ct", 20, ("non-COVID", "COVID"))
     options = ["--set", "encoding.views=4", "--set", "dataset.size=256"]

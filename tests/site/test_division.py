@@ -147,6 +147,7 @@ def bundled(sltool: Sltool) -> Sltool:
     return sltool
 
 
+@pytest.mark.slow
 def test_a_hundred_sites_of_few_samples_are_typed_quickly(bundled: Sltool) -> None:
     ran = bundled("partition", "--sites", 100, "--skew", 0.5, "--json").ok()
     assert list(ran.json["sites"])[::99] == ["S001", "S100"]

@@ -53,6 +53,7 @@ def test_without_noise_same_input_same_bytes(sites: Sltool) -> None:
     assert set(first) == {"B-train-00000.h5", "B-validation-00000.h5", "B-test-00000.h5"}
 
 
+@pytest.mark.slow
 def test_shards_are_cut_and_chained(sites: Sltool) -> None:
     study = sites.folder / "study.yaml"
     study.write_text(study.read_text().replace("widths: [16,", "widths: [4000,"))

@@ -75,6 +75,7 @@ def test_a_figure_above_its_limit_is_named(sltool: Sltool, limit: str, figure: s
     sltool(*SHIP).ok()
 
 
+@pytest.mark.slow
 def test_a_quick_audit_is_not_a_thorough_one(sltool: Sltool) -> None:
     study(sltool, "audit=thorough")
     sltool("audit").ok()

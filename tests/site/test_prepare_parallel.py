@@ -64,6 +64,8 @@ PLUGIN = """
 import os
 from pathlib import Path
 
+import pytest
+
 Path(os.environ["SEEN"]).open("a").write(f"{os.getpid()} ")
 
 from sltool.datasets.covid_ct import CovidCT

@@ -61,6 +61,7 @@ def test_labels_of_every_split_are_responses(study: Sltool) -> None:
         assert any(truth[name] != shipped[name] for name in names), split
 
 
+@pytest.mark.slow
 def test_a_response_is_drawn_once(study: Sltool) -> None:
     first = {records(study)[name]: label for name, label in shipped_labels(study).items()}
     study("client-encode", "--force").ok()
@@ -102,6 +103,7 @@ def test_a_damaged_table_of_responses_is_named(study: Sltool) -> None:
     assert "responses.csv" in ran.err
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_know_of_the_responses(study: Sltool) -> None:
     """The upper half of one class is bright: easily learned, and right on the true labels."""
     path = study.folder / "study.yaml"

@@ -94,6 +94,7 @@ def assert_last_bit(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert (np.abs(exact - other) <= allowed).all(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_hospital_prepares_encodes_and_ships(
     sltool: Sltool, tmp_path: Path, slices: Path, dtype: str
@@ -148,6 +149,7 @@ def test_embedded_categories_run_in_onnxruntime(
     assert "missing or of another layer" in ran.err
 
 
+@pytest.mark.slow
 def test_a_fitted_layer_runs_in_numpy(sltool: Sltool, tmp_path: Path, slices: Path) -> None:
     """Its code is quantised, and its last pooling averages over areas of different sizes."""
     settings = ("dataset.size=40", "training.epochs=1")
@@ -183,6 +185,7 @@ def test_averages_over_areas_are_those_of_torch(side: int, size: int) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_commands_that_need_torch_name_the_extra(trained: Sltool) -> None:
     empty = trained.folder / "empty"
     empty.mkdir()

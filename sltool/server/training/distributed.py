@@ -7,6 +7,7 @@ operations here return their input.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,6 +137,9 @@ def join_ranks(device: torch.device | None) -> Iterator[Ranks]:
         ) from error
     finally:
         dist.destroy_process_group()
+        # The trained network refers to the group, in a circle. With the group its threads end here
+        # and not while the interpreter ends, which can abort the process.
+        gc.collect()
 
 
 def local_device(device: torch.device) -> torch.device:

@@ -37,6 +37,7 @@ EDITS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new", "key", "was", "now"), EDITS)
 def test_every_command_names_the_key_and_undoing_it_makes_all_work(
     trained: Sltool, old: str, new: str, key: str, was: str, now: str

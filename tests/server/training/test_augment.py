@@ -252,6 +252,7 @@ def test_a_stopped_run_ends_with_the_same_weights(shipped: Server) -> None:
     assert "begun with training.augment.mixup 0.0, now it is 0.4" in ran.err
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_loss_curve_of_one_process_with_mixup(shipped: Server) -> None:
     mix(shipped)
     shipped.sltool("server-train", "--run", "one", "--max-epochs", 3).ok()

@@ -41,6 +41,7 @@ def losses(server: Server, run: str) -> list[float]:
     ]
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_loss_curve_of_one_process(shipped: Server) -> None:
     """354 rows in batches of 16: the last has 2, one per rank."""
     shipped.sltool("server-train", "--run", "one").ok()
@@ -56,6 +57,7 @@ def rank_pids(launcher: int) -> list[int]:
     return [int(child) for child in children]
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_job_and_it_resumes(shipped: Server) -> None:
     shipped.set_training(epochs=200_000, batch_size=4)
     process = torchrun(shipped, "--quiet")
@@ -71,6 +73,7 @@ def test_a_rank_that_dies_ends_the_job_and_it_resumes(shipped: Server) -> None:
     assert ran["epochs"] == done + 1
 
 
+@pytest.mark.slow
 def test_two_ranks_follow_a_join_and_a_withdrawal_as_one_process(server: Server) -> None:
     server.sltool("ship", "--site", "A").ok()
     for name in ("one", "two"):

@@ -123,6 +123,7 @@ def test_a_run_that_learns_is_no_divergence(shipped: Server) -> None:
     is_good(shipped)
 
 
+@pytest.mark.slow
 def test_all_ranks_end(shipped: Server) -> None:
     too_fast(shipped)
     process = torchrun(shipped, "--quiet")

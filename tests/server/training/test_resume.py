@@ -34,6 +34,7 @@ def train_and(signal_number: signal.Signals, server: Server, after: int) -> tupl
 PUBLISHED = ("history.csv", "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights(shipped: Server) -> None:
     """SIGKILL at two instants; the checkpoint is complete, and later epochs are repeated."""
     shipped.set_training(epochs=LONG, batch_size=4)

@@ -14,6 +14,7 @@ from tests.server.conftest import Server, end, same, wait_until
 LONG = 200_000
 
 
+@pytest.mark.slow
 def test_a_shard_that_comes_while_training_joins_at_the_next_epoch(server: Server) -> None:
     server.set_training(epochs=LONG, batch_size=2)
     server.sltool("ship", "--site", "A").ok()

@@ -98,6 +98,7 @@ def test_fewer_outputs_than_inputs_are_not_inverted_exactly(sltool: Sltool) -> N
     assert 0.1 < found["leak"] < 0.9
 
 
+@pytest.mark.slow
 def test_real_pictures_end_to_end(sltool: Sltool, tmp_path: Path) -> None:
     """The leak is between 0 and 1; public images of the same kind give almost the same."""
     source = scans(tmp_path / "scans", 120)
