@@ -7,7 +7,6 @@ imported, and no plug-in is run. What cannot be read offers nothing: no error di
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -141,7 +140,9 @@ def source_columns(ctx: typer.Context) -> Iterable[str]:
     """The columns of the prepared source, or else what the study says of its columns."""
     folder = _folder(ctx)
     if folder.source_columns.is_file():
-        return list(map(str, json.loads(folder.source_columns.read_text(encoding="utf-8"))))
+        from sltool.files import read_json
+
+        return read_json(folder.source_columns, list[str], "the list of columns", "")
     columns = _value(folder, "dataset", "columns")
     site = ["site"] if _value(folder, "dataset", "headers", "site") else []
     if not isinstance(columns, dict):

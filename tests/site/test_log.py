@@ -87,7 +87,7 @@ def lines(site: SiteFolder) -> list[bytes]:
     [
         (slice(0, 1), "before entry 0"),
         (slice(1, 2), "before entry 1"),
-        (slice(3, 4), "at the end, 1 of 4 entries were removed"),
+        (slice(3, 4), "at the end, 1 of 4 entries was removed"),
         (slice(0, 4), "at the end, 4 of 4 entries were removed"),
     ],
 )
