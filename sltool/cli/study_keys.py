@@ -99,7 +99,7 @@ def _tree(path: Path) -> ast.Module:
 
 @functools.cache
 def _source(module: str) -> Path:
-    """The file of a module that is not imported, unless it is in a package of another name."""
+    """The file of a module, which is not imported."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise FileNotFoundError(module)

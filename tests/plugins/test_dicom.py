@@ -161,7 +161,7 @@ def test_a_name_in_the_picture_is_refused_unless_the_study_says_so(tmp_path: Pat
         scan = kind(settings).scan(tmp_path / folder)
         assert len(scan) == taken
         assert len(scan.refused) == 2 - taken
-        assert any("do not say whether" in note for note in scan.notes)
+        assert any("not say whether" in note for note in scan.notes)
     assert "dataset.burned_in" in scan_after_refusal(tmp_path / "a")
 
 
