@@ -43,7 +43,7 @@ START = """
 import os, sys
 sys.argv[1:] = ["server-train", "--max-epochs", "1"]
 from sltool.cli.main import main
-import sltool.server.{module} as module
+import sltool.server.training.{module} as module
 real = module.{kind}.{method}
 def first(*args):
     real(*args)
@@ -51,7 +51,7 @@ def first(*args):
 module.{kind}.{method} = first
 main()
 """
-BATCH = START.format(module="feed", kind="Feed", method="features")
+BATCH = START.format(module="loader", kind="FeatureLoader", method="features")
 STEP = START.format(module="trainer", kind="Trainer", method="_train_step")
 
 
