@@ -1,14 +1,12 @@
 """How fast `prepare` decodes, against a bare pool of Pillow; and its memory at 1,000 and 10,000.
 
-    python -m tests.bench.bench_prepare [--images N ...] [--rounds N] [--workers N]
-
 The bare pool (processes by fork, chunks of 64) opens, converts and resizes each image and drops it.
 `prepare` also scans the folder, starts its own workers, carries the pixels to one process and
 writes prepared.h5 through to the disk. Each measurement is a process of its own; the two arms
 take turns. Made-up X-rays: 512x420 grey PNGs to 224x224.
 
-"time" is the median of bare wall time / prepare wall time; "cpu" the same of processor time, of all
-processes together, which other work on the machine disturbs less.
+Speed is the median of bare wall time / prepare wall time; the same by processor time, of all
+processes together, is disturbed less by other work on the machine.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from multiprocessing import forkserver, get_context
@@ -31,7 +30,9 @@ import numpy as np
 from PIL import Image
 
 from sltool.machine import available_cpus
+from tests.bench import Row
 
+ROUNDS = 3
 SIDE = 224
 DISTINCT = 100
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,42 +133,38 @@ def run_arm(arm: str, source: Path, workers: int) -> None:
     print(json.dumps({"seconds": seconds, "cpu": cpu, **peaks}))
 
 
-def compare(images: int, rounds: int, workers: int) -> None:
+def rows() -> Iterator[Row]:
+    for images, bar in ((1_000, None), (10_000, 0.85)):
+        yield compare(images, bar)
+
+
+def compare(images: int, bar: float | None) -> Row:
+    workers = available_cpus()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
         make_source(source, images)
         pairs = [
             (measure("bare", source, workers), measure("prepare", source, workers))
-            for _ in range(rounds)
+            for _ in range(ROUNDS)
         ]
-    rates = [images / median(pair[arm]["seconds"] for pair in pairs) for arm in (0, 1)]
+    rate = images / median(pair[1]["seconds"] for pair in pairs)
     time_ratio, cpu_ratio = (
         median(bare[key] / ours[key] for bare, ours in pairs) for key in ("seconds", "cpu")
     )
-    own = max(pair[1]["own_mib"] for pair in pairs)
-    worker = max(pair[1]["worker_mib"] for pair in pairs)
-    print(
-        f"{images:>7}  {rates[0]:>8.0f}/s  {rates[1]:>8.0f}/s"
-        f"  {time_ratio:>5.2f}  {cpu_ratio:>5.2f}  {own:>9.0f} MiB  {worker:>7.0f} MiB"
+    own, worker = (max(pair[1][key] for pair in pairs) for key in ("own_mib", "worker_mib"))
+    return Row(
+        f"prepare against a bare pool of Pillow, {images:,} images",
+        f"{time_ratio:.2f} of its speed ({rate:.0f} images/s), {cpu_ratio:.2f} by processor time; "
+        f"peak memory {own:.0f} MiB, a worker {worker:.0f} MiB",
+        "stated" if bar is None else f">= {bar}",
+        None if bar is None else time_ratio >= bar,
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="See the module's first lines.")
-    parser.add_argument("--images", type=int, nargs="+", default=[1_000, 10_000])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=available_cpus())
-    parser.add_argument("--arm", choices=["bare", "prepare"], help=argparse.SUPPRESS)
-    parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.arm:
-        run_arm(options.arm, options.source, options.workers)
-        return
-    print(f"{options.workers} worker processes; medians of {options.rounds} rounds")
-    print(" images   bare pool     prepare   time    cpu   peak, own     a worker")
-    for images in options.images:
-        compare(images, options.rounds, options.workers)
-
-
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--arm", choices=["bare", "prepare"], required=True)
+    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    arguments = parser.parse_args()
+    run_arm(arguments.arm, arguments.source, arguments.workers)
