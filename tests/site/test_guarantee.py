@@ -149,6 +149,7 @@ def test_shipped_maps_are_clipped_and_have_the_stated_noise(site: Sltool) -> Non
     assert np.linalg.norm(clean, axis=1).max() <= 0.5 * (1 + 1e-6)
     noise = maps("2.0") - clean
     assert noise.std() == pytest.approx(2.0, abs=4 * 2 / np.sqrt(2 * noise.size))
-    # No value of the noise depends on the sample, and none is shared between samples.
+    # No value of the noise depends on the sample, and none is shared between samples; two of this
+    # many float32 may be equal by chance.
     assert abs(np.corrcoef(noise.ravel(), clean.ravel())[0, 1]) < 4 / np.sqrt(noise.size)
-    assert len(np.unique(noise)) == noise.size
+    assert len(np.unique(noise)) > 0.999 * noise.size
