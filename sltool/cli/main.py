@@ -8,9 +8,11 @@ import io
 import json
 import sys
 import traceback
+from functools import cache
 from typing import NoReturn
 
 import typer
+from typer._click.core import Command
 from typer._click.exceptions import ClickException
 
 from sltool.cli import (
@@ -119,7 +121,7 @@ def _exit_code() -> int:
     if completion.is_asked():
         return completion.answer(app)
     try:
-        return app(prog_name="sltool", standalone_mode=False) or 0
+        return _program_command()(prog_name="sltool", standalone_mode=False) or 0
     except SltoolError as error:
         return _fail(error)
     except ClickException as error:
@@ -132,6 +134,12 @@ def _exit_code() -> int:
         return EXIT_CODE
     except Exception:  # noqa: BLE001 - the last resort: whatever else is raised is our fault
         return _fault()
+
+
+@cache
+def _program_command() -> Command:
+    """The program as click runs it; made once, although a process may call `main` again."""
+    return typer.main.get_command(app)
 
 
 def _mistyped(error: ClickException) -> SltoolError:

@@ -32,6 +32,7 @@ from sltool.experiments.arm_files import (
 from sltool.experiments.arms import check_any_applicable, find_arm, inapplicable
 from sltool.experiments.cases import Case
 from sltool.experiments.pictures import feature_map_picture
+from sltool.experiments.style import need_matplotlib
 from sltool.experiments.sweep import Cell, grid
 from sltool.experiments.trial import Trial, TrialSettings
 from sltool.files import read_csv, read_json, write_csv, write_json, write_text
@@ -108,8 +109,10 @@ def run_plan(plan: ComparisonPlan, out: Path, force: bool, progress: Progress) -
     """Run the unfinished arms, and return all finished ones.
 
     Raises:
+        MissingPackageError: matplotlib is not installed, which the report needs at the end.
         UsageError: `out` has a comparison with other settings, or no arm is applicable.
     """
+    need_matplotlib()
     cells = plan.cells()
     _check_compatible(plan, out, force)
     progress = DistinctNotes(progress)

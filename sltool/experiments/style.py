@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sltool.errors import UsageError
 from sltool.files import publish
+from sltool.machine import need
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +33,11 @@ NARROW_LEGEND = 3
 NARROW_LABEL = 22
 NARROW = "-narrow"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def need_matplotlib() -> None:
+    """Raise `MissingPackageError` unless pictures can be drawn."""
+    need("matplotlib", "a report with pictures", "report")
 
 
 def colour(index: int) -> str:
@@ -65,17 +70,13 @@ class Sheet:
         On a narrow sheet the layout of the panels is transposed, but not the array.
 
         Raises:
-            UsageError: matplotlib is not installed.
+            MissingPackageError: matplotlib is not installed.
         """
-        try:
-            import matplotlib
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise UsageError(
-                "pictures need matplotlib",
-                hint="install sltool[report], then run the command again",
-            ) from error
+        need_matplotlib()
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
         matplotlib.rcParams.update(LOOK)
         size = (NARROW_WIDTH, height / rows * columns) if self.narrow else (width, height)
         figure = Figure(figsize=size, layout="constrained")
@@ -96,11 +97,19 @@ class Sheet:
 
     def save(self, figure: Figure, name: str, *, public: bool = True) -> None:
         """Publish the files of a picture; one that shows patients needs `public=False`."""
+        _lay_out(figure)
         if self.narrow:
             _publish(figure, self.folder / f"{name}{NARROW}.png", public, dpi=NARROW_DPI)
         else:
             _publish(figure, self.folder / f"{name}.png", public, dpi=150)
             _publish(figure, self.folder / f"{name}.svg", public, metadata={"Date": None})
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the panels once; while the figure has a layout engine, each `savefig` does it again."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
 
 
 def _publish(figure: Figure, path: Path, public: bool, **options: Any) -> None:

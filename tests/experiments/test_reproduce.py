@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,17 @@ def results(folder: Path) -> dict[str, Any]:
 def predictions(folder: Path, arm: str, cell: str = "base", seed: int = 0) -> pd.DataFrame:
     path = folder / "cells" / cell / f"seed-{seed}" / "arms" / arm.replace(":", "-")
     return pd.read_csv(path / "predictions.csv").sort_values("pseudonym", ignore_index=True)
+
+
+def test_without_matplotlib_nothing_is_trained(
+    sltool: Sltool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    failed = sltool("reproduce", "cholesterol", "--arms", "friedewald", "--seeds", 1)
+    assert failed.code == 2
+    assert "a report with pictures needs matplotlib" in failed.err
+    assert 'pip install "sltool[report]"' in failed.err
+    assert not any(sltool.folder.rglob("*.csv"))
 
 
 @pytest.mark.slow
