@@ -49,10 +49,10 @@ def _with_epsilons(clip: float, *keys: str) -> dict[str, Layer]:
     return {f"dp-{value}": Layer(keys, clip, value) for value in EPSILONS}
 
 
-def _coded(code: str, bits: int | None, noise: float) -> Layer:
+def _coded(code: str, bits: int, noise: float, views: int = 1) -> Layer:
     """A learned layer: values of `model.code`, and what ships."""
-    encoding = (f"encoding.bits={bits or 'null'}", f"encoding.noise={noise:g}", "encoding.views=1")
-    return Layer((f"model.code={{{code}}}", *encoding))
+    encoding = (f"bits={bits}", f"noise={noise:g}", f"views={views}")
+    return Layer((f"model.code={{{code}}}", *(f"encoding.{key}" for key in encoding)))
 
 
 def _quantised(bits: int, *keys: str) -> Layer:
@@ -105,7 +105,7 @@ COVID_CT: Mapping[str, Layer] = {
     "noisy-4": Layer(("encoding.noise=4",)),
     "quantised-4": _quantised(4, *_TANH, "model.pool=average"),
     "quantised-1": _quantised(1, *_TANH, "model.pool=average"),
-    "learned-512": _coded(f"channels: 32, size: 4, {_WIDTHS}", 1, 0),
+    "learned-512": _coded(f"channels: 32, size: 4, {_WIDTHS}", 1, 0, views=8),
     "learned-16": _coded(f"channels: 16, size: 1, {_WIDTHS}", 1, 0.5),
     "learned-private": _private(IMAGE_PROTECTION),
     **_with_epsilons(8.0, *_CT_CODE),
@@ -125,7 +125,7 @@ FRACATLAS: Mapping[str, Layer] = {
     "noisy-4": Layer(("encoding.noise=4",)),
     "quantised-4": _quantised(4, *_XRAY_CODE),
     "quantised-1": _quantised(1, *_XRAY_CODE),
-    "learned-512": _coded(f"channels: 32, size: 4, {_WIDTHS}", 1, 0),
+    "learned-512": _coded(f"channels: 32, size: 4, {_WIDTHS}", 1, 0, views=8),
     "learned-private": _private(IMAGE_PROTECTION),
     **_with_epsilons(20.0, *_XRAY_CODE),
 }
