@@ -84,6 +84,7 @@ CHECK_UPS: Mapping[str, Layer] = {
 
 _TANH = ("model.activation=tanh", "model.server.activation=leaky-relu")
 _WIDTHS = "widths: [16, 32, 64, 128], halve: pool"
+_LEARNED_512 = _coded(f"channels: 32, size: 4, {_WIDTHS}", 1, 0, views=8)
 _CT_CODE = (
     "model.cut=2",
     "model.filters=[8, 1, 64, 128, 256]",
@@ -105,7 +106,7 @@ COVID_CT: Mapping[str, Layer] = {
     "noisy-4": Layer(("encoding.noise=4",)),
     "quantised-4": _quantised(4, *_TANH, "model.pool=average"),
     "quantised-1": _quantised(1, *_TANH, "model.pool=average"),
-    "learned-512": _coded(f"channels: 32, size: 4, {_WIDTHS}", 1, 0, views=8),
+    "learned-512": _LEARNED_512,
     "learned-16": _coded(f"channels: 16, size: 1, {_WIDTHS}", 1, 0.5),
     "learned-private": _private(IMAGE_PROTECTION),
     **_with_epsilons(8.0, *_CT_CODE),
@@ -125,7 +126,7 @@ FRACATLAS: Mapping[str, Layer] = {
     "noisy-4": Layer(("encoding.noise=4",)),
     "quantised-4": _quantised(4, *_XRAY_CODE),
     "quantised-1": _quantised(1, *_XRAY_CODE),
-    "learned-512": _coded(f"channels: 32, size: 4, {_WIDTHS}", 1, 0, views=8),
+    "learned-512": _LEARNED_512,
     "learned-private": _private(IMAGE_PROTECTION),
     **_with_epsilons(20.0, *_XRAY_CODE),
 }

@@ -96,20 +96,15 @@ class Sheet:
         figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
 
     def save(self, figure: Figure, name: str, *, public: bool = True) -> None:
-        """Publish the files of a picture; one that shows patients needs `public=False`."""
-        _lay_out(figure)
+        """Publish the files of a figure, once; one that shows patients needs `public=False`."""
+        # Laid out once: while the figure has its layout engine, each `savefig` does it again.
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
         if self.narrow:
             _publish(figure, self.folder / f"{name}{NARROW}.png", public, dpi=NARROW_DPI)
         else:
             _publish(figure, self.folder / f"{name}.png", public, dpi=150)
             _publish(figure, self.folder / f"{name}.svg", public, metadata={"Date": None})
-
-
-def _lay_out(figure: Figure) -> None:
-    """Place the panels once; while the figure has a layout engine, each `savefig` does it again."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-        figure.set_layout_engine(None)
 
 
 def _publish(figure: Figure, path: Path, public: bool, **options: Any) -> None:
