@@ -205,7 +205,7 @@ def _batches(source: Path) -> tuple[list[Path], Reader]:
 
 def _missing_batches(files: list[Path]) -> list[str]:
     train = sum(path.stem != TEST for path in files)
-    notes = [] if train >= 5 else [f"there are {train} of CIFAR-10's 5 training batches"]
+    notes = [] if train >= 5 else [f"found {train} of CIFAR-10's 5 training batches"]
     if train == len(files):
         notes.append("there is no test_batch: the test samples are drawn from the training batches")
     return notes
