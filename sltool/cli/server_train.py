@@ -167,8 +167,8 @@ def _line(result: TrainingResult) -> str:
     verb = "already trained" if result.finished_before else "trained"
     stopped = f"; stopped: {result.stopped}" if result.stopped else ""
     epochs, samples = plural(result.epochs, "epoch"), plural(result.samples, "sample")
+    sites = f"{'site' if len(result.sites) == 1 else 'sites'} {' '.join(result.sites)}"
     return (
-        f"run {result.run}: {verb} {epochs} on {samples} of sites "
-        f"{' '.join(result.sites)}; the best is epoch {result.best_epoch} (lowest validation loss)"
-        f"{stopped}"
+        f"run {result.run}: {verb} {epochs} on {samples} of {sites}; the best is epoch "
+        f"{result.best_epoch} (lowest validation loss){stopped}"
     )
