@@ -169,7 +169,9 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
     parties = Parties(tmp_path_factory.mktemp("portable"))
     parties.write_table(months=1)
     server, site, disk = parties.server, parties.site, parties.disk
-    settings = ("dataset.size=16", f"dataset.table={TABLE}", "training.epochs=1")
+    # Shares so large that each split has samples, however the hospital draws them.
+    shares = ("split.validation=0.3", "split.test=0.3")
+    settings = ("dataset.size=16", f"dataset.table={TABLE}", "training.epochs=1", *shares)
     new = ("study", "new", "images", "--source", parties.source, "--set", *settings)
     assert call_main(server, *new) == 0
     assert call_main(server, "server-keys") == 0
