@@ -261,6 +261,7 @@ attackers: Registry[Any] = Registry(
         "sltool.site.audit.attackers.patch_ridge",
         "sltool.site.audit.attackers.conv_decoder",
         "sltool.site.audit.attackers.dense_decoder",
+        "sltool.site.audit.attackers.all_views",
         "sltool.site.audit.attackers.public",
         "sltool.site.audit.attackers.optimisation",
         "sltool.site.audit.attackers.linkage",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,9 @@ from sltool.site.audit.measures import Figure
 from sltool.study.schema import Levels
 
 Array = NDArray[Any]
+
+# Of feature maps and means side by side: 1 GiB.
+MOST_VALUES = 2**28
 
 
 @dataclass(frozen=True)
@@ -51,23 +54,36 @@ class Pairs:
 
     Attributes:
         inputs: (n, C, H, W) from 0 to 1, or table rows (n, columns) as the network sees them.
-        maps: (n, *feature_shape) as shipped.
+        maps: (n, *feature_shape) as shipped, the first view of each sample.
         labels: (n,).
         groups: (n,) index of each sample's patient.
+        means: (n, *feature_shape), the mean of all views of each sample that were shipped.
+        views: (n,) how many those are.
     """
 
     inputs: Array
     maps: Array
     labels: Array
     groups: Array
+    means: Array
+    views: Array
 
     def __len__(self) -> int:
         return len(self.maps)
 
     def part(self, rows: Array) -> Pairs:
         """The pairs of these rows."""
-        columns = (self.inputs, self.maps, self.labels, self.groups)
+        columns = (self.inputs, self.maps, self.labels, self.groups, self.means, self.views)
         return Pairs(*(column[rows] for column in columns))
+
+    def with_means(self) -> Pairs:
+        """The pairs of several views, as many as fit into `MOST_VALUES`.
+
+        The channels of each map are followed by those of the mean.
+        """
+        most = MOST_VALUES // (2 * int(np.prod(self.maps.shape[1:])))
+        several = self.part(np.flatnonzero(self.views > 1)[: max(1, most)])
+        return replace(several, maps=beside(several.maps, several.means))
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,9 @@ class Scene:
     Attributes:
         fit: pairs to learn from.
         check: pairs of other patients again, for model selection.
-        maps: (n, *feature_shape), the feature maps under attack.
+        maps: (n, *feature_shape), the feature maps under attack: the first view of each sample,
+            those of several views first.
+        means, views: (n, ...), as in `Pairs`, of the samples under attack.
         labels: (n,), shipped together with `maps`.
         layer: the privacy layer, in inference mode.
         standardise: inputs as in `Pairs` -> inputs of the layer; differentiable.
@@ -85,7 +103,7 @@ class Scene:
             differentiable.
         noise: the standard deviation of the noise on the maps.
         levels: of quantised maps, which are given as values here; None: they are not quantised.
-        views: makes another view of each input, such as a second image of the same patient.
+        another_view: makes one of each input, such as a second image of the same patient.
         columns: names of a table's columns; () for images.
         classes: number of classes; 0 for regression.
         public: pairs from public images, if there are any; their groups have no meaning.
@@ -94,13 +112,15 @@ class Scene:
     fit: Pairs
     check: Pairs
     maps: Array
+    means: Array
+    views: Array
     labels: Array
     layer: nn.Module
     standardise: Callable[[torch.Tensor], torch.Tensor]
     clip_and_add_noise: Callable[[torch.Tensor], torch.Tensor]
     noise: float
     levels: Levels | None
-    views: Callable[[Array], Array]
+    another_view: Callable[[Array], Array]
     columns: tuple[str, ...]
     classes: int
     public: Pairs | None
@@ -121,6 +141,16 @@ class Scene:
     def mean(self) -> Array:
         """The mean (1, *shape) of the samples that the attacker knows: a guess without a shard."""
         return np.asarray(self.fit.inputs.mean(axis=0, keepdims=True), np.float32)
+
+    def with_means(self) -> Scene:
+        """The attack on the samples of several views, by pairs and maps as `Pairs.with_means`."""
+        several = int((self.views > 1).sum())
+        return replace(
+            self,
+            fit=self.fit.with_means(),
+            check=self.check.with_means(),
+            maps=beside(self.maps[:several], self.means[:several]),
+        )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as in `Pairs` -> feature maps without noise; differentiable."""
@@ -212,6 +242,11 @@ class Inferrer(Attacker, ABC):
         Args:
             truth: the samples under attack, for queries and scoring only.
         """
+
+
+def beside(maps: Array, means: Array) -> Array:
+    """Feature maps (n, C, ...) twice -> (n, 2 C, ...)."""
+    return np.concatenate([maps, means], axis=1)
 
 
 def doublings(whole: int, times: int = 3) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from sltool.errors import BadDataError
 from sltool.models.base import feature_shape
 from sltool.shard.manifest import Content
 from sltool.shard.packing import unpack_values
-from sltool.shard.reader import open_shard
+from sltool.shard.reader import ShardReader, open_shard
 from sltool.site.audit.attacker import Budget, Pairs
 from sltool.site.audit.patients import Grouping, by_name, by_similarity, names_patients
 from sltool.site.outbox import outbox_shards
@@ -75,8 +74,8 @@ def gather(folder: StudyFolder, study: Study, site: SiteFolder, budget: Budget) 
             )
         rng = np.random.default_rng([private.seed, 0x41554449])
         chosen = _choose(order, names, budget.samples, rng)
-        maps = np.concatenate(list(_maps(shards, study, content, rows, set(chosen.tolist()))))
-        return _evidence(private, study, chosen, order, names, maps, labels, rng)
+        shipped = _shipped(shards, study, content, rows, set(chosen.tolist()))
+        return _evidence(private, study, chosen, order, names, shipped, labels, rng)
 
 
 def _shipped_rows(
@@ -113,24 +112,57 @@ def _choose(order: Array, names: list[str], most: int, rng: np.random.Generator)
     return order[np.sort(np.argsort(ranks, kind="stable")[:most])]
 
 
-def _maps(
+@dataclass(frozen=True)
+class _Shipped:
+    """What was shipped of n samples: `maps`, `means` and `views` of `Pairs`."""
+
+    maps: Array
+    means: Array
+    views: Array
+
+
+def _shipped(
     shards: list[Path], study: Study, content: Content, rows: dict[str, int], chosen: set[int]
-) -> Iterator[Array]:
-    """Blocks of the chosen samples' feature maps: the first view of each sample, as float32."""
+) -> _Shipped:
+    """The feature maps of the chosen samples, in the shards' order, as float32."""
+    parts = []
     for path in shards:
         with open_shard(path, study, content, arriving=False) as reader:
-            views = reader.manifest.content.views
             in_audit = [rows[name.decode()] in chosen for name in reader.rows().pseudonyms]
-            selected = np.zeros(len(in_audit) * views, bool)
-            selected[::views] = in_audit
-            start = 0
-            for block in reader.features(ROWS):
-                maps = block[selected[start : start + len(block)]]
-                start += len(block)
-                if content.scale is None:
-                    yield maps.astype(np.float32)
-                else:
-                    yield unpack_values(maps, content.scale, content.feature_shape)
+            parts.append(_shipped_in(reader, np.array(in_audit, bool)))
+    maps = np.concatenate([part.maps for part in parts])
+    views = np.concatenate([part.views for part in parts])
+    several = (views > 1).any()
+    means = np.concatenate([part.means for part in parts]) if several else maps
+    return _Shipped(maps, means, views)
+
+
+def _shipped_in(reader: ShardReader, in_audit: Array) -> _Shipped:
+    """The same of one shard's samples, of which those `in_audit` (n,) count."""
+    content = reader.manifest.content
+    views, place = content.views, np.cumsum(in_audit) - 1
+    shape = (int(in_audit.sum()), *content.feature_shape)
+    total = np.zeros(shape, np.float32)
+    first = total if views == 1 else np.empty_like(total)
+    start = 0
+    for block in reader.features(ROWS):
+        samples, view = np.divmod(np.arange(start, start + len(block)), views)
+        start += len(block)
+        for index in np.unique(view):
+            selected = np.flatnonzero((view == index) & in_audit[samples])
+            maps = _values(block[selected], content)
+            total[place[samples[selected]]] += maps
+            if index == 0:
+                first[place[samples[selected]]] = maps
+    total /= views
+    return _Shipped(first, total, np.full(len(first), views))
+
+
+def _values(maps: Array, content: Content) -> Array:
+    """Feature maps as stored -> float32."""
+    if content.scale is None:
+        return maps.astype(np.float32)
+    return unpack_values(maps, content.scale, content.feature_shape)
 
 
 def _evidence(
@@ -139,7 +171,7 @@ def _evidence(
     chosen: Array,
     order: Array,
     names: list[str],
-    maps: Array,
+    shipped: _Shipped,
     labels: dict[int, Any],
     rng: np.random.Generator,
 ) -> Evidence:
@@ -155,7 +187,8 @@ def _evidence(
     else:
         grouping = by_similarity(inputs)
     shuffled = rng.permutation(len(chosen))
-    pairs = Pairs(inputs, maps, private.labels[chosen], grouping.groups).part(shuffled)
+    known = (private.labels[chosen], grouping.groups, shipped.means, shipped.views)
+    pairs = Pairs(inputs, shipped.maps, *known).part(shuffled)
     shipped_labels = np.array([labels[row] for row in chosen[shuffled]])
     return Evidence(pairs, shipped_labels, grouping, len(order), low, high, private.seed)
 

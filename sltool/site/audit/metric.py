@@ -31,15 +31,20 @@ RAREST = 0.01
 
 
 class ViewMetric:
-    """Distances between views and feature maps, by each of several measures."""
+    """Distances between views and feature maps, by each of several measures.
 
-    def __init__(self, scene: Scene) -> None:
+    Args:
+        means: the feature maps are means of all views of a sample that were shipped.
+    """
+
+    def __init__(self, scene: Scene, means: bool = False) -> None:
         self._scene = scene
         known = scene.fit.part(np.arange(min(len(scene.fit), KNOWN)))
-        views = scene.views(known.inputs)
-        self._mahalanobis = Mahalanobis(known.maps, scene.encode(views))
+        shipped = known.means if means else known.maps
+        views = scene.another_view(known.inputs)
+        self._mahalanobis = Mahalanobis(shipped, scene.encode(views))
         single_bits = scene.levels is not None and scene.levels.bits == 1
-        self._odds = BitOdds(known.maps, scene.unquantised(views)) if single_bits else None
+        self._odds = BitOdds(shipped, scene.unquantised(views)) if single_bits else None
 
     def distances(self, views: Array, maps: Array) -> list[Array]:
         """Inputs (q, *shape) and feature maps (m, ...) -> (q, m) by each measure."""

@@ -58,7 +58,9 @@ def make_scene(
             where=folder.sites,
             expected="ten patients or more",
         )
-    truth = pairs.part(np.flatnonzero(held_out))
+    attacked = np.flatnonzero(held_out)
+    attacked = attacked[np.argsort(pairs.views[attacked] == 1, kind="stable")]
+    truth = pairs.part(attacked)
     noiseless = study.encoding.model_copy(update={"noise": 0.0})
     layer = load_privacy_layer(folder, study).to(device).requires_grad_(False)
     standardise = _standardiser(study, evidence, device)
@@ -69,13 +71,15 @@ def make_scene(
         fit=known.part(np.flatnonzero(~checked)),
         check=known.part(np.flatnonzero(checked)),
         maps=truth.maps,
-        labels=evidence.shipped_labels[held_out],
+        means=truth.means,
+        views=truth.views,
+        labels=evidence.shipped_labels[attacked],
         layer=layer,
         standardise=standardise,
         clip_and_add_noise=lambda maps: as_shipped(maps, noiseless),
         noise=study.encoding.noise,
         levels=study.encoding.levels,
-        views=_views(study.encoding, pairs.inputs.ndim == 4, evidence.seed),
+        another_view=_another_view(study.encoding, pairs.inputs.ndim == 4, evidence.seed),
         columns=_columns(study),
         classes=len(study.samples.labels.classes),
         public=public,
@@ -97,7 +101,7 @@ def _standardiser(
     return lambda inputs: (inputs * (evidence.high - evidence.low) + evidence.low - mean) / sd
 
 
-def _views(encoding: Encoding, image: bool, seed: int) -> Callable[[Array], Array]:
+def _another_view(encoding: Encoding, image: bool, seed: int) -> Callable[[Array], Array]:
     """A function that gives another view of each input: an augmented image, or a perturbed row."""
     if not image:
         rng = np.random.default_rng([seed, 0x56494557])
@@ -157,5 +161,5 @@ def _public(
             ).cpu()
             for start in range(0, len(inputs), 256)
         ]
-    groups = np.arange(len(inputs))
-    return Pairs(inputs, torch.cat(maps).numpy(), np.zeros(len(inputs)), groups)
+    found, count = torch.cat(maps).numpy(), len(inputs)
+    return Pairs(inputs, found, np.zeros(count), np.arange(count), found, np.ones(count))

@@ -72,6 +72,31 @@ def test_pure_noise_leaks_nothing(sltool: Sltool, tmp_path: Path) -> None:
     assert found["distance_correlation"] < 0.5
 
 
+def test_the_mean_of_all_views_has_less_noise(sltool: Sltool, tmp_path: Path) -> None:
+    """Views that differ by their noise alone: whoever has all of them gets more."""
+    source = scans(tmp_path / "scans", 100)
+    still = ("flip=false", "rotation=0", "crop=0", "brightness=0")
+    views = ("views=16", "noise=4.0", *(f"augment.{setting}" for setting in still))
+    settings = ("dataset.size=32", "model.cut=0", *(f"encoding.{setting}" for setting in views))
+    encoded(sltool, "covid-ct", *settings, source=source)
+    assert sltool("audit", "--json").ok().json["attack"].startswith("all-views-")
+    found = record(sltool)
+    leaks = {attacker["name"]: attacker["leak"]["value"] for attacker in found["attackers"]}
+    of_one = max(leak for name, leak in leaks.items() if not name.startswith("all-views-"))
+    assert found["leak"]["value"] > of_one + 0.1
+    linked = {entry["name"]: entry["value"] for entry in found["inferences"]}
+    assert linked["linkage_all_views_top1"] >= linked["linkage_top1"]
+
+
+def test_one_view_is_attacked_alone(sltool: Sltool, tmp_path: Path) -> None:
+    source = scans(tmp_path / "scans", 60)
+    encoded(sltool, "covid-ct", "dataset.size=32", "encoding.views=1", source=source)
+    sltool("audit").ok()
+    found = record(sltool)
+    assert found["left_out"]["all-views-dense-decoder"] == "one view of each sample was shipped"
+    assert "linkage_all_views_top1" not in {entry["name"] for entry in found["inferences"]}
+
+
 @pytest.mark.parametrize("activation", ["leaky-relu", "sigmoid"])
 def test_a_dense_layer_with_more_outputs_than_inputs_is_inverted_exactly(
     sltool: Sltool, activation: str

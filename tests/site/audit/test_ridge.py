@@ -20,7 +20,7 @@ def pairs(seed: int, places: int, weights: np.ndarray) -> Pairs:
     mean = np.linspace(0, 1, SIDE)[:, None] * np.linspace(0, 1, SIDE)[None, :]
     assert weights.shape == (2, step, step)
     images = (0.3 * mean + 0.1 * blocks + 0.3).astype(np.float32)
-    return Pairs(images, maps, np.zeros(80), np.arange(80))
+    return Pairs(images, maps, np.zeros(80), np.arange(80), maps, np.ones(80))
 
 
 @pytest.mark.parametrize("places", [1, 2, 4, 16])

@@ -15,14 +15,18 @@ class Membership(Inferrer):
     """Decides, by another view of a patient, whether a shard contains the patient's feature map."""
 
     def infer(self, scene: Scene, truth: Pairs) -> list[Inference]:
-        metric = ViewMetric(scene)
+        attacks = [(ViewMetric(scene), truth.maps)]
+        if truth.views.max() > 1:
+            attacks.append((ViewMetric(scene, means=True), truth.means))
         # The patients with an even index are the members of the shard in this attack.
         member = truth.groups % 2 == 0
         if member.all() or not member.any():
             return []
-        views = scene.views(truth.inputs)
+        views = scene.another_view(truth.inputs)
         nearest = [
-            distances.min(axis=1) for distances in metric.distances(views, truth.maps[member])
+            distances.min(axis=1)
+            for metric, maps in attacks
+            for distances in metric.distances(views, maps[member])
         ]
         figures = [_auc(-distances, member, truth.groups) for distances in nearest]
         figure = max(figures, key=lambda figure: figure.value)
