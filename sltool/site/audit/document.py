@@ -74,6 +74,7 @@ def _attack_record(attack: AttackResult) -> dict[str, Any]:
     return {
         "name": attack.name,
         "what": attack.summary,
+        "attacked": len(attack.rebuilt),
         **{name: _figure_record(figure) for name, figure in attack.figures.items()},
         "r2": attack.r2,
         "unit": attack.unit,

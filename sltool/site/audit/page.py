@@ -30,7 +30,7 @@ def page(result: AuditResult) -> str:
         "warnings": warnings(result),
         "guarantee": result.guarantee.sentences() if result.guarantee else [],
         "headline": _headline(result),
-        "attacked": len(result.truth),
+        "attacked": len(result.attacks[0].rebuilt),
         "cases": cases(result),
         "attackers": _attackers(result),
         "columns": _columns(result),

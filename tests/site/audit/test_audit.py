@@ -84,6 +84,9 @@ def test_the_mean_of_all_views_has_less_noise(sltool: Sltool, tmp_path: Path) ->
     leaks = {attacker["name"]: attacker["leak"]["value"] for attacker in found["attackers"]}
     of_one = max(leak for name, leak in leaks.items() if not name.startswith("all-views-"))
     assert found["leak"]["value"] > of_one + 0.1
+    attacked = {attacker["name"]: attacker["attacked"] for attacker in found["attackers"]}
+    # Validation and test samples have one view.
+    assert 0 < attacked["all-views-conv-decoder"] < attacked["conv-decoder"]
     linked = {entry["name"]: entry["value"] for entry in found["inferences"]}
     assert linked["linkage_all_views_top1"] >= linked["linkage_top1"]
 
